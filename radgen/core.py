@@ -41,11 +41,12 @@ def set_seed(
 
 def index_generator(
     seed: int,  # the run's seed
-    index: int, # which item of the run: an image, a batch
-) -> torch.Generator: # CPU generator whose stream depends on (seed, index) alone
+    index: int, # which item of the run: an image, a training step
+    device: str|torch.device = "cpu", # where its numbers are drawn; CPU and GPU streams differ
+) -> torch.Generator: # stream depends on (seed, index) alone
     "A generator of its own for item `index`, so that batching cannot change what is drawn."
     state = np.random.SeedSequence([seed % 2**32, index]).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+    return torch.Generator(device).manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
 
 # %% ../nbs/00_core.ipynb #00-core-013
 def pick_device(
