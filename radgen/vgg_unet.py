@@ -6,7 +6,6 @@
 __all__ = ['AFFINE', 'VGG16Features', 'vgg16_features', 'FiLM', 'VGG16UNet', 'load_vgg_weights', 'split_parameters']
 
 # %% ../nbs/08_vgg_unet.ipynb #08-vgg-unet-004
-import os
 from pathlib import Path
 
 import torch
