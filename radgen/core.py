@@ -167,7 +167,7 @@ def image_grid(
     return fig
 
 def _grey(im):
-    im = torch.as_tensor(np.asarray(im))
+    im = torch.as_tensor(np.array(im))
     if im.dtype != torch.uint8: im = to_uint8(im)
     return im.reshape(im.shape[-2:]).numpy()
 
