@@ -544,7 +544,8 @@ def sentence(s): return s[0].upper() + s[1:]
 def draw_caption(rng, key, kind, f):
     "A caption as papers have them; it says nothing that is not in the picture."
     noun = rng.choice(kind.nouns)
-    person = f"a {rng.integers(19, 91)}-year-old {rng.choice(['man', 'woman', 'male patient', 'female patient', 'patient'])}"
+    age, who = rng.integers(19, 91), rng.choice(["woman", "female patient", "patient", "man", "male patient"][:3 if key == "us_pelvis" else 5])
+    person = f"{'an' if 80 <= age < 90 else 'a'} {age}-year-old {who}"
     mark = rng.choice(["", "", "", " (arrow)", " (white arrow)", " (arrowhead)", " (red circle)", " (asterisk)"])
     verb = rng.choice(["showing", "demonstrating", "revealing", "which shows", "with"])
     if f.name:
