@@ -531,9 +531,9 @@ def finding_phrase(rng, key, f):
     if rng.random() < 0.5:
         for a, b in US_SPELLING.items(): name = name.replace(a, b)
     sized = f"{f.size} mm " if rng.random() < 0.35 and name not in ("hydrocephalus", "ascites", "cardiomegaly", "fracture", "fixation plate", "hip prosthesis", "bowel obstruction", "gallstones") else ""
-    word = rng.choice(["", "", "a large ", "a small "]) if sized == "" and f.size and name.split()[-1] in ("mass", "nodule", "cyst", "effusion", "tumour", "tumor", "infarct") else ("a " if sized else "")
+    word = rng.choice(["", "", "a large ", "a small "]) if sized == "" and f.size and name.split()[-1] in ("mass", "nodule", "cyst", "effusion", "tumour", "tumor", "infarct") else ({8: "an ", 11: "an ", 18: "an "}.get(f.size, "a ") if sized else "")
     where = f" in the {f.side} {rng.choice(PLACES[key])}" if f.side and rng.random() < 0.6 else ""
-    side = f"{f.side}-sided " if f.side and not where and not word.startswith("a ") else ""
+    side = f"{f.side}-sided " if f.side and not where and not word else ""
     if f.side and not where and not side: where = f" on the {f.side} side"
     if key == "xray_limb": where = f" of the {f.limb} tibia"
     return f"{word}{sized}{side}{name}{where}"
