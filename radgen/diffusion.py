@@ -14,10 +14,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, DPMSolver
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 
-from .core import ConfigError, DataError, index_generator, read_json, to_uint8
+from .core import ConfigError, DataError, index_generator, to_uint8
 from .encoders import TextEmbedding, TextEncoder
-from .unet import UNet
-from .vgg_unet import VGG16UNet
 
 # %% ../nbs/09_diffusion.ipynb #09-diffusion-006
 def make_schedule(

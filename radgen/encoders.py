@@ -6,7 +6,7 @@
 __all__ = ['ENCODERS', 'TextEmbedding', 'TextEncoder', 'encoder_key', 'EmbeddingStore', 'build_store']
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-004
-import hashlib, os
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 

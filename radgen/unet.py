@@ -7,8 +7,6 @@ __all__ = ['BLOCKS', 'SIZES', 'double_conv', 'PaperBlock', 'zero', 'group_norm',
            'TextConditioning', 'Stage', 'UNet', 'cross_attention_map']
 
 # %% ../nbs/07_unet.ipynb #07-unet-004
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 
 from .core import AssetError, ConfigError, fetch_asset
-from .unet import ResBlock, UNet, group_norm, zero
+from .unet import UNet, group_norm, zero
 
 # %% ../nbs/08_vgg_unet.ipynb #08-vgg-unet-006
 AFFINE = { # v = a*x + b for x in -1..1, RGB order
