@@ -150,12 +150,13 @@ def image_grid(
     wrap: int = 26,   # characters a line of a title
     lines: int = 3,   # lines a title may take
     row_labels=None,  # one string a row, written at its left
+    aspect: float = 1.0, # height of an image over its width
 ) -> plt.Figure:
     "Lay grey images out in rows with wrapped titles."
     import textwrap
     images = [_grey(im) for im in images]
     nrow = -(-len(images)//ncol)
-    fig, axs = plt.subplots(nrow, ncol, figsize=(size*ncol, (size + (0.14*lines if titles else 0))*nrow), squeeze=False, layout="constrained")
+    fig, axs = plt.subplots(nrow, ncol, figsize=(size*ncol, (size*aspect + (0.14*lines if titles else 0))*nrow), squeeze=False, layout="constrained")
     for i, ax in enumerate(axs.flat):
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
