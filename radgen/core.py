@@ -168,7 +168,7 @@ def image_grid(
     return fig
 
 def _grey(im):
-    im = torch.as_tensor(np.array(im))
+    im = im.detach().cpu() if torch.is_tensor(im) else torch.from_numpy(np.array(im))
     if im.dtype != torch.uint8: im = to_uint8(im)
     return im.reshape(im.shape[-2:]).numpy()
 
