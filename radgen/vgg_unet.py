@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from diffusers import ModelMixin # not used here: when diffusers loads a pipeline, it looks for this name in the module of each component
 from diffusers.configuration_utils import register_to_config
 
 from .core import AssetError, ConfigError, fetch_asset
