@@ -210,7 +210,7 @@ def load_checkpoint(
     model, ema, optimizer, # filled in place
 ) -> int: # optimiser steps done
     "Restore what `last` points to; raises `DataError` where there is nothing to restore."
-    if not (run/"last").exists(): raise DataError(f"{run} has no checkpoint to resume from: start it without --resume.")
+    if not (run/"last").exists(): raise DataError(f"{run} has no checkpoint: train it first.")
     path = run/"checkpoints"/(run/"last").read_text().strip()
     model.load_state_dict(load_file(path/"model.safetensors"))
     shadow, state = load_file(path/"ema.safetensors"), read_json(path/"state.json")
@@ -353,7 +353,7 @@ def train(
     frozen = cfg.model == "VGG16UNet_FrozenStart"
     opt = torch.optim.AdamW([{"params": rest, "frozen": False}] + [{"params": vgg, "frozen": frozen}]*bool(vgg), lr=cfg.lr)
     ema = EMAModel(model.parameters(), decay=cfg.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-    start = load_checkpoint(run, model, ema, opt) if cfg.resume else 0
+    start = load_checkpoint(run, model, ema, opt) if cfg.resume and (run/"last").exists() else 0 # killed before its first checkpoint: from the beginning
     model.train()
     total = cfg.steps if cfg.steps is not None else cfg.epochs*math.ceil(len(batches.rows)/(cfg.batch_size*cfg.grad_accum*acc.num_processes))
     if acc.is_main_process: print(f"{cfg.model}, {sum(p.numel() for p in model.parameters())/1e6:.1f} M parameters, {len(batches.rows):,} images, {total:,} steps on {acc.device}", file=sys.stderr)
