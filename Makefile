@@ -1,0 +1,33 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both set up what they need, once.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test setup assets readme export
+.DEFAULT_GOAL := demo
+
+$(STAMP): settings.ini setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip setuptools wheel
+	$(BIN)/python -m pip install -q --no-build-isolation -e .[dev]
+	touch $@
+
+setup: $(STAMP)
+
+assets: $(STAMP)
+	$(BIN)/python -c "from radgen.core import fetch_asset; [fetch_asset(a) for a in ('minilm', 'vgg16')]"
+
+demo: assets
+	$(BIN)/radgen demo
+
+test: assets
+	$(BIN)/python -m pytest -q -rs tests
+
+# For those who edit notebooks.
+export: $(STAMP)
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+
+readme: $(STAMP)
+	$(BIN)/python tests/readme.py

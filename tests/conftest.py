@@ -1,0 +1,31 @@
+"""Shared by all tests: where things are, the embedded data made once, and the closing line that counts what ran."""
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent/"shared"/"data"
+
+@pytest.fixture(scope="session")
+def phantoms():
+    "The default phantoms, the same folder that chapters and the demonstration use."
+    from radgen.phantoms import make_phantoms
+    return make_phantoms(ROOT/"work"/"phantoms")
+
+@pytest.fixture(scope="session")
+def prepared(phantoms, tmp_path_factory):
+    "The phantoms prepared without a language model."
+    from radgen.prepare import PrepareConfig, prepare
+    return prepare(PrepareConfig(phantoms, tmp_path_factory.mktemp("data")/"prepared", llm="rules"))
+
+@pytest.fixture(scope="session")
+def real():
+    "The real sample, where it lies beside the checkout."
+    folder = SHARED/"radiology_sample"
+    if not folder.exists(): pytest.skip("the real sample is not beside this checkout (../shared/data/radiology_sample)")
+    return folder
+
+def pytest_terminal_summary(terminalreporter):
+    passed = terminalreporter.stats.get("passed", [])
+    notebooks = sum("test_notebooks.py" in r.nodeid for r in passed)
+    terminalreporter.write_line(f"{notebooks} notebooks and {len(passed) - notebooks} tests ran and passed.")

@@ -1,0 +1,16 @@
+"""README.md is nbs/index.ipynb as markdown: `python tests/readme.py` writes it, and a test checks that they agree."""
+from pathlib import Path
+
+from nbconvert import MarkdownExporter
+
+ROOT = Path(__file__).resolve().parents[1]
+
+def render() -> str:
+    "The text of README: cells marked `#| hide` left out, paths as seen from the root."
+    import nbformat
+    nb = nbformat.read(ROOT/"nbs"/"index.ipynb", 4)
+    nb.cells = [c for c in nb.cells if not c.source.startswith("#| hide")]
+    body, _ = MarkdownExporter().from_notebook_node(nb)
+    return body.replace("](../", "](").replace('src="../', 'src="').strip() + "\n"
+
+if __name__ == "__main__": (ROOT/"README.md").write_text(render(), encoding="utf-8")

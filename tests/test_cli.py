@@ -1,0 +1,73 @@
+"""The installed command: help, booleans, exit statuses, interruption and resumption."""
+import signal, subprocess, sys, time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from conftest import ROOT
+from radgen.cli import main
+
+RADGEN = str(Path(sys.executable).parent/"radgen")
+
+def radgen(*args, **kw): return subprocess.run([RADGEN, *map(str, args)], capture_output=True, text=True, timeout=300, **kw)
+
+def test_help_lists_the_stages():
+    r = radgen("--help")
+    assert r.returncode == 0
+    for word in ("prepare", "train", "sample", "evaluate", "demo"): assert word in r.stdout
+
+@pytest.mark.parametrize("name", ["prepare", "train", "sample", "evaluate", "demo", "experiments", "app"])
+def test_every_option_is_explained(name, capsys):
+    with pytest.raises(SystemExit) as e: main([name, "--help"])
+    assert e.value.code == 0
+    out = capsys.readouterr().out
+    assert "--dry-run" in out and "%(" not in out
+
+def test_paper_options_and_defaults(capsys):
+    assert main(["train", "--data-path", "d", "--dry-run"]) == 0
+    options = dict(l.split(None, 1) for l in capsys.readouterr().out.splitlines())
+    want = dict(data_path="d", model="UNet", epochs="100", batch_size="12", image_size="64", k="10", caption_mode="2", use_clip="False", name="radgen")
+    assert {k: options[k] for k in want} == want
+    assert "None" not in {options[k] for k in ("encoder", "prediction", "snr_gamma", "lr", "attention_max", "equalize", "crop")}
+
+@pytest.mark.parametrize("value, encoder", [("True", "clip"), ("False", "radbert")])
+def test_booleans_are_read_as_booleans(capsys, value, encoder):
+    assert main(["train", "--data-path", "d", "--use-clip", value, "--dry-run"]) == 0
+    assert f"encoder            {encoder}".split() in [l.split() for l in capsys.readouterr().out.splitlines()]
+
+def test_cuda_without_a_gpu_says_so(capsys, monkeypatch):
+    import torch
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["train", "--data-path", "d", "--device", "cuda", "--dry-run"]) == 0
+    told = capsys.readouterr()
+    assert "running on the CPU" in told.err
+    assert ["device", "cpu"] in [l.split() for l in told.out.splitlines()]
+
+@pytest.mark.parametrize("args", [["train", "--model", "GAN"], ["train", "--use-clip", "maybe"], ["train", "--batch-size", "many"], ["paint"], []])
+def test_wrong_words_end_with_status_2(args, capsys):
+    with pytest.raises(SystemExit) as e: main(args)
+    assert e.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+def test_gone_wrong_in_one_sentence():
+    r = radgen("train", "--data-path", "nowhere", "--device", "cpu", cwd=ROOT)
+    assert r.returncode == 2 and "Traceback" not in r.stderr
+    assert r.stderr.strip().splitlines()[-1].startswith("radgen: there is no folder nowhere")
+
+def test_interrupted_training_resumes(prepared, tmp_path):
+    "Ctrl-C ends with 130 and a checkpoint; --resume True goes on from there and finishes."
+    args = ["train", "--data-path", prepared.dir, "--image-size", "16", "--batch-size", "4", "--size", "tiny", "--encoder", "minilm", "--device", "cpu", "--steps", "400",
+            "--log-every", "1", "--preview-every", "0", "--runs", tmp_path, "--name", "cut"]
+    p = subprocess.Popen([RADGEN, *map(str, args)], stderr=subprocess.PIPE, text=True)
+    metrics, deadline = tmp_path/"cut"/"metrics.csv", time.time() + 240
+    while time.time() < deadline and not (metrics.exists() and len(metrics.read_text().splitlines()) > 5): time.sleep(0.2)
+    p.send_signal(signal.SIGINT)
+    err = p.communicate(timeout=120)[1]
+    assert p.returncode == 130 and "Traceback" not in err, err[-3000:]
+    stopped = pd.read_csv(metrics).step.max()
+    assert 4 < stopped < 400 and (tmp_path/"cut"/"last").read_text().strip() == f"step-{stopped:08d}"
+    r = radgen(*args, "--resume", "True")
+    assert r.returncode == 0, r.stderr[-3000:]
+    assert pd.read_csv(metrics).step.tolist() == list(range(1, 401))
+    assert (tmp_path/"cut"/"final"/"model_index.json").exists()

@@ -1,0 +1,177 @@
+"Reading a folder in ROCOv2 layout: each kind of bad input gives its sentence, or its line in the rejects."
+import shutil, warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from radgen.core import DataError
+from radgen.data import load_grey, read_rocov2
+
+REAL = Path(__file__).parent.parent/"../shared/data"
+NAMES = "CUI,Canonical name\nC0040405,X-Ray Computed Tomography\nC1306645,Plain x-ray\nC0817096,Chest\n"
+
+@pytest.fixture
+def folder(tmp_path):
+    "Three splits of three good rows each."
+    root = tmp_path/"roco"
+    root.mkdir()
+    (root/"cui_mapping.csv").write_text(NAMES)
+    rng = np.random.default_rng(0)
+    for split in ("train", "valid", "test"):
+        (root/f"{split}_images").mkdir()
+        ids = [f"R_{split}_{i:03d}" for i in range(3)]
+        (root/f"{split}_captions.csv").write_text("ID,Caption\n" + "".join(f"{i},Chest CT of {i}\n" for i in ids))
+        (root/f"{split}_concepts.csv").write_text("ID,CUIs\n" + "".join(f"{i},C0040405;C0817096\n" for i in ids))
+        for n, i in enumerate(ids):
+            Image.fromarray(rng.integers(0, 255, (16, 20), dtype=np.uint8)).save(root/f"{split}_images/{i}.{'png' if n == 2 else 'jpg'}")
+    return root
+
+def add(path, text):
+    with open(path, "a", newline="") as f: f.write(text)
+
+def test_good_folder(folder):
+    data = read_rocov2(folder)
+    assert list(data.table.columns) == ["id", "caption", "cuis", "image", "split"]
+    assert len(data.table) == 9 and data.rejects.empty and list(data.rejects.columns) == ["id", "split", "reason"]
+    assert data.table.split.tolist() == ["train"]*3 + ["valid"]*3 + ["test"]*3
+    assert data.table.cuis[0] == ["C0040405", "C0817096"]
+    assert data.table.image[2].endswith("R_train_002.png")
+    assert data.names["C0817096"] == "Chest"
+
+def test_train_alone_is_enough(folder):
+    for split in ("valid", "test"):
+        shutil.rmtree(folder/f"{split}_images")
+        for f in folder.glob(f"{split}_*.csv"): f.unlink()
+    assert set(read_rocov2(folder).table.split) == {"train"}
+
+def test_text_without_images(folder):
+    for split in ("train", "valid", "test"): shutil.rmtree(folder/f"{split}_images")
+    assert (read_rocov2(folder, images=False).table.image == "").all()
+    (folder/"train_captions.csv").unlink()
+    assert len(read_rocov2(folder, images=False, captions=False).table) == 9
+
+def test_bom_header_spelling_quotes_and_line_breaks(folder):
+    (folder/"train_captions.csv").write_bytes("\ufeffid,CAPTION\r\nR_train_000,\"None, \"\"quoted\"\"\nin two lines\"\r\nR_train_001,NA\r\nR_train_002,Röntgen 胸部\r\n".encode())
+    (folder/"cui_mapping.csv").write_text(NAMES.replace("Canonical name", "Canonical_Name"))
+    table = read_rocov2(folder).table
+    assert table.caption[:3].tolist() == ['None, "quoted"\nin two lines', "NA", "Röntgen 胸部"]
+
+def test_a_missing_folder(tmp_path):
+    with pytest.raises(DataError, match=r"no folder .*nowhere: expected the ROCOv2 layout: cui_mapping.csv.*train_images/\.$"): read_rocov2(tmp_path/"nowhere")
+
+@pytest.mark.parametrize("name", ["cui_mapping.csv", "train_captions.csv", "train_concepts.csv", "test_captions.csv", "valid_concepts.csv"])
+def test_a_missing_csv(folder, name):
+    (folder/name).unlink()
+    with pytest.raises(DataError, match=f"no file {name} in .*roco: expected the ROCOv2 layout"): read_rocov2(folder)
+
+def test_a_missing_image_folder(folder):
+    shutil.rmtree(folder/"train_images")
+    with pytest.raises(DataError, match="no folder train_images in .*roco: expected"): read_rocov2(folder)
+
+@pytest.mark.parametrize("name,text,message", [
+    ("train_captions.csv", "ID,Text\na,b\n", "no column Caption in train_captions.csv in .*roco: its header must be ID,Caption"),
+    ("train_concepts.csv", "name,CUIs\na,b\n", "no column ID in train_concepts.csv"),
+    ("cui_mapping.csv", "CUI,Label\nC0040405,CT\n", "no column Canonical name in cui_mapping.csv"),
+    ("train_captions.csv", "", "train_captions.csv in .*roco is empty: it needs the header ID,Caption"),
+    ("train_concepts.csv", "ID,CUIs\n", "train_concepts.csv in .*roco has a header and no rows"),
+    ("cui_mapping.csv", "CUI,Canonical name\n", "cui_mapping.csv in .*roco has a header and no rows"),
+    ("train_captions.csv", "ID,Caption\na,b\nc,d,e\n", "train_captions.csv in .*roco is not a readable CSV"),
+    ("train_captions.csv", "ID,Caption\na,b,c\nd,e,f\n", "train_captions.csv in .*roco has more cells in a row than in its header"),
+    ("train_captions.csv", b"ID,Caption\na,R\xf6ntgen\n", "train_captions.csv in .*roco is not a readable CSV.*UTF-8"),
+    ("train_captions.csv", 'ID,Caption\na,"never closed\n', "train_captions.csv in .*roco is not a readable CSV"),
+])
+def test_an_unusable_csv(folder, name, text, message):
+    (folder/name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=message) as e: read_rocov2(folder)
+    assert "\n" not in str(e.value)
+
+def test_bad_rows_are_rejected_and_the_good_ones_survive(folder):
+    img, cap, con = folder/"train_images", folder/"train_captions.csv", folder/"train_concepts.csv"
+    cases = { # id: caption, cuis (None: no line), image bytes (None: a good one; '': no file), reason
+        "new_image": ("text", "C0040405", "", "image missing"),
+        "zero": ("text", "C0040405", b"", "image unreadable: 0 bytes"),
+        "html": ("text", "C0040405", b"<html>404</html>", "image unreadable: no image header"),
+        "blank": ("  ", "C0040405", None, "empty caption"),
+        "nocon": ("text", None, None, "no concepts row"),
+        "nocui": ("text", ";; ;", None, "no CUIs"),
+        "lower": ("text", "c0040405", None, "malformed CUI: c0040405"),
+        "short": ("text", "C0040405;C12", None, "malformed CUI: C12"),
+        "nocap": (None, "C0040405", None, "no caption"),
+        "../escape": ("text", "C0040405", "", "illegal ID"),
+        "/etc/passwd": ("text", "C0040405", "", "illegal ID"),
+        "a b": ("text", "C0040405", "", "illegal ID"),
+        "a..b": ("text", "C0040405", None, "illegal ID"),
+        "": ("text", "C0040405", "", "illegal ID"),
+    }
+    for i, (caption, cuis, image, _) in cases.items():
+        if caption is not None: add(cap, f"{i},{caption}\n")
+        if cuis is not None: add(con, f"{i},{cuis}\n")
+        if image is None: shutil.copy(img/"R_train_000.jpg", img/f"{i}.jpg")
+        elif image != "": (img/f"{i}.jpg").write_bytes(image)
+    add(cap, "R_train_001,another caption\ndoubled,one\ndoubled,two\ndoubled,three\n")
+    add(con, "doubled,C0040405\ndoubled,C0817096\n")
+    add(con, "unnamed,C9999999; C0040405;\n"); add(cap, "unnamed,legal\n")
+    for i in "doubled", "unnamed": shutil.copy(img/"R_train_000.jpg", img/f"{i}.jpg")
+    data = read_rocov2(folder)
+    train = data.table[data.table.split == "train"].set_index("id")
+    assert list(train.index) == ["R_train_000", "R_train_001", "R_train_002", "doubled", "unnamed"]
+    assert train.caption["R_train_001"] == "Chest CT of R_train_001" and train.caption["doubled"] == "one"
+    assert train.cuis["doubled"] == ["C0040405"] and train.cuis["unnamed"] == ["C9999999", "C0040405"]
+    rejects = data.rejects
+    assert dict(zip(rejects.id, rejects.reason)) == {i: c[3] for i, c in cases.items()} | {"R_train_001": "duplicate ID", "doubled": "duplicate ID"}
+    assert len(rejects) == len(cases) + 3
+    assert len(data.table) + len(rejects) == 9 + len(cases) + 4 + 1 # input rows: good, cases, R_train_001 again and three of doubled, unnamed
+
+def test_everything_rejected_is_still_a_table(folder):
+    for f in (folder/"train_images").iterdir(): f.unlink()
+    data = read_rocov2(folder)
+    assert (data.table.split != "train").all() and data.rejects.reason.tolist() == ["image missing"]*3
+
+def test_a_large_image_is_refused_by_its_header(folder, tmp_path):
+    Image.new("1", (10000, 10000)).save(folder/"train_images/R_train_000.png")
+    (folder/"train_images/R_train_000.jpg").unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        assert read_rocov2(folder).rejects.reason.tolist() == ["image too large: 10000x10000 pixels"]
+        with pytest.raises(DataError, match="R_train_000.png cannot be read .10000x10000 pixels"): load_grey(folder/"train_images/R_train_000.png")
+
+def test_load_grey(tmp_path):
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (8, 1))
+    save = lambda im, name, **kw: (im.save(tmp_path/name, **kw), tmp_path/name)[1]
+    assert (load_grey(save(Image.fromarray(ramp), "l.png")) == ramp).all()
+    assert (load_grey(save(Image.fromarray(np.stack([ramp]*3, -1)), "rgb.png")) == ramp).all()
+    assert (load_grey(save(Image.fromarray(np.stack([ramp]*4, -1)), "rgba.png")) == ramp).all()
+    assert (load_grey(save(Image.fromarray(ramp).convert("P"), "p.png")) == ramp).all()
+    assert (load_grey(save(Image.fromarray(ramp.astype(np.uint16)*16 + 7), "16.png")) == ramp).all()
+    assert (load_grey(save(Image.fromarray(np.full((4, 4), 900, np.uint16)), "flat16.png")) == 0).all()
+    assert np.abs(load_grey(save(Image.fromarray(np.stack([ramp]*3, -1)).convert("CMYK"), "cmyk.jpg", quality=98)).astype(int) - ramp).max() < 8
+    exif = Image.Exif(); exif[274] = 6
+    assert load_grey(save(Image.fromarray(ramp), "turned.jpg", exif=exif)).shape == ramp.shape
+    assert load_grey(save(Image.new("L", (1, 1), 9), "dot.png")).tolist() == [[9]]
+    for a in (load_grey(tmp_path/"l.png"), load_grey(tmp_path/"16.png")): assert a.dtype == np.uint8 and a.ndim == 2
+
+@pytest.mark.parametrize("name", ["cut.jpg", "cut.png", "text.jpg", "zero.png", "none.jpg"])
+def test_load_grey_refuses_damage(tmp_path, name):
+    im = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8))
+    if name.startswith("cut"):
+        im.save(tmp_path/name)
+        (tmp_path/name).write_bytes((tmp_path/name).read_bytes()[:1500])
+    if name == "text.jpg": (tmp_path/name).write_text("not an image")
+    if name == "zero.png": (tmp_path/name).touch()
+    with pytest.raises(DataError, match=f"image {name} cannot be read .*: replace the file or remove its row") as e: load_grey(tmp_path/name)
+    assert str(tmp_path) not in str(e.value)
+
+def test_the_real_sample():
+    if not (REAL/"radiology_sample").is_dir(): pytest.skip("../shared/data/radiology_sample is not here")
+    data = read_rocov2(REAL/"radiology_sample")
+    assert data.table.split.value_counts().to_dict() == {"train": 1777, "valid": 207, "test": 231}
+    assert data.rejects.empty
+
+def test_the_official_text_is_accounted_for():
+    if not (REAL/"rocov2_text").is_dir(): pytest.skip("../shared/data/rocov2_text is not here")
+    data = read_rocov2(REAL/"rocov2_text", images=False)
+    assert data.table.split.value_counts().to_dict() == {"train": 13476, "valid": 9903, "test": 9927}
+    assert data.rejects.groupby(["split", "reason"]).size().to_dict() == {("train", "no caption"): 46486, ("valid", "empty caption"): 1}
+    assert len(data.table) + len(data.rejects) == 59962 + 9904 + 9927

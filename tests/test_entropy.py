@@ -1,0 +1,77 @@
+"Entropy and brightness, their bounds on both sides, and what is never thrown away."
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from skimage.measure import shannon_entropy
+
+from radgen.data import load_grey, read_rocov2
+from radgen.entropy import filter_images, image_brightness, image_entropy, measure_images
+
+REAL = Path(__file__).parent.parent/"../shared/data/radiology_sample"
+rng = np.random.default_rng(0)
+
+def test_by_hand():
+    assert image_entropy(np.full((7, 5), 9, np.uint8)) == 0
+    assert image_entropy(np.array([[0, 255]], np.uint8)) == 1
+    assert image_entropy(np.arange(256, dtype=np.uint8).reshape(16, 16)) == 8
+    assert math.isclose(image_entropy(np.array([[3, 3, 3, 7]], np.uint8)), 2 - 0.75*math.log2(3), abs_tol=1e-12)
+    assert image_brightness(np.array([[3, 3, 3, 7]], np.uint8)) == 4
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 999), (37, 41), (256, 256)])
+@pytest.mark.parametrize("high", [2, 17, 256])
+def test_agrees_with_scikit_image(shape, high):
+    a = rng.integers(0, high, shape, dtype=np.uint8)
+    assert abs(image_entropy(a) - shannon_entropy(a)) < 1e-9
+    assert abs(image_entropy(a[::-1, ::-1]) - shannon_entropy(a)) < 1e-9 # views that are not contiguous
+
+@pytest.fixture
+def files(tmp_path):
+    "A good, a blank, a noisy, a white, a truncated and a missing image."
+    yy, xx = np.mgrid[-1:1:96j, -1:1:96j]
+    good = (np.clip(1.2 - np.hypot(xx, yy), 0, 1)*200).astype(np.uint8)
+    for name, a in {"good": good, "blank": np.full_like(good, 30), "noise": rng.integers(0, 256, (256, 256), dtype=np.uint8), "white": 255 - good//10}.items():
+        Image.fromarray(a).save(tmp_path/f"{name}.png")
+    (tmp_path/"cut.png").write_bytes((tmp_path/"noise.png").read_bytes()[:9000])
+    names = ["good", "blank", "noise", "white", "cut", "missing"]
+    return pd.DataFrame({"id": names, "image": [str(tmp_path/f"{n}.png") for n in names], "split": "train"}, index=[5, 3, 9, 1, 2, 7])
+
+def test_each_bad_image_is_dropped_for_its_reason(files):
+    table = measure_images(files, workers=2, progress=False)
+    assert table.index.tolist() == files.index.tolist() and table.id.tolist() == files.id.tolist()
+    a = load_grey(files.image[5])
+    assert abs(table.entropy[5] - shannon_entropy(a)) < 1e-9 and abs(table.brightness[5] - a.mean()) < 1e-9
+    out = filter_images(table)
+    assert out.keep.tolist() == [True, False, False, False, False, False]
+    reason = dict(zip(out.id, out.reason))
+    assert reason["good"] == "" and reason["cut"] == reason["missing"] == "unreadable image"
+    assert reason["blank"].startswith("entropy 0.00 below") and reason["noise"].startswith("entropy 8.00 above") and reason["white"].startswith("brightness 24")
+
+def test_workers_do_not_matter(files):
+    pd.testing.assert_frame_equal(measure_images(files, workers=1, progress=False), measure_images(files, workers=4, progress=False))
+
+def test_dropped_rows_are_neither_decoded_nor_brought_back(files):
+    table = files.assign(keep=[False] + [True]*5, reason=["no named CUI"] + [""]*5)
+    out = filter_images(measure_images(table, progress=False))
+    assert np.isnan(out.entropy[5]) and not out.keep[5] and out.reason[5] == "no named CUI"
+    assert filter_images(out, 0, 8, 0, 255).reason.tolist() == out.reason.tolist() # wider bounds later bring nothing back
+
+def test_the_bounds_work_in_both_directions():
+    table = pd.DataFrame({"id": list("abcd"), "entropy": [1.0, 3.0, 5.0, 7.0], "brightness": [100.0]*4})
+    assert filter_images(table, min_entropy=3.0).keep.tolist() == [False, True, True, True] # the bound itself is inside
+    assert filter_images(table, max_entropy=5.0).reason[3] == "entropy 7.00 above 5"
+    assert not filter_images(table, min_brightness=101).keep.any() and not filter_images(table, max_brightness=99).keep.any()
+    assert "keep" not in table
+
+def test_an_empty_table_stays_one(files):
+    assert filter_images(measure_images(files[:0], progress=False)).keep.tolist() == []
+
+def test_no_good_real_image_is_dropped_by_the_defaults():
+    if not REAL.is_dir(): pytest.skip("../shared/data/radiology_sample is not here")
+    table = filter_images(measure_images(read_rocov2(REAL).table, progress=False))
+    dropped = table[~table.keep]
+    print(f"{len(dropped)} of {len(table)} dropped:", dropped.reason.tolist())
+    assert len(dropped) == 0 # all of the sample was looked at: none is blank, burnt out or noise

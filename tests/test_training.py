@@ -1,0 +1,79 @@
+"""What a run promises beyond the chapter: VGG16's recipe by recipe, a loss that explodes is told, options are guarded."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import radgen.training as T
+from radgen.core import ConfigError, RadgenError
+from radgen.training import SampleConfig, TrainConfig, batch_indices, load_run, sample, train
+
+@pytest.fixture
+def cfg(prepared, tmp_path):
+    return TrainConfig(prepared.dir, image_size=16, batch_size=4, size="tiny", encoder="minilm", steps=2, runs=tmp_path, name="r", device="cpu", preview_every=0)
+
+@pytest.mark.parametrize("model", ["UNet", "VGG16UNet", "VGG16UNet_FrozenStart"])
+@pytest.mark.parametrize("recipe", ["paper", "radgen"])
+def test_every_model_with_every_recipe(cfg, model, recipe):
+    run = train(replace(cfg, model=model, recipe=recipe))
+    pipe = run.pipeline()
+    assert pipe.scheduler.config.prediction_type == {"paper": "epsilon", "radgen": "v_prediction"}[recipe]
+    assert type(pipe.denoiser).__name__ == ("UNet" if model == "UNet" else "VGG16UNet")
+    assert not list(run.dir.rglob("*.bin")) and not list(run.dir.rglob("*.ckpt"))
+
+@pytest.mark.parametrize("mode", [0, 1, 3])
+def test_caption_modes_reach_the_network(cfg, mode):
+    run = train(replace(cfg, caption_mode=mode))
+    out = sample(SampleConfig(run.dir, n=2, steps=1, device="cpu"))
+    assert run.prepared.texts("test", mode)[0] in (out/"samples.csv").read_text(encoding="utf-8").replace('""', '"')
+
+def test_loss_that_is_not_finite_stops_with_advice(cfg, monkeypatch):
+    monkeypatch.setattr(T, "train_step", lambda s, step: (torch.tensor(float("nan")), 0.0))
+    with pytest.raises(RadgenError, match="lower --lr"): train(cfg)
+
+def test_gradient_accumulation_is_one_step(cfg):
+    run = train(replace(cfg, grad_accum=3, log_every=1))
+    assert run.metrics().step.tolist() == [1, 2]
+    assert run.metrics().epoch.iloc[-1] == pytest.approx(2*3*4/len(run.prepared.rows("train")), abs=1e-3)
+
+def test_same_seed_same_weights_and_other_seed_others(cfg):
+    w = {n: load_file(train(replace(cfg, name=n, seed=s)).dir/"final/denoiser/diffusion_pytorch_model.safetensors") for n, s in (("a", 1), ("b", 1), ("c", 2))}
+    assert all(torch.equal(w["a"][k], w["b"][k]) for k in w["a"]) and any(not torch.equal(w["a"][k], w["c"][k]) for k in w["a"])
+
+def test_images_do_not_depend_on_the_batch_size(cfg):
+    run = train(cfg)
+    a, b = (sample(SampleConfig(run.dir, n=5, steps=2, batch_size=n, out=run.dir/f"out{n}", device="cpu")) for n in (2, 5))
+    for i in range(5): assert np.abs(np.asarray(Image.open(a/f"{i:06d}.png"), int) - np.asarray(Image.open(b/f"{i:06d}.png"), int)).max() <= 1
+
+def test_finished_run_is_not_trained_again(cfg):
+    run = train(cfg)
+    stamp = (run.dir/"metrics.csv").stat().st_mtime_ns
+    train(replace(cfg, resume=True))
+    assert (run.dir/"metrics.csv").stat().st_mtime_ns == stamp
+    with pytest.raises(ConfigError, match="other options"): train(replace(cfg, resume=True, batch_size=8))
+
+def test_other_data_under_a_run_is_noticed(cfg, prepared, phantoms, tmp_path):
+    from radgen.prepare import PrepareConfig, prepare
+    train(cfg)
+    other = prepare(PrepareConfig(phantoms, tmp_path/"other", k=3, llm="rules"))
+    with pytest.raises(ConfigError, match="other options .data"): train(replace(cfg, data_path=other.dir, k=3, resume=True))
+
+def test_every_image_is_seen_before_any_is_seen_again():
+    seen = np.concatenate([batch_indices(37, 5, s, 3) for s in range(40)])
+    for e in range(5): assert sorted(seen[37*e:37*(e + 1)]) == list(range(37))
+
+def test_run_folder_loads_from_elsewhere(cfg, monkeypatch, tmp_path):
+    run = train(cfg)
+    monkeypatch.chdir(tmp_path)
+    assert load_run("r").config.steps == 2
+
+def test_run_killed_before_its_first_checkpoint_starts_over(cfg, monkeypatch):
+    def killed(s, step): raise MemoryError
+    with monkeypatch.context() as m:
+        m.setattr(T, "train_step", killed)
+        with pytest.raises(MemoryError): train(cfg)
+    assert (cfg.runs/"r"/"config.json").exists() and not (cfg.runs/"r"/"last").exists()
+    assert train(replace(cfg, resume=True)).metrics().step.tolist() == [2]
