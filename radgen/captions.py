@@ -408,7 +408,7 @@ class Transformers:
                 mask = torch.tensor([[1]*shared + [0]*(width - len(ids[i])) + [1]*(len(ids[i]) - shared) for i in rows], device=self.device)
                 begin = copy.deepcopy(past)
                 if begin is not None: begin.batch_repeat_interleave(len(rows))
-                out = self.model.generate(full, attention_mask=mask, past_key_values=begin, do_sample=False, max_new_tokens=MAX_NEW_TOKENS, pad_token_id=pad)[:, width:]
+                out = self.model.generate(full, attention_mask=mask, cache=begin, do_sample=False, max_new_tokens=MAX_NEW_TOKENS, pad_token_id=pad)[:, width:]
                 for i, o in zip(rows, out.tolist()):
                     ends = set(self.tok.all_special_ids) & set(o)
                     yield i, self.tok.decode(o, skip_special_tokens=True).strip() if ends else ""
