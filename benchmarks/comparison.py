@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 if __name__ == "__main__":
     run = load_run(ROOT/"runs"/"demo")
-    generated, rows = read_samples(find_samples(EvaluateConfig(run.dir)))
+    generated, rows = read_samples(find_samples(EvaluateConfig(run.dir), run))
     table, real = run.prepared.rows("test"), run.prepared.images("test", run.config.image_size, run.config.equalize)
     at = dict(zip(table.id, range(len(table))))
     shown = spread_over([concept_facts(table.cuis[at[i]], run.prepared.names).image_type for i in rows.id[:len(table)]], 14)

@@ -54,8 +54,9 @@ def pick_device(
 ) -> torch.device: # the device asked for, or the CPU after one line that says so
     "Turn a device name into a `torch.device`, falling back to the CPU only after saying so."
     try: dev = torch.device(device)
-    except RuntimeError: raise ConfigError(f"no device is called {device!r}: use cuda, cuda:0, mps or cpu.") from None
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(dev.type, True)
+    except RuntimeError: dev = None
+    if dev is None or dev.type not in ("cuda", "mps", "cpu"): raise ConfigError(f"no device is called {device!r}: use cuda, cuda:0, mps or cpu.")
+    found = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}[dev.type]()
     if found and dev.type == "cuda" and dev.index is not None and dev.index >= torch.cuda.device_count():
         raise ConfigError(f"there is no GPU number {dev.index} here: this machine has {torch.cuda.device_count()}.")
     if not found:

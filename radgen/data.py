@@ -143,6 +143,8 @@ def read_rocov2(
     there = [s for s in SPLITS if s == "train" or any((folder/f"{s}_{f}").exists() for f in ("captions.csv", "concepts.csv", "images"))]
     rows = pd.concat([_read_split(folder, s, images, captions) for s in there], ignore_index=True)
     good = rows.reason == ""
+    twice = good & rows.id.where(good).duplicated(keep="last") # splits stand in the order train, valid, test
+    rows["reason"], good = rows.reason.mask(twice, "duplicate ID: in a later split, too"), good & ~twice
     return RocoData(rows[good].drop(columns="reason").reset_index(drop=True), rows.loc[~good, ["id", "split", "reason"]].reset_index(drop=True), names)
 
 # %% ../nbs/02_data.ipynb #02-data-027

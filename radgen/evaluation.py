@@ -22,7 +22,7 @@ from torchmetrics.image.kid import poly_mmd
 from tqdm import tqdm
 
 from .captions import concept_facts
-from .core import AssetError, ConfigError, DataError, atomic_path, image_grid, pick_device, read_json, save_figure, to_unit, write_json
+from .core import AssetError, ConfigError, DataError, atomic_path, fingerprint, image_grid, pick_device, read_json, save_figure, to_unit, write_json
 from .training import Run, load_run
 from .vgg_unet import vgg16_features
 
@@ -87,9 +87,10 @@ def frechet_distance(
     mu2: np.ndarray, sigma2: np.ndarray, # of the other
 ) -> float:
     "Squared Fréchet distance of two Gaussians. Source: Heusel et al. 2017, equation 6."
+    rooted = lambda values: np.sqrt(np.where(values > values.max()*len(values)*np.finfo(float).eps, values, 0)) # the rest is rounding
     values, vectors = np.linalg.eigh(sigma1)
-    root = (vectors*np.sqrt(values.clip(0)))@vectors.T
-    cross = np.sqrt(np.linalg.eigvalsh(root@sigma2@root).clip(0)).sum()
+    root = (vectors*rooted(values))@vectors.T
+    cross = rooted(np.linalg.eigvalsh(root@sigma2@root)).sum()
     return float(((mu1 - mu2)**2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2*cross)
 
 # %% ../nbs/11_evaluation.ipynb #11-evaluation-014
@@ -163,19 +164,27 @@ class EvaluateConfig:
 
 def find_samples(
     cfg: EvaluateConfig,
+    run: Run, # of `cfg.run`
 ) -> Path:
-    "The samples to be judged; raises `DataError` where there are none."
-    found = [Path(cfg.samples)] if cfg.samples else sorted((p.parent for p in Path(cfg.run).glob("samples/*/sample.json")), key=lambda p: (p/"sample.json").stat().st_mtime)
-    found = [p for p in found if (p/"sample.json").exists() and (cfg.samples or read_json(p/"sample.json")["split"] != "prompts")]
-    if not found: raise DataError(f"there are no samples at {cfg.samples or Path(cfg.run)/'samples'}: draw some with radgen sample --run {cfg.run}.")
-    if read_json(found[-1]/"sample.json")["split"] == "prompts": raise ConfigError(f"{found[-1]} holds images for prompts of your own, which have no real counterpart: sample a split.")
-    return found[-1]
+    "The samples to be judged, drawn by this very model for held-out captions; raises `DataError` where there are none, `ConfigError` for others."
+    found = [Path(cfg.samples)] if cfg.samples else sorted((p.parent for p in run.dir.glob("samples/*/sample.json")), key=lambda p: (p/"sample.json").stat().st_mtime)
+    faults = {p: _fault(read_json(p/"sample.json"), run) for p in found if (p/"sample.json").exists()}
+    if cfg.samples and faults and faults[found[0]]: raise ConfigError(f"{found[0]} holds images {faults[found[0]]}.")
+    good = [p for p, fault in faults.items() if not fault]
+    if not good: raise DataError(f"there are no samples to judge at {cfg.samples or run.dir/'samples'}: draw some with radgen sample --run {run.dir}.")
+    return good[-1]
+
+def _fault(s, run):
+    "Why samples cannot be judged, '' if they can."
+    if s["split"] == "prompts": return "for prompts of your own, which have no real counterpart: sample a split"
+    if s["split"] == "train": return "for captions that the model was trained on: sample the test split"
+    return "" if s["weights"] == run.weights() else f"of another model than that of {run.dir}: judge them with their own run"
 
 def read_samples(
     folder: Path, # written by `sample`
 ) -> tuple[np.ndarray, pd.DataFrame]: # images (N, H, W) uint8, and the rows of samples.csv
     "Generated images and what was asked for."
-    table = pd.read_csv(folder/"samples.csv", keep_default_na=False)
+    table = pd.read_csv(folder/"samples.csv", keep_default_na=False, dtype={"id": str, "prompt": str})
     return np.stack([np.asarray(Image.open(folder/f"{i:06d}.png")) for i in table["index"]]), table
 
 # %% ../nbs/11_evaluation.ipynb #11-evaluation-026
@@ -189,18 +198,18 @@ def measure(
 ) -> dict:
     "All numbers of the report."
     p, size, eq = run.prepared, run.config.image_size, run.config.equalize
-    for what, n in (("generated", len(generated)), (f"real {split}", len(p.rows(split)))):
-        if n < least: raise ConfigError(f"{n} {what} images are too few for a distance: sample more (--n), or lower --min-images {least} and read the number with care.")
+    for what, n, way in (("generated", len(generated), "sample more (--n)"), (f"real {split}", len(p.rows(split)), "prepare more data")):
+        if n < least: raise ConfigError(f"{n} {what} images are too few for a distance: {way}, or lower --min-images {least} and read the number with care.")
     f_train, f_test, f = (features(x) for x in (p.images("train", size, eq), p.images(split, size, eq), generated))
     mean, std = floor(f_train, f_test, len(f), seed=seed)
     types = lambda table: [concept_facts(c, p.names).image_type for c in table.cuis]
-    asked, test_types = types(p.rows(split).set_index("id").loc[rows.id]), types(p.rows(split))
-    look = probe(f_train, types(p.rows("train")))
-    right = lambda f, want: float(np.mean([a == b for a, b in zip(look(f), want) if b]))
+    asked, test_types, train_types = types(p.rows(split).set_index("id").loc[rows.id]), types(p.rows(split)), types(p.rows("train"))
+    known = any(train_types) and any(asked) # else no concept names an image type, and there is nothing to align with
+    right = lambda f, want: float(np.mean([a == b for a, b in zip(probe(f_train, train_types)(f), want) if b])) if known else None
     return dict(features=features.name, source=features.source, is_fid=features.is_fid, generated=len(f), real=len(f_test), training=len(f_train),
                 distance=frechet_distance(*statistics(f), *statistics(f_test)), floor=mean, floor_std=std, kernel_distance=kernel_distance(f, f_test, seed=seed),
                 kernel_floor=kernel_distance(f_train, f_test, seed=seed), memorised=memorised_share(f, f_test, f_train), variety=variety(f)/variety(f_test),
-                alignment=right(f, asked), alignment_real=right(f_test, test_types), alignment_deaf=float(pd.Series(asked).value_counts(normalize=True).iloc[0]),
+                alignment=right(f, asked), alignment_real=right(f_test, test_types), alignment_deaf=float(pd.Series([a for a in asked if a]).value_counts(normalize=True).iloc[0]) if known else None,
                 neighbours=[int(i) for i in nearest(f, f_train)[0]], neighbour_distances=[float(d) for d in nearest(f, f_train)[1]])
 
 # %% ../nbs/11_evaluation.ipynb #11-evaluation-028
@@ -263,6 +272,7 @@ def report_text(run, folder, s, r):
     c, m = run.config, run.metrics()
     stand = {"minilm": "MiniLM (stand-in for RadBERT)"}.get(c.encoder, c.encoder)
     step, seconds = (int(m.step.iloc[-1]), m.seconds.iloc[-1]) if len(m) else (0, 0)
+    share = lambda v: "unknown" if v is None else f"{v:.0%}"
     return f"""# {c.name}
 
 {c.model} ({c.size}), recipe {c.recipe}, {c.image_size} px, caption mode {c.caption_mode}, text encoder {stand}, captions rewritten by {run.prepared.manifest["config"]["llm"]}. Trained for {step:,} steps of {c.batch_size*c.grad_accum} images in {seconds/60:.1f} minutes on {r["training"]:,} images.
@@ -272,7 +282,7 @@ Sampled by {s["sampler"]} in {s["steps"]} steps with guidance {s["guidance"]:g},
 |---|---|---|---|
 | **{r["features"]}** | **{r["distance"]:.1f}** | {r["floor"]:.1f} ± {r["floor_std"]:.1f} (floor) | {r["generated"]} generated against {r["real"]} held-out images; the floor is as many training images against the same |
 | kernel distance, same features | {r["kernel_distance"]:.3f} | {r["kernel_floor"]:.3f} | unbiased for small sets |
-| image type as asked | {r["alignment"]:.0%} | {r["alignment_real"]:.0%} | by a probe on the same features; a model that ignores its text reaches {r["alignment_deaf"]:.0%} |
+| image type as asked | {share(r["alignment"])} | {share(r["alignment_real"])} | by a probe on the same features; a model that ignores its text reaches {share(r["alignment_deaf"])} |
 | variety | {r["variety"]:.2f} | 1 | mean distance between two images |
 | nearer to a training image than 99% of held-out ones | {r["memorised"]:.1%} | 1% | much more would mean memorised images |
 
@@ -302,12 +312,15 @@ def evaluate(
     cfg: EvaluateConfig,
 ) -> dict: # the numbers, also in evaluation.json
     "Judge samples of a run and write its report; raises `RadgenError` where there is nothing to judge."
-    run, folder = load_run(cfg.run), find_samples(cfg)
-    features = make_features(cfg.features, pick_device(cfg.device))
-    generated, rows = read_samples(folder)
-    r = measure(generated, rows, run, read_json(folder/"sample.json")["split"], features, cfg.min_images, cfg.seed)
-    report = write_report(run, folder, r)
-    r["report"] = str(report)
-    write_json(folder/"evaluation.json", r)
+    run = load_run(cfg.run)
+    folder = find_samples(cfg, run)
+    features, s = make_features(cfg.features, pick_device(cfg.device)), read_json(folder/"sample.json")
+    asked = fingerprint(s["fingerprint"], run.prepared.manifest["content"], features.name, features.source, cfg.min_images, cfg.seed)
+    done, report = folder/"evaluation.json", run.dir/"report.md"
+    r = read_json(done) if done.exists() else {}
+    if r.get("asked") != asked or not report.exists() or f"{folder.name}/{done.name}" not in report.read_text(encoding="utf-8"):
+        r = measure(*read_samples(folder), run, s["split"], features, cfg.min_images, cfg.seed) | {"asked": asked, "report": str(report)}
+        write_report(run, folder, r)
+        write_json(done, r)
     print(f"{report}: {r['features']} {r['distance']:.1f}, floor {r['floor']:.1f} ± {r['floor_std']:.1f} (real against real).")
     return r

@@ -9,12 +9,13 @@ __all__ = ['TEXTS', 'PAPER_TABLE', 'ExperimentsConfig', 'cells', 'run_cell', 'ex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
-from .core import ConfigError, atomic_path, read_json, save_figure
+from .core import ConfigError, atomic_path, save_figure
 from .evaluation import EvaluateConfig, evaluate
 from .training import SampleConfig, TrainConfig, resolve, sample, train
 
@@ -31,8 +32,8 @@ class ExperimentsConfig:
     seeds: tuple[int, ...] = (0,) # trainings a cell
     name: str = "table" # the runs are written to RUNS/NAME
     runs: Path = Path("runs") # folder of all runs
-    recipe: str = "radgen" # published method, or today's choices
-    size: str = "paper" # width of the networks
+    recipe: Literal["radgen", "paper"] = "radgen" # published method, or today's choices
+    size: Literal["paper", "small", "tiny"] = "paper" # width of the networks
     encoder: str|None = None # radbert, clip, minilm (stand-in) or a folder
     image_size: int = 64 # pixels a side
     batch_size: int = 12 # images a step
@@ -67,8 +68,7 @@ def run_cell(
     folder = tr.runs/tr.name
     run = train(replace(tr, resume=(folder/"config.json").exists()))
     drawn = sample(SampleConfig(folder, n=cfg.n, guidance=cfg.guidance, steps=cfg.sampler_steps, seed=tr.seed, device=cfg.device))
-    done = drawn/"evaluation.json"
-    r = read_json(done) if done.exists() else evaluate(EvaluateConfig(folder, samples=drawn, features=cfg.features, min_images=cfg.min_images, device=cfg.device))
+    r = evaluate(EvaluateConfig(folder, samples=drawn, features=cfg.features, min_images=cfg.min_images, device=cfg.device))
     metrics = run.metrics()
     return dict(model=tr.model, caption_mode=tr.caption_mode, seed=tr.seed, **{k: r[k] for k in ("features", "distance", "floor", "floor_std", "alignment", "memorised", "generated", "real")},
                 train_seconds=float(metrics.seconds.iloc[-1]), report=str(folder/"report.md"))

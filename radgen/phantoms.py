@@ -588,7 +588,7 @@ def draw_phantom(
     index: int, # which phantom, 0, 1, 2, ...
 ) -> Phantom:
     "The phantom number `index`; depends on (seed, index) alone."
-    rng = np.random.default_rng([seed, index])
+    rng = np.random.default_rng([seed % 2**32, index])
     shares = np.array([k.share for k in KINDS.values()])
     key = rng.choice(list(KINDS), p=shares/shares.sum())
     kind, f = KINDS[key], Finding(limb=rng.choice(["left", "right"]), organ=rng.choice(["", "kidney", "gallbladder"]))

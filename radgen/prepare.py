@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERSION', 'PrepareConfig', 'input_fingerprint', 'Prepared', 'is_prepared', 'load_prepared', 'bounds', 'stages',
-           'funnel', 'examples_figure', 'write_figures', 'prepare']
+           'funnel', 'content', 'examples_figure', 'write_figures', 'prepare']
 
 # %% ../nbs/05b_prepare.ipynb #05b-prepare-004
 import hashlib, os, sys
@@ -49,7 +49,9 @@ def input_fingerprint(
     images = hashlib.sha256()
     for d in sorted(folder.glob("*_images")):
         with os.scandir(d) as entries:
-            for e in sorted(entries, key=lambda e: e.name): images.update(f"{d.name}/{e.name} {(s := e.stat()).st_size} {s.st_mtime_ns}\n".encode())
+            for e in sorted(entries, key=lambda e: e.name):
+                s = e.stat(follow_symlinks=os.path.exists(e.path)) # a link to nothing is a missing image, which the reader rejects
+                images.update(f"{d.name}/{e.name} {s.st_size} {s.st_mtime_ns}\n".encode())
     return fingerprint(tables, images.hexdigest())
 
 # %% ../nbs/05b_prepare.ipynb #05b-prepare-011
@@ -89,7 +91,7 @@ class Prepared:
         return np.load(path, mmap_mode="r")
 
 # %% ../nbs/05b_prepare.ipynb #05b-prepare-012
-VERSION = 1 # of the prepared folder's layout
+VERSION = 2 # of the prepared folder's layout
 
 def is_prepared(
     folder: str|Path,
@@ -117,6 +119,9 @@ def stages(
 ): # (table, rejects, names, counts, selected)
     "Read, count, select, measure, filter, rewrite. Source: paper, pipeline 1-4."
     data = read_rocov2(cfg.data_path)
+    if not (data.table.split == "train").any():
+        worst = data.rejects[data.rejects.split == "train"].reason.value_counts()
+        raise DataError(f"no training row of {cfg.data_path} can be used: {worst.iloc[0]} of {worst.sum()} are rejected for '{worst.index[0]}'; mend the folder or choose another --data-path.")
     counts = count_cuis(data.table, data.names)
     selected = choose_top(counts, cfg.k)
     table = select_rows(data.table, selected, data.names)
@@ -140,6 +145,15 @@ def funnel(
     out = out.reindex([s for s in ("train", "valid", "test") if s in out.index])
     out.insert(0, "rows", out.sum(axis=1))
     return out.rename_axis(index=None, columns=None)
+
+# %% ../nbs/05b_prepare.ipynb #05b-prepare-016b
+def content(
+    table: pd.DataFrame,   # after all stages
+    names: dict[str, str], # CUI -> name
+) -> str: # 16 hexadecimal digits
+    "Identify what training sees: the kept rows with their texts and, by entropy and brightness, their pixels; not where the files lie."
+    kept = table.loc[table.keep, ["id", "split", "caption", "cuis", "transformed", "entropy", "brightness"]]
+    return fingerprint(kept.assign(cuis=[[(c, names.get(c, "")) for c in cuis] for cuis in kept.cuis]).values.tolist())
 
 # %% ../nbs/05b_prepare.ipynb #05b-prepare-017
 def examples_figure(
@@ -174,8 +188,9 @@ def prepare(
     data_path, out = Path(cfg.data_path), Path(cfg.out)
     if not data_path.is_dir(): raise DataError(f"there is no folder {data_path}: give --data-path a folder in ROCOv2 layout.")
     if cfg.k < 1: raise ConfigError(f"--k is {cfg.k}: keep at least one concept.")
+    if cfg.workers is not None and cfg.workers < 1: raise ConfigError(f"--workers is {cfg.workers}: at least one must read.")
     if out.exists() and any(out.iterdir()) and not is_prepared(out): raise ConfigError(f"{out} holds other files: choose another --out.")
-    options = {k: v for k, v in asdict(cfg).items() if k not in ("data_path", "out", "workers")}
+    options = {k: v for k, v in asdict(cfg).items() if k not in ("out", "workers")} | {"data_path": str(data_path.resolve())}
     manifest = dict(version=VERSION, config=options, input=input_fingerprint(data_path))
     manifest["fingerprint"] = fingerprint(manifest)
     if is_prepared(out) and read_json(out/"manifest.json")["fingerprint"] == manifest["fingerprint"]:
@@ -192,5 +207,5 @@ def prepare(
         counts.to_csv(d/"cuis.csv", index=False)
         write_json(d/"names.json", names)
         write_figures(d/"fig", table, counts, cfg)
-        write_json(d/"manifest.json", {**manifest, "selected": selected, "rows": rows.kept.to_dict()})
+        write_json(d/"manifest.json", {**manifest, "selected": selected, "rows": rows.kept.to_dict(), "content": content(table, names)})
     return load_prepared(out)

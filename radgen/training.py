@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['RECIPES', 'FREE', 'TrainConfig', 'resolve', 'batch_indices', 'random_crop', 'lr_factor', 'open_data', 'Batches',
            'make_batches', 'make_model', 'save_checkpoint', 'load_checkpoint', 'step_loss', 'Run', 'load_run',
-           'open_run', 'stop_signals', 'MetricsLog', 'train', 'LoopState', 'train_step', 'run_loop', 'SampleConfig',
-           'sample']
+           'open_run', 'start_run', 'stop_signals', 'MetricsLog', 'train', 'LoopState', 'train_step', 'run_loop',
+           'SampleConfig', 'sample']
 
 # %% ../nbs/10_training.ipynb #10-training-004
-import csv, math, shutil, signal, sys, time
+import csv, hashlib, math, shutil, signal, sys, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -90,6 +90,8 @@ def resolve(
     if not cfg.name or Path(cfg.name).name != cfg.name or cfg.name.startswith("."): raise ConfigError(f"--name {cfg.name!r} is not a plain folder name: leave out slashes and leading dots.")
     if cfg.use_clip and cfg.encoder not in (None, "clip"): raise ConfigError(f"--use-clip True and --encoder {cfg.encoder} contradict each other: give one of them.")
     if cfg.steps is not None and cfg.steps < 0: raise ConfigError(f"--steps is {cfg.steps}: it must be at least 0.")
+    for name, fits, what in (("lr", lambda v: 0 < v < 1, "between 0 and 1"), ("snr_gamma", lambda v: v >= 0, "at least 0"), ("crop", lambda v: 0 < v <= 1, "a share above 0, at most 1"), ("ema_decay", lambda v: 0 <= v < 1, "at least 0 and below 1")):
+        if getattr(cfg, name) is not None and not fits(getattr(cfg, name)): raise ConfigError(f"--{name.replace('_', '-')} is {getattr(cfg, name)}: it must be {what}.")
     paper = cfg.recipe == "paper"
     chosen = {**RECIPES[cfg.recipe], "encoder": "clip" if cfg.use_clip else "radbert",
               "lr": 3e-4 if paper or cfg.size == "paper" else 1e-3,
@@ -146,7 +148,8 @@ def open_data(
         prepared = load_prepared(cfg.data_path)
         if prepared.manifest["config"]["k"] != cfg.k: print(f"{cfg.data_path} was prepared with k = {prepared.manifest['config']['k']}: that holds, not --k {cfg.k}.", file=sys.stderr)
         return prepared
-    out = cfg.runs/"prepared"/f"{cfg.data_path.resolve().name}-k{cfg.k}-{cfg.llm.replace('/', '-').replace(':', '-')}"
+    source = cfg.data_path.resolve()
+    out = cfg.runs/"prepared"/f"{source.name}-{fingerprint(str(source))[:6]}-k{cfg.k}-{cfg.llm.replace('/', '-').replace(':', '-')}"
     return prepare(PrepareConfig(data_path=cfg.data_path, out=out, k=cfg.k, llm=cfg.llm))
 
 @dataclass
@@ -243,10 +246,18 @@ class Run:
     config: TrainConfig # resolved
     prepared: Prepared
 
-    def pipeline(self, device: str = "cpu") -> RadGenPipeline:
-        "The finished model; raises `DataError` where training has not finished."
+    def final(self) -> Path:
+        "Folder of the finished model; raises `DataError` where training has not finished."
         if not (self.dir/"final").exists(): raise DataError(f"{self.dir} has no finished model: continue it with radgen train --resume True.")
-        return RadGenPipeline.from_pretrained(self.dir/"final").to(device)
+        return self.dir/"final"
+
+    def pipeline(self, device: str = "cpu") -> RadGenPipeline:
+        "The finished model."
+        return RadGenPipeline.from_pretrained(self.final()).to(device)
+
+    def weights(self) -> str:
+        "The sha256 of the finished denoiser's weights, by which samples know their model."
+        with open(self.final()/"denoiser"/"diffusion_pytorch_model.safetensors", "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
     def metrics(self) -> pd.DataFrame:
         "The training curve: step, epoch, loss, lr, grad_norm, images_per_s, seconds."
@@ -255,12 +266,14 @@ class Run:
 def load_run(
     path: str|Path, # runs/NAME
 ) -> Run:
-    "Open a run folder; raises `DataError` where it is not one."
+    "Open a run folder; raises `DataError` where it is not one, or where its data are no longer what it was trained on."
     path = Path(path)
     if not (path/"config.json").exists(): raise DataError(f"no run at {path}: give a folder that radgen train wrote, such as runs/NAME.")
     c = read_json(path/"config.json")
     cfg = TrainConfig(**{f.name: Path(c[f.name]) if f.name in ("data_path", "runs") else c[f.name] for f in fields(TrainConfig)})
-    return Run(path, cfg, load_prepared(c["prepared"]))
+    prepared = load_prepared(c["prepared"])
+    if prepared.manifest["content"] != c["data"]: raise DataError(f"{prepared.dir} was prepared anew and differs from what {path} was trained on: prepare it as before, or train again with --overwrite True.")
+    return Run(path, cfg, prepared)
 
 # %% ../nbs/10_training.ipynb #10-training-031
 FREE = {"device", "checkpoint_every", "keep_checkpoints", "preview_every", "log_every", "resume", "overwrite", "runs", "data_path", "name"} # may change on resume
@@ -268,19 +281,27 @@ FREE = {"device", "checkpoint_every", "keep_checkpoints", "preview_every", "log_
 def open_run(
     cfg: TrainConfig,   # resolved
     prepared: Prepared, # recorded in the run
-) -> Path: # the run folder, with config.json
-    "Make or reopen runs/NAME; raises `ConfigError` rather than mix two runs."
+) -> tuple[Path, dict]: # the run folder, and what its config.json is to hold
+    "Look whether runs/NAME may be begun or resumed, and touch nothing; raises `ConfigError` rather than mix two runs."
     run, path = cfg.runs/cfg.name, cfg.runs/cfg.name/"config.json"
-    new = {**asdict(cfg), "prepared": str(prepared.dir.resolve()), "data": prepared.manifest["fingerprint"]}
-    if cfg.overwrite and run.exists(): shutil.rmtree(run)
+    new = {**asdict(cfg), "prepared": str(prepared.dir.resolve()), "data": prepared.manifest["content"]}
+    if cfg.overwrite: return run, new
     if path.exists():
         if not cfg.resume: raise ConfigError(f"{run} exists: continue it with --resume True, replace it with --overwrite True, or choose another --name.")
         old = read_json(path)
         changed = [k for k in new if k not in FREE | {"prepared"} and old.get(k) != new[k]]
-        if changed: raise ConfigError(f"{run} was started with other options ({', '.join(f'{k} {old.get(k)} instead of {new[k]}' for k in changed)}): resume with the same ones.")
+        if changed: raise ConfigError(f"{run} was started with other options ({', '.join(f'{k} {old.get(k)} instead of {new[k]}' for k in changed)}): resume with the same ones, replace it with --overwrite True, or choose another --name.")
     elif cfg.resume: raise DataError(f"there is no run at {run} to resume: start it without --resume True.")
-    write_json(path, new)
-    return run
+    return run, new
+
+def start_run(
+    run: Path,    # of `open_run`
+    config: dict, # of `open_run`
+    overwrite: bool, # whether a run of this name goes
+):
+    "Make the run folder, once everything that can fail at the start has not."
+    if overwrite and run.exists(): shutil.rmtree(run)
+    write_json(run/"config.json", config)
 
 # %% ../nbs/10_training.ipynb #10-training-033
 @contextmanager
@@ -340,19 +361,20 @@ def train(
     "Train a denoiser; raises `RadgenError` for options or data that cannot work, and where the loss is no longer finite."
     cfg = resolve(cfg)
     prepared = open_data(cfg)
-    run = open_run(cfg, prepared)
-    if (run/"final").exists():
+    run, config = open_run(cfg, prepared)
+    if (run/"final").exists() and not cfg.overwrite:
         print(f"{run} is finished.", file=sys.stderr)
         return Run(run, cfg, prepared)
     acc = _accelerator(cfg)
-    set_seed(cfg.seed)
     batches = make_batches(cfg, prepared, acc.device)
+    set_seed(cfg.seed) # after the text encoder, which may or may not have been loaded
     model = make_model(cfg, batches.store.width).to(acc.device, memory_format=torch.channels_last)
     schedule = make_schedule(cfg.prediction)
     vgg, rest = split_parameters(model)
     frozen = cfg.model == "VGG16UNet_FrozenStart"
     opt = torch.optim.AdamW([{"params": rest, "frozen": False}] + [{"params": vgg, "frozen": frozen}]*bool(vgg), lr=cfg.lr)
     ema = EMAModel(model.parameters(), decay=cfg.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+    start_run(run, config, cfg.overwrite)
     start = load_checkpoint(run, model, ema, opt) if cfg.resume and (run/"last").exists() else 0 # killed before its first checkpoint: from the beginning
     model.train()
     total = cfg.steps if cfg.steps is not None else cfg.epochs*math.ceil(len(batches.rows)/(cfg.batch_size*cfg.grad_accum*acc.num_processes))
@@ -422,7 +444,7 @@ def run_loop(
         step += 1
         if step % cfg.log_every == 0 or step == s.total:
             mean, seen = torch.stack(seen).mean().item(), []
-            if not math.isfinite(mean): raise RadgenError(f"the loss is not finite at step {step}: resume from the last checkpoint with a lower --lr, or use --precision no.")
+            if not math.isfinite(mean): raise RadgenError(f"the loss is not finite at step {step}: start again with --overwrite True and a lower --lr, or with --precision no.")
             row = dict(step=step, epoch=round(step*cfg.batch_size*cfg.grad_accum*acc.num_processes/len(s.batches.rows), 3), loss=round(mean, 6), lr=s.opt.param_groups[0]["lr"],
                        grad_norm=round(float(norm), 4), images_per_s=round(images/(time.time() - since), 2), seconds=round((log.before if main else 0) + time.time() - began, 2))
             since, images = time.time(), 0
@@ -457,6 +479,7 @@ def _prompts(cfg, run):
         texts = [cfg.prompts[i % len(cfg.prompts)] for i in range(len(cfg.prompts) if cfg.n is None else cfg.n)]
         return texts, [f"prompt-{i % len(cfg.prompts)}" for i in range(len(texts))], texts
     rows, texts = run.prepared.rows(cfg.split), run.prepared.texts(cfg.split, run.config.caption_mode)
+    if not len(rows): raise DataError(f"{run.prepared.dir} keeps no {cfg.split} image: choose another --split, or give --prompts.")
     at = [i % len(rows) for i in range(len(rows) if cfg.n is None else cfg.n)]
     store = build_store(texts, run.prepared.dir/"embeddings", run.config.encoder, run.config.max_length)
     return [texts[i] for i in at], [rows.id[i] for i in at], store.get(store.rows([texts[i] for i in at]))
@@ -467,10 +490,11 @@ def sample(
 ) -> Path: # folder with NNNNNN.png, samples.csv, sample.json and grid.png
     "Draw images with a finished run; raises `RadgenError` for a run or options that cannot work."
     if cfg.n is not None and cfg.n < 1: raise ConfigError(f"--n is {cfg.n}: ask for at least one image.")
+    if cfg.batch_size < 1: raise ConfigError(f"--batch-size is {cfg.batch_size}: it must be at least 1.")
     run = load_run(cfg.run)
-    what = "prompts" if cfg.prompts else cfg.split
+    what = f"prompts-{fingerprint(cfg.prompts)[:6]}" if cfg.prompts else cfg.split
     out = Path(cfg.out or run.dir/"samples"/f"{what}-{cfg.sampler.replace('+', 'p')}{cfg.steps}-g{cfg.guidance:g}-seed{cfg.seed}")
-    asked = {**{k: v for k, v in asdict(cfg).items() if k not in ("device", "batch_size", "out")}, "split": what}
+    asked = {**{k: v for k, v in asdict(cfg).items() if k not in ("run", "device", "batch_size", "out")}, "split": "prompts" if cfg.prompts else cfg.split, "weights": run.weights()}
     if out.exists() and any(out.iterdir()):
         if not (out/"sample.json").exists(): raise ConfigError(f"{out} holds other files: choose another --out.")
         if read_json(out/"sample.json")["fingerprint"] == fingerprint(asked):

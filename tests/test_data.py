@@ -175,3 +175,12 @@ def test_the_official_text_is_accounted_for():
     assert data.table.split.value_counts().to_dict() == {"train": 13476, "valid": 9903, "test": 9927}
     assert data.rejects.groupby(["split", "reason"]).size().to_dict() == {("train", "no caption"): 46486, ("valid", "empty caption"): 1}
     assert len(data.table) + len(data.rejects) == 59962 + 9904 + 9927
+
+def test_id_in_two_splits_stays_in_the_later_one(folder):
+    for split in ("train", "valid"):
+        add(folder/f"{split}_captions.csv", "R_test_001,Chest CT\n")
+        add(folder/f"{split}_concepts.csv", "R_test_001,C0040405\n")
+        shutil.copy(folder/"test_images/R_test_001.jpg", folder/f"{split}_images")
+    data = read_rocov2(folder)
+    assert data.table.id.is_unique and data.table.set_index("id").split["R_test_001"] == "test"
+    assert data.rejects.values.tolist() == [["R_test_001", s, "duplicate ID: in a later split, too"] for s in ("train", "valid")]

@@ -1,11 +1,14 @@
 """The distance on real Inception code, the refusals, and a report that says what its numbers are."""
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from radgen.core import AssetError, ConfigError
+import radgen.evaluation as E
+from radgen.core import AssetError, ConfigError, DataError
 from radgen.evaluation import EvaluateConfig, Features, evaluate, floor, frechet_distance, kernel_distance, make_features, memorised_share, probe, spread_over, statistics
 from radgen.training import SampleConfig, TrainConfig, sample, train
 
@@ -76,3 +79,50 @@ def test_report_and_json_agree_and_name_the_stand_ins(prepared, tmp_path, capsys
     assert capsys.readouterr().out.strip().splitlines()[-1].startswith(f"{run.dir}/report.md: FD-VGG16")
     own = sample(SampleConfig(run.dir, prompts=("a head",), n=60, steps=1, device="cpu"))
     with pytest.raises(ConfigError, match="no real counterpart"): evaluate(EvaluateConfig(run.dir, samples=own, device="cpu"))
+
+@pytest.fixture
+def judged(prepared, tmp_path, monkeypatch):
+    "A run with samples, judged on features that cost nothing."
+    net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten())
+    class Bytes(torch.nn.Module):
+        def forward(self, u): return net(u.float())
+    monkeypatch.setattr(E, "make_features", lambda name, device: Features("FD-pixels", "pixels", False, Bytes(), torch.device("cpu")))
+    run = train(TrainConfig(prepared.dir, image_size=16, batch_size=4, size="tiny", encoder="minilm", steps=2, runs=tmp_path, name="r", device="cpu", preview_every=0))
+    return run, sample(SampleConfig(run.dir, n=50, steps=1, device="cpu"))
+
+def test_same_question_is_not_measured_twice(judged, monkeypatch, capsys):
+    run, folder = judged
+    first = evaluate(EvaluateConfig(run.dir, device="cpu"))
+    told = capsys.readouterr().out
+    stamp = (run.dir/"report.md").stat().st_mtime_ns
+    with monkeypatch.context() as m:
+        m.setattr(E, "measure", lambda *a: pytest.fail("measured again"))
+        assert evaluate(EvaluateConfig(run.dir, device="cpu")) == first and capsys.readouterr().out == told
+    assert (run.dir/"report.md").stat().st_mtime_ns == stamp
+    (run.dir/"report.md").unlink()
+    evaluate(EvaluateConfig(run.dir, device="cpu"))
+    assert (run.dir/"report.md").exists()
+    with pytest.raises(ConfigError, match="sample more"): evaluate(EvaluateConfig(run.dir, min_images=51, device="cpu"))
+    with pytest.raises(ConfigError, match="real test images are too few.*prepare more data"): E.measure(np.zeros((9999, 16, 16), np.uint8), None, run, "test", None, 9999, 0)
+
+def test_only_held_out_samples_of_the_same_model_are_judged(judged):
+    run, folder = judged
+    seen = sample(SampleConfig(run.dir, split="train", n=50, steps=1, device="cpu")) # the newest
+    with pytest.raises(ConfigError, match="trained on"): evaluate(EvaluateConfig(run.dir, samples=seen, device="cpu"))
+    assert evaluate(EvaluateConfig(run.dir, device="cpu"))["real"] == len(run.prepared.rows("test"))
+    other = train(replace(run.config, name="other", seed=1))
+    with pytest.raises(ConfigError, match="another model"): evaluate(EvaluateConfig(other.dir, samples=folder, device="cpu"))
+    with pytest.raises(DataError, match="radgen sample"): evaluate(EvaluateConfig(run.dir, samples=run.dir/"nothing", device="cpu"))
+
+def test_without_image_types_there_is_no_alignment(judged):
+    run, folder = judged
+    run.prepared.table["cuis"] = [["C0817096"]]*len(run.prepared.table)
+    r = E.measure(*E.read_samples(folder), run, "test", E.make_features("", "cpu"), 50, 0)
+    assert r["alignment"] is r["alignment_real"] is r["alignment_deaf"] is None
+    assert "| image type as asked | unknown | unknown |" in E.report_text(run, folder, json.loads((folder/"sample.json").read_text()), r)
+
+def test_ids_stay_text(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path/"000000.png")
+    (tmp_path/"samples.csv").write_text("index,id,prompt,seed\n0,000123,42,0\n")
+    rows = E.read_samples(tmp_path)[1]
+    assert (rows.id[0], rows.prompt[0]) == ("000123", "42")

@@ -131,3 +131,24 @@ def test_formulas_in_cells_stay_text(raw):
     assert prepare(raw, "--k", "5") == 0
     row = pd.read_parquet(raw.parent/"out"/"table.parquet").set_index("id").loc[i]
     assert row.caption == hostile
+
+def test_no_training_row_is_usable(capsys, raw):
+    for path in (raw/"train_images").iterdir(): path.rename(path.with_suffix(".tif"))
+    assert "30 of 30 are rejected for 'image missing'" in fails(capsys, raw)
+
+def test_link_to_nothing(raw):
+    path = raw/"train_images"/f"{(i := first_kept(raw))}.jpg"
+    path.unlink()
+    path.symlink_to(raw/"gone.jpg")
+    assert "image" in rejected(raw)[i]
+
+@pytest.mark.parametrize("args, told", [
+    ("prepare --workers 0", "--workers"), ("train --lr -1", "--lr"), ("train --snr-gamma -1", "--snr-gamma"), ("train --crop 0", "--crop"), ("train --ema-decay 2", "--ema-decay"),
+    ("train --text-drop nan", "--text-drop"), ("train --batch-size 0", "--batch-size"), ("train --device xpu", "xpu"), ("train --name a/b", "--name"), ("sample --batch-size 0", "--batch-size"), ("sample --n 0", "--n")])
+def test_values_that_cannot_work(capsys, raw, prepared, args, told):
+    command, *rest = args.split()
+    where = {"prepare": ["--data-path", str(raw), "--out", str(raw.parent/"out")], "train": ["--data-path", str(prepared.dir), "--runs", str(raw.parent/"runs")], "sample": ["--run", str(raw.parent/"none")]}[command]
+    assert main([command, *where, *rest]) == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert err[-1].startswith("radgen: ") and told in err[-1] and not any("Traceback" in l for l in err)
+    assert {p.name for p in raw.parent.iterdir()} == {"raw"}

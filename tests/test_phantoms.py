@@ -56,6 +56,8 @@ def test_same_seed_same_bytes_whatever_the_workers(tmp_path):
     a, b, c = (make_phantoms(tmp_path/n, 30, 4, 6, seed=s, workers=w) for n, s, w in (("a", 3, 1), ("b", 3, 2), ("c", 4, 2)))
     assert digest(a) == digest(b) != digest(c)
 
+def test_any_integer_is_a_seed(): assert draw_phantom(-1, 0).caption == draw_phantom(2**32 - 1, 0).caption != draw_phantom(0, 0).caption
+
 def test_splits_share_no_phantom(phantoms):
     seen = [hashlib.sha256(p.read_bytes()).hexdigest() for p in phantoms.glob("*_images/*.jpg")]
     assert len(set(seen)) == len(seen)

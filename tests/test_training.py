@@ -1,14 +1,17 @@
 """What a run promises beyond the chapter: VGG16's recipe by recipe, a loss that explodes is told, options are guarded."""
+import shutil
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
 import radgen.training as T
-from radgen.core import ConfigError, RadgenError
+from radgen.core import ConfigError, DataError, RadgenError
+from radgen.prepare import PrepareConfig, prepare
 from radgen.training import SampleConfig, TrainConfig, batch_indices, load_run, sample, train
 
 @pytest.fixture
@@ -56,10 +59,9 @@ def test_finished_run_is_not_trained_again(cfg):
     with pytest.raises(ConfigError, match="other options"): train(replace(cfg, resume=True, batch_size=8))
 
 def test_other_data_under_a_run_is_noticed(cfg, prepared, phantoms, tmp_path):
-    from radgen.prepare import PrepareConfig, prepare
     train(cfg)
     other = prepare(PrepareConfig(phantoms, tmp_path/"other", k=3, llm="rules"))
-    with pytest.raises(ConfigError, match="other options .data"): train(replace(cfg, data_path=other.dir, k=3, resume=True))
+    with pytest.raises(ConfigError, match="other options .*data"): train(replace(cfg, data_path=other.dir, k=3, resume=True))
 
 def test_every_image_is_seen_before_any_is_seen_again():
     seen = np.concatenate([batch_indices(37, 5, s, 3) for s in range(40)])
@@ -77,3 +79,41 @@ def test_run_killed_before_its_first_checkpoint_starts_over(cfg, monkeypatch):
         with pytest.raises(MemoryError): train(cfg)
     assert (cfg.runs/"r"/"config.json").exists() and not (cfg.runs/"r"/"last").exists()
     assert train(replace(cfg, resume=True)).metrics().step.tolist() == [2]
+
+def test_failed_start_leaves_nothing_and_takes_nothing(cfg, tmp_path):
+    (tmp_path/"empty").mkdir()
+    wrong = replace(cfg, encoder=str(tmp_path/"empty"))
+    with pytest.raises(RadgenError, match="--encoder minilm"): train(wrong)
+    assert not (tmp_path/"r").exists()
+    run = train(cfg) # what the message advises works under the same name
+    weights = run.weights()
+    with pytest.raises(RadgenError, match="--encoder minilm"): train(replace(wrong, overwrite=True))
+    assert (run.dir/"final"/"model_index.json").exists()
+    assert train(replace(cfg, overwrite=True, seed=1)).weights()
+
+def test_prepared_anew_under_a_run_is_noticed(cfg, prepared, phantoms, tmp_path):
+    out = tmp_path/"again"
+    run = train(replace(cfg, data_path=prepare(PrepareConfig(phantoms, out, k=10, llm="rules")).dir))
+    prepare(PrepareConfig(phantoms, out, k=10, llm="rules", max_entropy=7.89)) # another option, the same result
+    sample(SampleConfig(run.dir, n=1, steps=1, device="cpu"))
+    prepare(PrepareConfig(phantoms, out, k=3, llm="rules"))
+    with pytest.raises(DataError, match="prepared anew"): sample(SampleConfig(run.dir, n=1, steps=1, device="cpu"))
+
+def test_samples_know_their_model_and_their_prompts(cfg):
+    run = train(cfg)
+    out = sample(SampleConfig(run.dir, n=1, steps=1, out=run.dir.parent/"kept", device="cpu"))
+    first = (out/"000000.png").read_bytes()
+    assert sample(SampleConfig(run.dir, n=1, steps=1, out=out, device="cpu")) == out
+    train(replace(cfg, seed=5, overwrite=True))
+    sample(SampleConfig(run.dir, n=1, steps=1, out=out, device="cpu"))
+    assert (out/"000000.png").read_bytes() != first # not the old model's image
+    a, b = (sample(SampleConfig(run.dir, prompts=(p,), steps=1, device="cpu")) for p in ("a head", "a chest"))
+    assert a != b and a.exists()
+
+def test_split_without_images(cfg, prepared, tmp_path):
+    folder = shutil.copytree(prepared.dir, tmp_path/"train-only")
+    table = pd.read_parquet(folder/"table.parquet")
+    table[table.split == "train"].to_parquet(folder/"table.parquet")
+    run = train(replace(cfg, data_path=folder))
+    with pytest.raises(DataError, match="keeps no test image"): sample(SampleConfig(run.dir, device="cpu"))
+    assert sample(SampleConfig(run.dir, split="train", n=1, steps=1, device="cpu")).exists()
