@@ -23,7 +23,7 @@ from .captions import caption_texts, transform_captions
 from .core import ConfigError, DataError, atomic_dir, atomic_path, cache_dir, fingerprint, image_grid, read_json, save_figure, write_json
 from .cuis import choose_top, count_cuis, cui_report, select_rows
 from .data import load_grey, read_rocov2, square
-from .entropy import MAX_BRIGHTNESS, MAX_ENTROPY, MIN_BRIGHTNESS, MIN_ENTROPY, filter_images, measure_images, plot_quality
+from .entropy import MAX_BRIGHTNESS, MAX_ENTROPY, MIN_BRIGHTNESS, MIN_CONTRAST, MIN_ENTROPY, filter_images, measure_images, plot_quality
 
 # %% ../nbs/05b_prepare.ipynb #05b-prepare-006
 @dataclass
@@ -36,6 +36,7 @@ class PrepareConfig:
     max_entropy: float = MAX_ENTROPY # bits; images above are noise
     min_brightness: float = MIN_BRIGHTNESS # mean grey 0..255; images below are black
     max_brightness: float = MAX_BRIGHTNESS # mean grey 0..255; images above are burnt out
+    min_contrast: float = MIN_CONTRAST # grey values 0..255 from the 0.5th to the 99.5th percentile; images below are too faint
     llm: str = "smollm2" # rewrites captions: smollm2, rules, ollama:MODEL or hf:NAME
     workers: int|None = None # parallel readers; by default one a core
 
@@ -112,7 +113,7 @@ def load_prepared(
     return Prepared(folder, manifest, table, read_json(folder/"names.json"), manifest["selected"])
 
 # %% ../nbs/05b_prepare.ipynb #05b-prepare-014
-def bounds(cfg): return {k: getattr(cfg, k) for k in ("min_entropy", "max_entropy", "min_brightness", "max_brightness")}
+def bounds(cfg): return {k: getattr(cfg, k) for k in ("min_entropy", "max_entropy", "min_brightness", "max_brightness", "min_contrast")}
 
 def stages(
     cfg: PrepareConfig,
@@ -128,7 +129,7 @@ def stages(
     if not table.keep.any(): raise DataError(f"no image of {cfg.data_path} has only concepts among the {cfg.k} most frequent: choose a larger --k.")
     table = filter_images(measure_images(table, cfg.workers), **bounds(cfg))
     if not (table.keep & (table.split == "train")).any():
-        raise DataError(f"the selection leaves no training image of {cfg.data_path}: choose a larger --k or wider entropy and brightness bounds.")
+        raise DataError(f"the selection leaves no training image of {cfg.data_path}: choose a larger --k or wider bounds of entropy, brightness and contrast.")
     return transform_captions(table, data.names, cfg.llm, cache_dir()/"captions.jsonl"), data.rejects, data.names, counts, selected
 
 # %% ../nbs/05b_prepare.ipynb #05b-prepare-015

@@ -9,7 +9,7 @@ from PIL import Image
 from skimage.measure import shannon_entropy
 
 from radgen.data import load_grey, read_rocov2
-from radgen.entropy import filter_images, image_brightness, image_entropy, measure_images
+from radgen.entropy import filter_images, grey_histogram, histogram_contrast, image_brightness, image_entropy, measure_images
 
 REAL = Path(__file__).parent.parent/"../shared/data/radiology_sample"
 rng = np.random.default_rng(0)
@@ -27,6 +27,12 @@ def test_agrees_with_scikit_image(shape, high):
     a = rng.integers(0, high, shape, dtype=np.uint8)
     assert abs(image_entropy(a) - shannon_entropy(a)) < 1e-9
     assert abs(image_entropy(a[::-1, ::-1]) - shannon_entropy(a)) < 1e-9 # views that are not contiguous
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 999), (37, 41)])
+@pytest.mark.parametrize("low, high", [(0, 2), (30, 34), (0, 256)])
+def test_contrast_agrees_with_numpy(shape, low, high):
+    a = rng.integers(low, high, shape, dtype=np.uint8)
+    assert histogram_contrast(grey_histogram(a)) == np.ptp(np.percentile(a, [0.5, 99.5], method="inverted_cdf"))
 
 @pytest.fixture
 def files(tmp_path):
@@ -57,14 +63,20 @@ def test_dropped_rows_are_neither_decoded_nor_brought_back(files):
     table = files.assign(keep=[False] + [True]*5, reason=["no named CUI"] + [""]*5)
     out = filter_images(measure_images(table, progress=False))
     assert np.isnan(out.entropy[5]) and not out.keep[5] and out.reason[5] == "no named CUI"
-    assert filter_images(out, 0, 8, 0, 255).reason.tolist() == out.reason.tolist() # wider bounds later bring nothing back
+    assert filter_images(out, 0, 8, 0, 255, 0).reason.tolist() == out.reason.tolist() # wider bounds later bring nothing back
 
 def test_the_bounds_work_in_both_directions():
-    table = pd.DataFrame({"id": list("abcd"), "entropy": [1.0, 3.0, 5.0, 7.0], "brightness": [100.0]*4})
+    table = pd.DataFrame({"id": list("abcd"), "entropy": [1.0, 3.0, 5.0, 7.0], "brightness": [100.0]*4, "contrast": [200.0]*4})
     assert filter_images(table, min_entropy=3.0).keep.tolist() == [False, True, True, True] # the bound itself is inside
     assert filter_images(table, max_entropy=5.0).reason[3] == "entropy 7.00 above 5"
     assert not filter_images(table, min_brightness=101).keep.any() and not filter_images(table, max_brightness=99).keep.any()
+    assert filter_images(table, min_contrast=201).reason.tolist() == ["entropy 1.00 below 1.5", *["contrast 200.00 below 201"]*3]
     assert "keep" not in table
+
+def test_too_faint_to_be_seen_is_dropped_whatever_its_bits(tmp_path):
+    for name, a in {"faint": rng.integers(60, 75, (64, 64)), "seen": rng.integers(60, 75, (64, 64))*3}.items(): Image.fromarray(a.astype(np.uint8)).save(tmp_path/f"{name}.png")
+    out = filter_images(measure_images(pd.DataFrame({"image": [str(tmp_path/"faint.png"), str(tmp_path/"seen.png")]}), progress=False))
+    assert (out.entropy > 3.8).all() and out.keep.tolist() == [False, True] and out.reason[0] == "contrast 14.00 below 20"
 
 def test_an_empty_table_stays_one(files):
     assert filter_images(measure_images(files[:0], progress=False)).keep.tolist() == []
