@@ -77,7 +77,7 @@ def require_rows(
     "Raise `ConfigError` where nothing is left to train on."
     rows = table[table.split == split]
     if rows.keep.any(): return
-    most = rows.reason.str.split(":").str[0].value_counts()
+    most = rows.reason.str.extract(r"^([^:\d]*[^:\d\s])", expand=False).value_counts() # without the concept or the number
     detail = f"; most were dropped for '{most.index[0]}'" if len(most) else ""
     raise ConfigError(f"no {'training' if split == 'train' else split} image is left after {after}: 0 of {len(rows):,}{detail}; choose a larger k or wider bounds.")
 

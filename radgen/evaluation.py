@@ -168,17 +168,18 @@ def find_samples(
 ) -> Path:
     "The samples to be judged, drawn by this very model for held-out captions; raises `DataError` where there are none, `ConfigError` for others."
     found = [Path(cfg.samples)] if cfg.samples else sorted((p.parent for p in run.dir.glob("samples/*/sample.json")), key=lambda p: (p/"sample.json").stat().st_mtime)
-    faults = {p: _fault(read_json(p/"sample.json"), run) for p in found if (p/"sample.json").exists()}
+    weights = run.weights()
+    faults = {p: _fault(read_json(p/"sample.json"), weights) for p in found if (p/"sample.json").exists()}
     if cfg.samples and faults and faults[found[0]]: raise ConfigError(f"{found[0]} holds images {faults[found[0]]}.")
     good = [p for p, fault in faults.items() if not fault]
     if not good: raise DataError(f"there are no samples to judge at {cfg.samples or run.dir/'samples'}: draw some with radgen sample --run {run.dir}.")
     return good[-1]
 
-def _fault(s, run):
+def _fault(s, weights):
     "Why samples cannot be judged, '' if they can."
     if s["split"] == "prompts": return "for prompts of your own, which have no real counterpart: sample a split"
     if s["split"] == "train": return "for captions that the model was trained on: sample the test split"
-    return "" if s["weights"] == run.weights() else f"of another model than that of {run.dir}: judge them with their own run"
+    return "" if s["weights"] == weights else "of another model than this run's: judge them with their own run"
 
 def read_samples(
     folder: Path, # written by `sample`
@@ -202,6 +203,7 @@ def measure(
         if n < least: raise ConfigError(f"{n} {what} images are too few for a distance: {way}, or lower --min-images {least} and read the number with care.")
     f_train, f_test, f = (features(x) for x in (p.images("train", size, eq), p.images(split, size, eq), generated))
     mean, std = floor(f_train, f_test, len(f), seed=seed)
+    closest, how_close = nearest(f, f_train)
     types = lambda table: [concept_facts(c, p.names).image_type for c in table.cuis]
     asked, test_types, train_types = types(p.rows(split).set_index("id").loc[rows.id]), types(p.rows(split)), types(p.rows("train"))
     known = any(train_types) and any(asked) # else no concept names an image type, and there is nothing to align with
@@ -210,7 +212,7 @@ def measure(
                 distance=frechet_distance(*statistics(f), *statistics(f_test)), floor=mean, floor_std=std, kernel_distance=kernel_distance(f, f_test, seed=seed),
                 kernel_floor=kernel_distance(f_train, f_test, seed=seed), memorised=memorised_share(f, f_test, f_train), variety=variety(f)/variety(f_test),
                 alignment=right(f, asked), alignment_real=right(f_test, test_types), alignment_deaf=float(pd.Series([a for a in asked if a]).value_counts(normalize=True).iloc[0]) if known else None,
-                neighbours=[int(i) for i in nearest(f, f_train)[0]], neighbour_distances=[float(d) for d in nearest(f, f_train)[1]])
+                neighbours=closest.tolist(), neighbour_distances=how_close.tolist())
 
 # %% ../nbs/11_evaluation.ipynb #11-evaluation-028
 def loss_figure(

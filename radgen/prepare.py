@@ -9,7 +9,7 @@ __all__ = ['VERSION', 'PrepareConfig', 'input_fingerprint', 'Prepared', 'is_prep
 # %% ../nbs/05b_prepare.ipynb #05b-prepare-004
 import hashlib, os, sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .captions import caption_texts, transform_captions
 from .core import ConfigError, DataError, atomic_dir, atomic_path, cache_dir, fingerprint, image_grid, read_json, save_figure, write_json
-from .cuis import choose_top, count_cuis, cui_report, select_rows
+from .cuis import choose_top, count_cuis, cui_report, require_rows, select_rows
 from .data import load_grey, read_rocov2, square
 from .entropy import MAX_BRIGHTNESS, MAX_ENTROPY, MIN_BRIGHTNESS, MIN_CONTRAST, MIN_ENTROPY, filter_images, measure_images, plot_quality
 
@@ -126,10 +126,9 @@ def stages(
     counts = count_cuis(data.table, data.names)
     selected = choose_top(counts, cfg.k)
     table = select_rows(data.table, selected, data.names)
-    if not table.keep.any(): raise DataError(f"no image of {cfg.data_path} has only concepts among the {cfg.k} most frequent: choose a larger --k.")
+    require_rows(table)
     table = filter_images(measure_images(table, cfg.workers), **bounds(cfg))
-    if not (table.keep & (table.split == "train")).any():
-        raise DataError(f"the selection leaves no training image of {cfg.data_path}: choose a larger --k or wider bounds of entropy, brightness and contrast.")
+    require_rows(table, after="the entropy filter")
     return transform_captions(table, data.names, cfg.llm, cache_dir()/"captions.jsonl"), data.rejects, data.names, counts, selected
 
 # %% ../nbs/05b_prepare.ipynb #05b-prepare-015
@@ -197,7 +196,7 @@ def prepare(
     if is_prepared(out) and read_json(out/"manifest.json")["fingerprint"] == manifest["fingerprint"]:
         print(f"{out} is up to date.", file=sys.stderr)
         return load_prepared(out)
-    table, rejects, names, counts, selected = stages(PrepareConfig(**{**asdict(cfg), "data_path": data_path.resolve()}))
+    table, rejects, names, counts, selected = stages(replace(cfg, data_path=data_path.resolve()))
     rows = funnel(table, rejects)
     print(f"{rows.to_string()}\n", file=sys.stderr)
     with atomic_dir(out) as d:
