@@ -6,12 +6,13 @@ Run it (two threads, about five minutes when all is new) after a change of the p
 from pathlib import Path
 
 from radgen.captions import replay_path, transform_captions, write_replay
-from radgen.cuis import choose_top, count_cuis, select_rows
+from radgen.cuis import choose_cuis, select_rows
 from radgen.data import read_rocov2
+from radgen.explore import count_cuis
 from radgen.phantoms import make_phantoms
 
 data = read_rocov2(make_phantoms(Path(__file__).resolve().parents[1]/"work"/"phantoms"))
-table = select_rows(data.table, choose_top(count_cuis(data.table, data.names), 10), data.names)
+table = select_rows(data.table, choose_cuis(count_cuis(data.table, data.names), 10), data.names)
 n = write_replay(table[table.keep], data.names)
 verdicts = transform_captions(table, data.names).query("keep").verdict.value_counts(normalize=True)
 print(f"{n:,} questions, {replay_path().stat().st_size/1e3:.0f} kB\n{verdicts.round(3).to_string()}")

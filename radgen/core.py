@@ -8,7 +8,7 @@ __all__ = ['ASSETS', 'RadgenError', 'DataError', 'ConfigError', 'AssetError', 's
            'save_figure', 'Asset', 'cache_dir', 'fetch_asset']
 
 # %% ../nbs/00_core.ipynb #00-core-004
-import hashlib, json, os, random, shutil, subprocess, sys, tempfile, zipfile
+import ctypes, hashlib, json, os, random, shutil, subprocess, sys, tempfile, zipfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -93,11 +93,17 @@ def atomic_dir(
     try:
         yield tmp
         tmp.chmod(0o755)
-        old = Path(tempfile.mkdtemp(dir=path.parent, prefix=".old-"))
-        if path.exists(): os.rename(path, old/"x")
-        os.rename(tmp, path)
-        shutil.rmtree(old)
+        if not path.exists(): os.rename(tmp, path)
+        elif not _exchange(tmp, path):
+            os.rename(path, old := tempfile.mkdtemp(dir=path.parent, prefix=".tmp-"))
+            os.rename(tmp, path)
+            shutil.rmtree(old)
     finally: shutil.rmtree(tmp, ignore_errors=True)
+
+def _exchange(a, b):
+    "Swap two paths in one step, where the system can (Linux): whoever looks sees the one or the other."
+    try: return ctypes.CDLL(None, use_errno=True).renameat2(-100, os.fsencode(a), -100, os.fsencode(b), 2) == 0
+    except (OSError, AttributeError, TypeError): return False
 
 # %% ../nbs/00_core.ipynb #00-core-020
 def _plain(o):

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['SIZE', 'GRID', 'FONT', 'CT', 'XRAY', 'MRI', 'US', 'ANGIO', 'CHEST', 'AP', 'PA', 'SKULL', 'ABDOMEN', 'lungs', 'brain',
            'KINDS', 'NAMES', 'FINDING_CUIS', 'TAIL', 'UNNAMED', 'PLACES', 'US_SPELLING', 'BAD', 'BAD_SHARE', 'VERSION',
-           'FIRST', 'Canvas', 'arc', 'gauss', 'finish_ct', 'finish_xray', 'finish_mri', 'finish_us', 'finish_dsa',
-           'marker', 'Finding', 'lateral', 'ct_head', 'ct_chest', 'ct_abdomen', 'chest_xray', 'xray_chest_pa',
-           'xray_chest_ap', 'xray_skull', 'xray_pelvis', 'xray_limb', 'xray_abdomen', 'mri_brain_axial', 'mri_brain_t1',
-           'mri_brain_t2', 'mri_brain_sagittal', 'mri_spine', 'us_abdomen', 'us_pelvis', 'c_light', 'tree',
-           'angio_cerebral', 'angio_coronary', 'Kind', 'draw_cuis', 'finding_phrase', 'sentence', 'draw_caption',
-           'Phantom', 'spoil', 'draw_phantom', 'make_phantoms', 'write_tables']
+           'FIRST', 'COPIES', 'Canvas', 'arc', 'gauss', 'finish_ct', 'finish_xray', 'finish_mri', 'finish_us',
+           'finish_dsa', 'marker', 'Finding', 'lateral', 'ct_head', 'ct_chest', 'ct_abdomen', 'chest_xray',
+           'xray_chest_pa', 'xray_chest_ap', 'xray_skull', 'xray_pelvis', 'xray_limb', 'xray_abdomen',
+           'mri_brain_axial', 'mri_brain_t1', 'mri_brain_t2', 'mri_brain_sagittal', 'mri_spine', 'us_abdomen',
+           'us_pelvis', 'c_light', 'tree', 'angio_cerebral', 'angio_coronary', 'Kind', 'draw_cuis', 'finding_phrase',
+           'sentence', 'draw_caption', 'Phantom', 'spoil', 'draw_phantom', 'make_phantoms', 'write_tables',
+           'copy_image', 'plant_copies']
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-004
-import json, multiprocessing
+import io, json, multiprocessing, shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -651,3 +652,43 @@ def write_tables(
         part[["ID"]].assign(CUIs=manual).to_csv(folder/f"{split}_concepts_manual.csv", index=False)
     pd.Series(NAMES, name="Canonical name").sort_index().rename_axis("CUI").to_csv(folder/"cui_mapping.csv")
     rows.drop(columns=["Caption", "CUIs"]).to_csv(folder/"truth.csv", index=False)
+
+# %% ../nbs/01_phantoms.ipynb #01-phantoms-071
+COPIES = ("exact", "re-encoded", "resized", "brighter", "darker")
+
+def copy_image(
+    rng: np.random.Generator,
+    path: Path, # of the source, a JPEG file
+    how: str,   # one of `COPIES`
+) -> bytes:     # of a JPEG file
+    "Copy a picture as people do: the same bytes, saved again at quality 50 to 80, resized to 0.5 to 1.6, or shifted by 10 to 35 grey values and clipped."
+    if how == "exact": return path.read_bytes()
+    im, quality = Image.open(path), 90
+    if how == "re-encoded": quality = int(rng.integers(50, 81))
+    if how == "resized": im = im.resize((round(SIZE*(f := rng.uniform(0.5, 1.6))), round(SIZE*f)), Image.Resampling.LANCZOS)
+    if how in ("brighter", "darker"): im = im.point([min(max(g + (1 if how == "brighter" else -1)*d, 0), 255) for d in [int(rng.integers(10, 36))] for g in range(256)])
+    out = io.BytesIO()
+    im.save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+def plant_copies(
+    folder: Path,    # of `make_phantoms`
+    out: str|Path,   # folder to write
+    n: int = 200,    # copies; no picture is copied twice, bad ones are not copied
+    seed: int = 0,   # which pictures, how, and into which split
+) -> Path: # `out`: the phantoms and their copies; truth.csv has the columns copy_of and how
+    "Write the phantoms once more with copies among them, or leave the folder alone if it is there."
+    out, asked = Path(out), dict(generator="radgen.phantoms.plant_copies", of=read_json(Path(folder)/"manifest.json"), copies=n, seed=seed)
+    if (out/"manifest.json").exists() and read_json(out/"manifest.json") == asked: return out
+    if out.exists() and any(out.iterdir()) and not (out/"truth.csv").exists(): raise ConfigError(f"{out} holds other files: choose another folder for the copies.")
+    rng, splits = np.random.default_rng(seed), list(FIRST)
+    read = lambda kind: pd.concat([pd.read_csv(Path(folder)/f"{s}_{kind}.csv", dtype=str, keep_default_na=False) for s in splits], ignore_index=True)
+    rows = pd.read_csv(Path(folder)/"truth.csv", keep_default_na=False).merge(read("captions"), on="ID").merge(read("concepts"), on="ID").assign(copy_of="", how="")
+    source = rows[rows.bad == ""].sample(n, random_state=seed)
+    copies = source.assign(ID=[f"COPY_{i + 1:06d}" for i in range(n)], split=rng.choice(splits, n), copy_of=source.ID, how=rng.choice(COPIES, n))
+    with atomic_dir(out) as d:
+        shutil.copytree(folder, d, dirs_exist_ok=True)
+        for c, split in zip(copies.itertuples(), source.split): (d/f"{c.split}_images"/f"{c.ID}.jpg").write_bytes(copy_image(rng, Path(folder)/f"{split}_images"/f"{c.copy_of}.jpg", c.how))
+        write_tables(pd.concat([rows, copies]), d)
+        write_json(d/"manifest.json", asked)
+    return out

@@ -132,12 +132,13 @@ def test_dropped_rows_and_order(monkeypatch):
     assert transform_captions(t.iloc[:0], NAMES, "rules").columns.tolist() == [*t.columns, "transformed", "verdict"]
 
 def test_replay_needs_no_model(phantoms, tmp_path, monkeypatch, capsys):
-    from radgen.cuis import choose_top, count_cuis, select_rows
+    from radgen.cuis import choose_cuis, select_rows
     from radgen.data import read_rocov2
+    from radgen.explore import count_cuis
     def never(self): raise AssertionError("SmolLM2 was loaded")
     monkeypatch.setattr(SmolLM2, "load", never)
     data = read_rocov2(phantoms)
-    t = transform_captions(select_rows(data.table, choose_top(count_cuis(data.table, data.names), 10), data.names), data.names)
+    t = transform_captions(select_rows(data.table, choose_cuis(count_cuis(data.table, data.names), 10), data.names), data.names)
     assert "0 asked now" in capsys.readouterr().err
     kept = t[t.keep]
     assert (agreement(kept.transformed.tolist(), kept.cuis.tolist(), data.names).agree == 1).all()

@@ -30,9 +30,12 @@ def real_prepared(sample_of_sample):
     return out
 
 def test_every_row_is_accounted_for(sample_of_sample, real_prepared):
-    rows = pd.read_csv(real_prepared/"funnel.csv", index_col="split")
-    for split in ("train", "valid", "test"): assert rows.rows[split] == len(pd.read_csv(sample_of_sample/f"{split}_captions.csv"))
-    assert (rows.drop(columns="rows").sum(axis=1) == rows.rows).all() and (rows.kept > 0).all()
+    rows = pd.read_csv(real_prepared/"funnel.csv", keep_default_na=False)
+    left, rejects = rows[rows.reason == ""], pd.read_csv(real_prepared/"rejects.csv")
+    for split in ("train", "valid", "test"):
+        given = len(pd.read_csv(sample_of_sample/f"{split}_captions.csv"))
+        assert left[split].iloc[0] == given and left[split].iloc[-1] > 0
+        assert rows[rows.reason != ""][split].sum() == (rejects.split == split).sum() == given - left[split].iloc[-1]
 
 @pytest.mark.parametrize("model, size", [("UNet", 32), ("UNet", 64), ("VGG16UNet", 32), ("VGG16UNet_FrozenStart", 64)])
 def test_prepare_train_sample_evaluate(real_prepared, tmp_path, model, size, capsys):

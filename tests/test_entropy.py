@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 from skimage.measure import shannon_entropy
 
-from radgen.data import load_grey, read_rocov2
-from radgen.entropy import filter_images, grey_histogram, histogram_contrast, image_brightness, image_entropy, measure_images
+from radgen.core import ConfigError
+from radgen.data import read_rocov2
+from radgen.entropy import Bounds, border_share, filter_images, grey_histogram, histogram_brightness, histogram_contrast, histogram_saturation, image_entropy, measure_images, small_version
+from radgen.images import load_grey
 
 REAL = Path(__file__).parent.parent/"../shared/data/radiology_sample"
 rng = np.random.default_rng(0)
@@ -19,7 +21,8 @@ def test_by_hand():
     assert image_entropy(np.array([[0, 255]], np.uint8)) == 1
     assert image_entropy(np.arange(256, dtype=np.uint8).reshape(16, 16)) == 8
     assert math.isclose(image_entropy(np.array([[3, 3, 3, 7]], np.uint8)), 2 - 0.75*math.log2(3), abs_tol=1e-12)
-    assert image_brightness(np.array([[3, 3, 3, 7]], np.uint8)) == 4
+    assert histogram_brightness(grey_histogram(np.array([[3, 3, 3, 7]], np.uint8))) == 4
+    assert histogram_saturation(grey_histogram(np.array([[3, 249, 250, 255]], np.uint8))) == 0.5
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 999), (37, 41), (256, 256)])
 @pytest.mark.parametrize("high", [2, 17, 256])
@@ -53,8 +56,8 @@ def test_each_bad_image_is_dropped_for_its_reason(files):
     out = filter_images(table)
     assert out.keep.tolist() == [True, False, False, False, False, False]
     reason = dict(zip(out.id, out.reason))
-    assert reason["good"] == "" and reason["cut"] == reason["missing"] == "unreadable image"
-    assert reason["blank"].startswith("entropy 0.00 below") and reason["noise"].startswith("entropy 8.00 above") and reason["white"].startswith("brightness 24")
+    assert reason["good"] == "" and reason["cut"] == "image unreadable: truncated" and reason["missing"] == "image missing"
+    assert reason["blank"] == "entropy below 1.5: 0" and reason["noise"].startswith("entropy above 7.9: 7.99") and reason["white"].startswith("brightness above 230: 24")
 
 def test_workers_do_not_matter(files):
     pd.testing.assert_frame_equal(measure_images(files, workers=1, progress=False), measure_images(files, workers=4, progress=False))
@@ -63,20 +66,42 @@ def test_dropped_rows_are_neither_decoded_nor_brought_back(files):
     table = files.assign(keep=[False] + [True]*5, reason=["no named CUI"] + [""]*5)
     out = filter_images(measure_images(table, progress=False))
     assert np.isnan(out.entropy[5]) and not out.keep[5] and out.reason[5] == "no named CUI"
-    assert filter_images(out, 0, 8, 0, 255, 0).reason.tolist() == out.reason.tolist() # wider bounds later bring nothing back
+    assert filter_images(out, Bounds(0, 8, 0, 255, 0, 1, 1)).reason.tolist() == out.reason.tolist() # wider bounds later bring nothing back
+
+def measured(**columns):
+    "A measured table of which only some numbers matter."
+    n = len(next(iter(columns.values())))
+    return pd.DataFrame({"id": list("abcdefgh")[:n], "split": "train", **{m: [v]*n for m, v in dict(entropy=5.0, brightness=100.0, contrast=200.0, saturation=0.0, border=0.0).items()}, **columns})
 
 def test_the_bounds_work_in_both_directions():
-    table = pd.DataFrame({"id": list("abcd"), "entropy": [1.0, 3.0, 5.0, 7.0], "brightness": [100.0]*4, "contrast": [200.0]*4})
-    assert filter_images(table, min_entropy=3.0).keep.tolist() == [False, True, True, True] # the bound itself is inside
-    assert filter_images(table, max_entropy=5.0).reason[3] == "entropy 7.00 above 5"
-    assert not filter_images(table, min_brightness=101).keep.any() and not filter_images(table, max_brightness=99).keep.any()
-    assert filter_images(table, min_contrast=201).reason.tolist() == ["entropy 1.00 below 1.5", *["contrast 200.00 below 201"]*3]
+    table = measured(entropy=[1.0, 3.0, 5.0, 7.0])
+    assert filter_images(table, Bounds(min_entropy=3.0)).keep.tolist() == [False, True, True, True] # the bound itself is inside
+    assert filter_images(table, Bounds(max_entropy=5.0)).reason[3] == "entropy above 5: 7"
+    assert not filter_images(table, Bounds(min_brightness=101)).keep.any() and not filter_images(table, Bounds(max_brightness=99)).keep.any()
+    assert filter_images(table, Bounds(min_contrast=201)).reason.tolist() == ["entropy below 1.5: 1", *["contrast below 201: 200"]*3]
+    assert filter_images(measured(saturation=[0.2, 0.7], border=[0.95, 0.2])).reason.tolist() == ["border above 0.9: 0.95", "saturation above 0.6: 0.7"]
     assert "keep" not in table
+
+def test_a_bound_can_be_a_share_of_the_training_images():
+    table = measured(entropy=[2.0, 3.0, 4.0, 5.0, 6.0, 1.6]).assign(split=["train"]*5 + ["test"])
+    assert Bounds(min_entropy="25%").numbers(table)["min_entropy"] == 3 # 1.6 is not asked
+    assert filter_images(table, Bounds(min_entropy="25%")).reason.tolist() == ["entropy below 3 (25%): 2", "", "", "", "", "entropy below 3 (25%): 1.6"]
+    assert filter_images(table, Bounds(min_entropy="0%", max_entropy="100%")).keep.tolist() == [True]*5 + [False]
+    for bad in ("low", "101%", "-1%", "%", "nan", "inf"):
+        with pytest.raises(ConfigError, match=f"--max-border is {bad}: give a number, or a share"): filter_images(table, Bounds(max_border=bad))
+
+@pytest.mark.parametrize("box, share", [((0, 0, 128, 128), 0), ((32, 32, 96, 96), 0.75), ((0, 64, 128, 128), 0.5), ((64, 0, 128, 128), 0.5)])
+def test_border(box, share):
+    x0, y0, x1, y1 = box
+    a = np.full((128, 128), 255, np.uint8)
+    a[y0:y1, x0:x1] = rng.integers(0, 200, (y1 - y0, x1 - x0))
+    assert abs(border_share(small_version(a)) - share) < 0.08
+    assert border_share(small_version(np.full((50, 70), 9, np.uint8))) == 1
 
 def test_too_faint_to_be_seen_is_dropped_whatever_its_bits(tmp_path):
     for name, a in {"faint": rng.integers(60, 75, (64, 64)), "seen": rng.integers(60, 75, (64, 64))*3}.items(): Image.fromarray(a.astype(np.uint8)).save(tmp_path/f"{name}.png")
-    out = filter_images(measure_images(pd.DataFrame({"image": [str(tmp_path/"faint.png"), str(tmp_path/"seen.png")]}), progress=False))
-    assert (out.entropy > 3.8).all() and out.keep.tolist() == [False, True] and out.reason[0] == "contrast 14.00 below 20"
+    out = filter_images(measure_images(pd.DataFrame({"image": [str(tmp_path/"faint.png"), str(tmp_path/"seen.png")], "split": "train"}), progress=False))
+    assert (out.entropy > 3.8).all() and out.keep.tolist() == [False, True] and out.reason[0] == "contrast below 20: 14"
 
 def test_an_empty_table_stays_one(files):
     assert filter_images(measure_images(files[:0], progress=False)).keep.tolist() == []

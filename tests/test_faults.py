@@ -65,7 +65,7 @@ def test_k_below_one(capsys, raw):
     assert "--k" in fails(capsys, raw, "--k", "0")
 
 def test_selection_leaves_no_image(capsys, raw):
-    assert "no training image is left after the entropy filter: 0 of 30; most were dropped for" in fails(capsys, raw, "--min-entropy", "7.99")
+    assert "no training image is left after the filter of images: 0 of 30; most were dropped for 'entropy below 7.99'" in fails(capsys, raw, "--min-entropy", "7.99")
 
 def test_unknown_llm(capsys, raw):
     assert "smollm2" in fails(capsys, raw, "--llm", "oracle")
