@@ -91,7 +91,7 @@ def command(
 
 # %% ../nbs/14_cli.ipynb #14-cli-013
 COMMANDS = {
-    "prepare": command(PrepareConfig, lambda c: prepare(c).dir, "Read a folder in ROCOv2 layout, select concepts, drop poor images, rewrite captions."),
+    "prepare": command(PrepareConfig, lambda c: prepare(c).dir, "Read a data set, select concepts, drop poor images and copies, rewrite captions."),
     "train": command(TrainConfig, lambda c: train(c).dir, "Train a denoiser on a prepared folder."),
     "sample": command(SampleConfig, sample, "Draw images for captions with a finished run."),
     "evaluate": command(EvaluateConfig, lambda c: evaluate(c) and None, "Judge the samples of a run and write its report."),

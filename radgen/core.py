@@ -8,7 +8,7 @@ __all__ = ['ASSETS', 'RadgenError', 'DataError', 'ConfigError', 'AssetError', 's
            'save_figure', 'Asset', 'cache_dir', 'fetch_asset']
 
 # %% ../nbs/00_core.ipynb #00-core-004
-import ctypes, hashlib, json, os, random, shutil, subprocess, sys, tempfile, zipfile
+import ctypes, hashlib, json, os, platform, random, shutil, subprocess, sys, tempfile, zipfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -89,16 +89,26 @@ def atomic_dir(
     "Yield a temporary folder beside `path`; it replaces `path` if the block succeeds and vanishes if it does not."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=".tmp-"))
+    mine = f".tmp-{path.name}-{platform.node()}-"
+    for p in path.parent.iterdir(): # what a killed process of this machine left
+        if p.name.startswith(mine) and not _alive(p.name[len(mine):].split("-")[0]): shutil.rmtree(p, ignore_errors=True)
+    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{mine}{os.getpid()}-"))
     try:
         yield tmp
         tmp.chmod(0o755)
         if not path.exists(): os.rename(tmp, path)
         elif not _exchange(tmp, path):
-            os.rename(path, old := tempfile.mkdtemp(dir=path.parent, prefix=".tmp-"))
+            os.rename(path, old := tempfile.mkdtemp(dir=path.parent, prefix=f"{mine}{os.getpid()}-"))
             os.rename(tmp, path)
             shutil.rmtree(old)
     finally: shutil.rmtree(tmp, ignore_errors=True)
+
+def _alive(pid):
+    "Whether a process of this number runs here."
+    try: os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError): return False
+    except OSError: pass
+    return True
 
 def _exchange(a, b):
     "Swap two paths in one step, where the system can (Linux): whoever looks sees the one or the other."

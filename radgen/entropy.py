@@ -31,8 +31,11 @@ from .images import ImageError, load_grey, square
 def grey_histogram(
     u8: np.ndarray, # (H, W) uint8
 ) -> np.ndarray:    # (256,) number of pixels of each grey value
-    "Count the grey values of an image."
-    return np.asarray(Image.fromarray(u8).histogram())
+    "Count the grey values of an image, with Pillow's loop in C."
+    u8 = np.ascontiguousarray(u8)
+    if u8.size < 100_000: return np.array(Image.frombuffer("L", u8.shape[::-1], u8, "raw", "L", 0, 1).histogram(), np.int32)
+    n = np.array(Image.frombuffer("RGBA", (u8.size//4, 1), u8, "raw", "RGBA", 0, 1).histogram(), np.int32).reshape(4, 256).sum(0)
+    return n + np.bincount(u8.ravel()[u8.size//4*4:], minlength=256)
 
 def histogram_entropy(
     n: np.ndarray, # (..., 256) pixel counts
@@ -75,7 +78,7 @@ def small_version(
     u8: np.ndarray, # (H, W) uint8
 ) -> np.ndarray:    # (32, 32) uint8
     "A picture averaged down to a thumbnail, whatever its proportions."
-    return np.asarray(Image.fromarray(u8).resize((SMALL, SMALL), Image.Resampling.BILINEAR, reducing_gap=3.0))
+    return np.asarray(Image.fromarray(u8).resize((SMALL, SMALL), Image.Resampling.BILINEAR, reducing_gap=2.0))
 
 def border_share(
     small: np.ndarray, # (..., 32, 32) uint8

@@ -49,7 +49,7 @@ def _reason(e):
 # %% ../nbs/01b_images.ipynb #01b-images-008
 def _jpeg(image, b):
     "A JPEG's luminance, or None where it needs more care: turned, four colours, damaged."
-    if b.find(b"Exif\0\0", 0, 65536) >= 0: return None
+    if b.find(b"Exif\0\0", 0, 4096) >= 0: return None
     try: h, w, space, _ = simplejpeg.decode_jpeg_header(b)
     except ValueError: return None
     _check(image, w, h)
@@ -191,6 +191,7 @@ def image_fault(
     "Judge an image by its header, without decoding it; a row of a Parquet file is judged when it is decoded."
     path, index = member(image)
     if path.endswith(".parquet"): return ""
+    if not os.path.isfile(path): return "image unreadable: not a file" if os.path.exists(path) else "image missing"
     try:
         with open(path, "rb") as f:
             head = f.read(132)

@@ -84,7 +84,7 @@ def input_fingerprint(
         for f in read_cells(source, ("image",)).image: images.update(f"{f} {_stat(member(Path(image_root or source.parent)/f.strip())[0])}\n".encode("utf-8", "surrogatepass"))
     else:
         tables += sorted(source.glob("*.csv")) if source.is_dir() else [source.parent/"cui_mapping.csv"]
-        for f in [source] if source.is_file() else sorted(source.rglob("*.parquet")): images.update(f"{f} {_stat(f)}\n".encode())
+        for f in [source] if source.is_file() else sorted(source.rglob("*.parquet")): images.update(f"{os.path.relpath(f, source)} {_stat(f)}\n".encode("utf-8", "surrogateescape"))
         for d in sorted(source.glob("*_images")):
             with os.scandir(d) as entries:
                 for e in sorted(entries, key=lambda e: e.name): images.update(f"{d.name}/{e.name} {_stat(e.path)}\n".encode("utf-8", "surrogateescape"))
@@ -156,20 +156,16 @@ def remembered(
     store: Path,         # Parquet file with what earlier runs measured
 ) -> pd.DataFrame: # what `measure` says of the table
     "Measure only those images that the store does not know; what cannot be decoded is tried again each time."
-    stamp = pd.Series([f"{_stat(member(i)[0])}" for i in table.image[table.keep]], table.index[table.keep], dtype=str).reindex(table.index, fill_value="")
-    key = table.image + " " + stamp
-    known = pd.read_parquet(store).set_index("key") if store.exists() else pd.DataFrame(columns=["key", *MEASURES]).set_index("key")
-    old = table.keep & key.isin(known.index)
-    numbers = known[~known.index.duplicated()].reindex(key[old]).set_index(table.index[old])
-    parts = [drop_rows(table[old | ~table.keep].assign(**{m: numbers[m].reindex(table.index[old | ~table.keep]) for m in MEASURES}), pd.Series("", table.index[old | ~table.keep]))]
-    todo = table[table.keep & ~old]
+    key = table.image[table.keep].map(lambda i: f"{i} {_stat(member(i)[0])}").astype(str)
+    known = [pd.read_parquet(store)] if store.exists() else []
+    todo, why = table.loc[key.index[~key.isin(known[0].key)] if known else key.index], pd.Series("", table.index, dtype=str)
     for i in range(0, len(todo), SLICE):
-        parts.append(measure(todo.iloc[i:i + SLICE]))
-        good = parts[-1].entropy.notna()
-        known = pd.concat([p for p in (known.reset_index(), parts[-1].loc[good, [*MEASURES]].assign(key=key[parts[-1].index[good]])) if len(p)], ignore_index=True).set_index("key") if good.any() else known
-        with atomic_path(store) as p: known.reset_index().to_parquet(p, index=False)
-    out = pd.concat([p for p in parts if len(p)]).loc[table.index] if len(table) else parts[0]
-    return out.assign(**{m: out[m].astype(float) for m in MEASURES if m != "phash"}, phash=out.phash.fillna("").astype(str))
+        fresh = measure(todo.iloc[i:i + SLICE])
+        why.update(fresh.reason)
+        known.append(fresh[fresh.keep].assign(key=key[fresh.index[fresh.keep]])[["key", *MEASURES]])
+        with atomic_path(store) as p: pd.concat(known).to_parquet(p, index=False)
+    found = pd.concat(known).drop_duplicates("key").set_index("key").reindex(key).set_index(key.index).reindex(table.index)
+    return drop_rows(table.assign(**{m: found[m].fillna("").astype(str) if m == "phash" else found[m].astype(float) for m in MEASURES}), why)
 
 # %% ../nbs/05b_prepare.ipynb #05b-prepare-016
 BLOCK = 256 # rows a task
@@ -191,9 +187,14 @@ def run_stage(
     rows = table.assign(_row=np.arange(len(table)))
     blocks = ray.data.from_pandas([rows.iloc[i:i + BLOCK] for i in range(0, len(rows), BLOCK)])
     out = blocks.map_batches(partial(_block, stage), batch_size=None, batch_format="pandas").to_pandas().sort_values("_row").drop(columns="_row").set_index(table.index)
-    return out.assign(**{c: out[c].map(list) if c == "cuis" else out[c].astype(str) for c in out if c == "cuis" or not pd.api.types.is_numeric_dtype(out[c])})
+    return out.assign(**{c: _plain(out[c]) for c in out})
 
-def _block(stage, rows): return stage(rows.assign(cuis=rows.cuis.map(list)).reset_index(drop=True))
+def _plain(column):
+    "A column as Arrow returns it, in the types of our tables."
+    if column.name == "cuis": return pd.Series([list(c) for c in column], column.index, dtype=object)
+    return column.astype(bool if pd.api.types.is_bool_dtype(column) else float if pd.api.types.is_numeric_dtype(column) else str)
+
+def _block(stage, rows): return stage(rows.assign(cuis=_plain(rows.cuis)).reset_index(drop=True))
 
 # %% ../nbs/05b_prepare.ipynb #05b-prepare-018
 def choice(
@@ -218,7 +219,7 @@ def stages(
     require_rows(table)
     measure = partial(measure_images, workers=cfg.workers) if cfg.engine == "local" else partial(measure_images, workers=1, progress=False)
     table = remembered(partial(run, measure), table, cache_dir()/"measures"/f"{fingerprint(str(cfg.data_path), VERSION)}.parquet")
-    table = run(partial(filter_images, bounds=Bounds(**bounds(cfg).numbers(table))), table)
+    table = filter_images(table, bounds(cfg))
     require_rows(table, after="the filter of images")
     table = drop_copies(find_copies(table, cfg.workers), cfg.copies)
     require_rows(table, after="dropping copies")

@@ -148,7 +148,7 @@ def open_data(
         prepared = load_prepared(cfg.data_path)
         if prepared.manifest["config"]["k"] != cfg.k: print(f"{cfg.data_path} was prepared with k = {prepared.manifest['config']['k']}: that holds, not --k {cfg.k}.", file=sys.stderr)
         return prepared
-    source = cfg.data_path.resolve()
+    source = cfg.data_path if str(cfg.data_path).startswith("hf:") else cfg.data_path.resolve()
     out = cfg.runs/"prepared"/f"{source.name}-{fingerprint(str(source))[:6]}-k{cfg.k}-{cfg.llm.replace('/', '-').replace(':', '-')}"
     return prepare(PrepareConfig(data_path=cfg.data_path, out=out, k=cfg.k, llm=cfg.llm))
 

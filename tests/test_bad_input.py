@@ -1,5 +1,5 @@
 "Thirty-odd ways in which a row or a file can be bad: each with the reason that it must get, and the good rows survive."
-import shutil
+import os
 
 import numpy as np
 import pytest
@@ -86,8 +86,9 @@ IMAGES = { # name: how the image file is made, the reason it must get ('' is a g
     "link_outside": (link(outside), "image outside the folder"),
     "link_to_nothing": (link(lambda d: d/"gone.jpg"), "image missing"),
     "link_inside": (link(lambda d: d/"good_1.jpg"), ""),
-    "link_loop": (link(lambda d: d/"link_loop.jpg"), "image unreadable"),
-    "a_folder": (lambda d, i: (d/f"{i}.jpg").mkdir(), "image unreadable"),
+    "link_loop": (link(lambda d: d/"link_loop.jpg"), "image missing"),
+    "a_folder": (lambda d, i: (d/f"{i}.jpg").mkdir(), "image unreadable: not a file"),
+    "a_pipe": (lambda d, i: os.mkfifo(d/f"{i}.jpg"), "image unreadable: not a file"),
     "dicom": (raw(lambda d: open(get_testdata_file("MR_small.dcm"), "rb").read(), "dcm"), ""),
     "dicom_cut": (raw(lambda d: open(get_testdata_file("MR_small.dcm"), "rb").read()[:3000], "dcm"), "image unreadable"),
     "dicom_report": (raw(lambda d: open(get_testdata_file("test-SR.dcm"), "rb").read(), "dcm"), "image unreadable: a DICOM file without pixels"),

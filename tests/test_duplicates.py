@@ -29,7 +29,7 @@ def test_bits_by_hand():
 def test_close_codes_are_found(bits, recall):
     codes, rng = random_codes(3000), np.random.default_rng(1)
     pairs = close_pairs(np.concatenate([codes, flip(codes[:500], bits, rng)]))
-    assert (bits_apart(codes[pairs[:, 0] % 3000], codes[pairs[:, 0] % 3000]) == 0).all() and (pairs[:, 0] < pairs[:, 1]).all()
+    assert (pairs[:, 0] < pairs[:, 1]).all()
     found = {tuple(p) for p in pairs.tolist()}
     hits = sum((i, 3000 + i) in found for i in range(500))
     assert hits >= recall*500 and len(found) == hits # and nothing else: unrelated codes are some 128 bits apart
