@@ -165,5 +165,6 @@ def plot_balance(
     sns.barplot(long, x="share", y="modality", hue="selection", palette=["#BBBBBB", "#4C72B0"], ax=ax)
     for bars, n in zip(ax.containers, (balance.before, balance.kept)): ax.bar_label(bars, [f"{v:,}" for v in n], fontsize=7, padding=2)
     ax.set(xlabel="share of the images", ylabel="", xlim=(0, long.share.max()*1.15))
+    sns.move_legend(ax, "lower right", title=None)
     sns.despine(fig)
     return fig

@@ -155,7 +155,7 @@ class Bounds:
     max_brightness: float|str = 230 # mean grey; more is burnt out
     min_contrast: float|str = 20    # grey values, 0..255; less cannot be seen
     max_saturation: float|str = 0.6 # share of pixels of 250 and more, 0..1
-    max_border: float|str = 0.9     # share of the area in a frame of one grey, 0..1
+    max_border: float|str = 0.95    # share of the area in a frame of one grey, 0..1
 
     def numbers(
         self,

@@ -47,6 +47,9 @@ def test_the_funnel_adds_up(raw):
     assert rejects.id.is_unique and rejects.reason.str.len().gt(3).all() and "other" not in set(rejects.stage)
     assert (rows[rows.stage == "copies"]["all"].iloc[:-1].sum() > 0) and all((prepared.dir/"fig"/f"{f}.png").stat().st_size > 5000 for f in ("funnel", "cuis", "modalities", "entropy", "kept", "copies"))
     assert len(plot_funnel(rows).axes) == 1
+    copies, balance = pd.read_csv(prepared.dir/"copies.csv"), pd.read_csv(prepared.dir/"modalities.csv", index_col="modality")
+    assert (copies.groupby("keeper").size() > 1).all() and set(copies.keeper) <= set(copies.id) and set(rejects.id[rejects.stage == "copies"]) <= set(copies.id)
+    assert balance.kept.sum() >= prepared.manifest["rows"]["train"] and (balance.kept <= balance.before).all()
 
 def test_funnel_by_hand():
     table = pd.DataFrame({"id": list("abcdef"), "split": ["train"]*4 + ["valid", "test"], "keep": [True, False, False, False, False, True],
