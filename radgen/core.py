@@ -87,9 +87,10 @@ def atomic_dir(
     path: str|Path, # the folder to be written; parent folders are made
 ):
     "Yield a temporary folder beside `path`; it replaces `path` if the block succeeds and vanishes if it does not."
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    mine = f".tmp-{path.name}-{platform.node()}-"
+    mine, parked = f".tmp-{path.name}-{platform.node()}-", path.parent/f".old-{path.name}"
+    if parked.exists() and not path.exists(): os.rename(parked, path) # a kill fell between the two renames below
     for p in path.parent.iterdir(): # what a killed process of this machine left
         if p.name.startswith(mine) and not _alive(p.name[len(mine):].split("-")[0]): shutil.rmtree(p, ignore_errors=True)
     tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{mine}{os.getpid()}-"))
@@ -98,16 +99,17 @@ def atomic_dir(
         tmp.chmod(0o755)
         if not path.exists(): os.rename(tmp, path)
         elif not _exchange(tmp, path):
-            os.rename(path, old := tempfile.mkdtemp(dir=path.parent, prefix=f"{mine}{os.getpid()}-"))
+            shutil.rmtree(parked, ignore_errors=True)
+            os.rename(path, parked)
             os.rename(tmp, path)
-            shutil.rmtree(old)
+            shutil.rmtree(parked)
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
 def _alive(pid):
     "Whether a process of this number runs here."
     try: os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError): return False
-    except OSError: pass
+    except ProcessLookupError: return False
+    except (OSError, ValueError, OverflowError): pass # another user's, or no number of ours
     return True
 
 def _exchange(a, b):

@@ -123,26 +123,27 @@ def kept_by_k(
 
 def plot_choice(
     counts: pd.DataFrame, # of `count_cuis`
-    k: int,               # the chosen number, marked in the figure
-    table: pd.DataFrame,  # training rows
+    selected,             # of `choose_cuis`
+    table: pd.DataFrame,  # training rows of `select_rows`
     top: int = 50,        # concepts on the left chart
     unnamed: str = "drop",# drop or keep
 ) -> plt.Figure:
-    "The frequencies of the first concepts with k and the knee marked, and the share of images that each k keeps."
-    n, at, kept = ranking(counts, unnamed), knee(counts, top, unnamed), kept_by_k(table, counts, unnamed)
+    "The frequencies of the first concepts, those chosen in blue and the knee marked; and what the paper's rule keeps at each k beside what was kept."
+    n, at, curve, chosen = ranking(counts, unnamed), knee(counts, top, unnamed), kept_by_k(table, counts, unnamed)/max(len(table), 1), set(selected)
     head = n.head(top)
     fig, axs = plt.subplots(1, 2, figsize=(8.6, 3.3), width_ratios=(1.5, 1), layout="constrained")
-    axs[0].bar(np.arange(1, len(head) + 1), head["count"], color=np.where(np.arange(1, len(head) + 1) <= k, "#4C72B0", "#CCCCCC"))
-    axs[0].plot([1, len(head)], [head["count"].iloc[0], head["count"].iloc[-1]], color="#C44E52", lw=0.8)
-    for i in range(min(max(k, at), 14, len(head))):
+    axs[0].bar(np.arange(1, len(head) + 1), head["count"], color=np.where(head.cui.isin(chosen), "#4C72B0", "#CCCCCC"))
+    if len(head) > 1: axs[0].plot([1, len(head)], [head["count"].iloc[0], head["count"].iloc[-1]], color="#C44E52", lw=0.8)
+    for i in np.flatnonzero(head.cui.isin(chosen))[:14]:
         axs[0].annotate((head.name[i] or head.cui[i])[:26], (i + 1, head["count"][i]), xytext=(0, 3), textcoords="offset points", fontsize=6, rotation=55, rotation_mode="anchor")
-    axs[0].set(xlabel="rank of the concept", ylabel="images in train", ylim=(0, head["count"].max()*1.35))
-    axs[1].semilogx(np.arange(1, len(kept) + 1), kept/max(len(table), 1), color="#4C72B0")
-    axs[1].set(xlabel="k", ylabel="share of images kept", ylim=(0, 1.02))
-    for ax in axs:
-        ax.axvline(k + 0.5*(ax is axs[0]), color="black", lw=0.9, ls="--", label=f"k = {k}: {kept[k - 1] if k else 0:,} of {len(table):,} images")
-        ax.axvline(at + 0.5*(ax is axs[0]), color="#C44E52", lw=0.9, ls=":", label=f"knee = {at}: {kept[at - 1] if len(kept) else 0:,} images")
-    axs[0].legend(fontsize=7, loc="upper right")
+    axs[0].set(xlabel="rank of the concept", ylabel="images in train", ylim=(0, head["count"].max()*1.35 if len(head) else 1))
+    axs[0].axvline(at + 0.5, color="#C44E52", lw=0.9, ls=":", label=f"knee: {at} concepts")
+    axs[0].plot([], [], "s", color="#4C72B0", label=f"chosen: {len(chosen)} concepts")
+    axs[1].semilogx(np.arange(1, len(curve) + 1), curve, color="#999999", label="the paper's rule at each k")
+    if at <= len(curve): axs[1].plot(at, curve[at - 1], "o", color="#C44E52", mfc="none", label=f"at the knee: {curve[at - 1]:.0%}")
+    axs[1].plot(len(chosen), table.keep.mean(), "s", color="#4C72B0", label=f"chosen: {table.keep.sum():,} of {len(table):,}")
+    axs[1].set(xlabel="concepts chosen", ylabel="share of images kept", ylim=(0, 1.04))
+    for ax in axs: ax.legend(fontsize=7)
     sns.despine(fig)
     return fig
 

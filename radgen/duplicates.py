@@ -47,7 +47,8 @@ def close_pairs(
     for _ in range(rounds):
         first = rng.permutation(256)[:64]
         key = np.ascontiguousarray(np.packbits((packed[:, first >> 3] >> (7 - (first & 7)).astype(np.uint8)) & 1, axis=1)).view(">u8").ravel()
-        order = key.argsort(kind="stable")
+        dealt = rng.permutation(n) # equal hashes stand in another order each time, too
+        order = dealt[key[dealt].argsort(kind="stable")]
         for d in range(1, min(reach, n - 1) + 1):
             a, b = order[:-d], order[d:]
             close = bits_apart(codes[a], codes[b]) <= max_bits

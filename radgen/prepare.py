@@ -24,12 +24,12 @@ from tqdm import tqdm
 
 from .captions import caption_texts, transform_captions
 from .core import ConfigError, DataError, atomic_dir, atomic_path, cache_dir, fingerprint, image_grid, read_json, save_figure, write_json
-from .cuis import choose_cuis, drop_rows, knee, modality_balance, plot_balance, plot_choice, ranking, reason_kind, require_rows, select_rows
-from .data import SPLITS, RawData, fetch_hub, read_cells, read_data
+from .cuis import choose_cuis, drop_rows, knee, modality_balance, plot_balance, plot_choice, reason_kind, require_rows, select_rows
+from .data import SPLITS, RawData, fetch_hub, names_file, parquet_files, read_cells, read_data
 from .duplicates import copies_report, drop_copies, find_copies, plot_copies
-from .entropy import MEASURES, Bounds, filter_images, measure_images, plot_quality
+from .entropy import MEASURED, MEASURES, Bounds, filter_images, measure_images, plot_quality
 from .explore import count_cuis
-from .images import load_grey, member, square
+from .images import decoders, load_grey, member, square
 
 # %% ../nbs/05b_prepare.ipynb #05b-prepare-006
 @dataclass
@@ -53,7 +53,7 @@ class PrepareConfig:
     llm: str = "smollm2" # rewrites captions: smollm2, rules, ollama:MODEL or hf:NAME
     names: Path|None = None # CSV with the header CUI,Canonical name; by default cui_mapping.csv beside the data
     image_root: Path|None = None # for a CSV: the folder of its images; by default that of the CSV
-    streaming: bool = False # for hf:NAME: read over the network without keeping a copy of the whole
+    streaming: bool = False # for hf:NAME: read rows over the network, without the library's own copy beside ours
     limit: int|None = None # for hf:NAME: images of each split, by default all
     engine: Literal["local", "ray"] = "local" # who works off the images: this machine's processes, or Ray
     workers: int|None = None # processes; by default one a core
@@ -78,17 +78,15 @@ def input_fingerprint(
 ) -> str: # 16 hexadecimal digits
     "Identify the raw data: tables by content, images and Parquet files by name, size and modification time."
     source, images = Path(source), hashlib.sha256()
-    tables = [names] if names else []
-    if source.suffix.lower() == ".csv":
-        tables += [source, source.parent/"cui_mapping.csv"]
-        for f in read_cells(source, ("image",)).image: images.update(f"{f} {_stat(member(Path(image_root or source.parent)/f.strip())[0])}\n".encode("utf-8", "surrogatepass"))
-    else:
-        tables += sorted(source.glob("*.csv")) if source.is_dir() else [source.parent/"cui_mapping.csv"]
-        for f in [source] if source.is_file() else sorted(source.rglob("*.parquet")): images.update(f"{os.path.relpath(f, source)} {_stat(f)}\n".encode("utf-8", "surrogateescape"))
-        for d in sorted(source.glob("*_images")):
-            with os.scandir(d) as entries:
-                for e in sorted(entries, key=lambda e: e.name): images.update(f"{d.name}/{e.name} {_stat(e.path)}\n".encode("utf-8", "surrogateescape"))
-    return fingerprint({Path(t).name: hashlib.sha256(Path(t).read_bytes()).hexdigest() for t in tables if Path(t).is_file()}, images.hexdigest())
+    own = [source] if source.suffix.lower() == ".csv" else sorted(source.glob("*.csv"))
+    tables = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in own}
+    if names := names_file(source, names): tables["names of concepts"] = hashlib.sha256(names.read_bytes()).hexdigest()
+    if source.suffix.lower() == ".csv": files = [(f, member(Path(image_root or source.parent)/f.strip())[0]) for f in read_cells(source, ("image",)).image]
+    else: files = [(os.path.relpath(f, source), f) for f in parquet_files(source)]
+    for d in sorted(source.glob("*_images")):
+        with os.scandir(d) as entries: files += [(f"{d.name}/{e.name}", e.path) for e in sorted(entries, key=lambda e: e.name)]
+    for name, path in files: images.update(f"{name} {_stat(path)}\n".encode("utf-8", "surrogateescape"))
+    return fingerprint(tables, images.hexdigest())
 
 # %% ../nbs/05b_prepare.ipynb #05b-prepare-011
 def _square(path, size, equalize):
@@ -142,13 +140,13 @@ def load_prepared(
     folder = Path(folder)
     if not is_prepared(folder): raise DataError(f"{folder} is not a prepared folder: make it with radgen prepare --data-path DATA --out {folder}.")
     manifest = read_json(folder/"manifest.json")
-    if manifest["version"] != VERSION: raise DataError(f"{folder} was prepared by another version of radgen: run radgen prepare again.")
+    if manifest.get("version") != VERSION: raise DataError(f"{folder} was prepared by another version of radgen: run radgen prepare again.")
     table = pd.read_parquet(folder/"table.parquet")
     table["cuis"] = table.cuis.map(list)
     return Prepared(folder, manifest, table, read_json(folder/"names.json"), manifest["selected"])
 
 # %% ../nbs/05b_prepare.ipynb #05b-prepare-014
-SLICE = 10_000 # images between two writings of the store
+SLICE = 10_000 # images between two writings of the store, or a twentieth if that is more
 
 def remembered(
     measure,             # of a table, as `measure_images`
@@ -157,10 +155,12 @@ def remembered(
 ) -> pd.DataFrame: # what `measure` says of the table
     "Measure only those images that the store does not know; what cannot be decoded is tried again each time."
     key = table.image[table.keep].map(lambda i: f"{i} {_stat(member(i)[0])}").astype(str)
-    known = [pd.read_parquet(store)] if store.exists() else []
+    try: known = [pd.read_parquet(store, columns=["key", *MEASURES])]
+    except (OSError, ValueError): known = [] # none, or one that is damaged and will be replaced
     todo, why = table.loc[key.index[~key.isin(known[0].key)] if known else key.index], pd.Series("", table.index, dtype=str)
-    for i in range(0, len(todo), SLICE):
-        fresh = measure(todo.iloc[i:i + SLICE])
+    step = max(SLICE, len(todo)//20)
+    for i in range(0, len(todo), step):
+        fresh = measure(todo.iloc[i:i + step])
         why.update(fresh.reason)
         known.append(fresh[fresh.keep].assign(key=key[fresh.index[fresh.keep]])[["key", *MEASURES]])
         with atomic_path(store) as p: pd.concat(known).to_parquet(p, index=False)
@@ -182,7 +182,7 @@ def run_stage(
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try: import ray, ray.data
     except ImportError: raise ConfigError("--engine ray needs Ray: pip install radgen[ray], or leave out --engine.") from None
-    if not ray.is_initialized(): ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    if not ray.is_initialized(): ray.init(num_cpus=None if os.environ.get("RAY_ADDRESS") else workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = table.assign(_row=np.arange(len(table)))
     blocks = ray.data.from_pandas([rows.iloc[i:i + BLOCK] for i in range(0, len(rows), BLOCK)])
@@ -202,7 +202,8 @@ def choice(
     counts: pd.DataFrame, # of `count_cuis`
 ) -> list[str]: # CUIs
     "The concepts that the options choose."
-    return choose_cuis(counts, knee(counts, unnamed=cfg.unnamed) if cfg.k == "knee" else cfg.k, cfg.include, cfg.exclude, cfg.unnamed)
+    k = knee(counts[~counts.cui.isin(cfg.exclude)], unnamed=cfg.unnamed) if cfg.k == "knee" else cfg.k
+    return choose_cuis(counts, k, cfg.include, cfg.exclude, cfg.unnamed)
 
 def stages(
     cfg: PrepareConfig, # with an absolute path of what is on disk
@@ -218,7 +219,7 @@ def stages(
     table = run(partial(select_rows, selected=selected, names=data.names, rule=cfg.rule, exclude=cfg.exclude, unnamed=cfg.unnamed), data.table)
     require_rows(table)
     measure = partial(measure_images, workers=cfg.workers) if cfg.engine == "local" else partial(measure_images, workers=1, progress=False)
-    table = remembered(partial(run, measure), table, cache_dir()/"measures"/f"{fingerprint(str(cfg.data_path), VERSION)}.parquet")
+    table = remembered(partial(run, measure), table, cache_dir()/"measures"/f"{fingerprint(str(cfg.data_path), MEASURED)}.parquet")
     table = filter_images(table, bounds(cfg))
     require_rows(table, after="the filter of images")
     table = drop_copies(find_copies(table, cfg.workers), cfg.copies)
@@ -244,16 +245,15 @@ def funnel(
     "Rows at every stage, and how many were dropped for what."
     gone = rejected(table, rejects)
     gone["reason"] = reason_kind(gone.reason)
-    count = lambda rows: rows.value_counts().reindex(list(SPLITS), fill_value=0)
+    count = lambda rows: pd.concat([rows.value_counts().reindex(list(SPLITS), fill_value=0), pd.Series({"all": len(rows)})]) # rows of an unknown split are in "all" alone
     left = count(table.split) + count(rejects.split)
     lines = [("given", "", left)]
     for stage, part in [(s, gone[gone.stage == s]) for s in STAGES]:
         by = {reason: count(rows.split) for reason, rows in part.groupby("reason")}
-        lines += sorted(((stage, r, n) for r, n in by.items()), key=lambda line: -line[2].sum())
+        lines += sorted(((stage, r, n) for r, n in by.items()), key=lambda line: -line[2]["all"])
         left = left - sum(by.values(), count(part.split[:0]))
         lines.append((stage, "", left))
-    out = pd.DataFrame([[s, r, *n] for s, r, n in lines], columns=["stage", "reason", *SPLITS])
-    return out.assign(all=out[list(SPLITS)].sum(axis=1))
+    return pd.DataFrame([[s, r, *n] for s, r, n in lines], columns=["stage", "reason", *SPLITS, "all"])
 
 def plot_funnel(
     rows: pd.DataFrame, # of `funnel`
@@ -301,12 +301,13 @@ def write_figures(
     table: pd.DataFrame,  # after all stages
     rows: pd.DataFrame,   # of `funnel`
     counts: pd.DataFrame, # of `count_cuis`
+    selected: list,       # of `choice`
     cfg: PrepareConfig,
 ):
     "fig/: the funnel, concepts, modalities, image quality, kept images with their new captions, dropped images with reasons, copies."
     train = table[table.split == "train"]
     save_figure(plot_funnel(rows), folder/"funnel.png")
-    save_figure(plot_choice(counts, min(knee(counts, unnamed=cfg.unnamed) if cfg.k == "knee" else cfg.k, len(ranking(counts, cfg.unnamed))), train, unnamed=cfg.unnamed), folder/"cuis.png")
+    save_figure(plot_choice(counts, selected, train.assign(keep=~train.reason.str.match(STAGES["concepts"])), unnamed=cfg.unnamed), folder/"cuis.png")
     save_figure(plot_balance(modality_balance(train)), folder/"modalities.png")
     save_figure(plot_quality(table, bounds(cfg)), folder/"entropy.png")
     kept = table[table.keep]
@@ -332,7 +333,7 @@ def _on_disk(cfg):
     if not path.exists(): raise DataError(f"there is no folder or file {path}: give --data-path a ROCOv2 folder, Parquet files, a CSV, or hf:NAME.")
     for option, p in ("names", cfg.names), ("image-root", cfg.image_root):
         if p is not None and not Path(p).exists(): raise DataError(f"there is no {p}: mend --{option}.")
-    return replace(cfg, data_path=path.resolve(), names=cfg.names and Path(cfg.names).resolve(), image_root=cfg.image_root and Path(cfg.image_root).resolve())
+    return replace(cfg, data_path=path.absolute(), names=cfg.names and Path(cfg.names).absolute(), image_root=cfg.image_root and Path(cfg.image_root).absolute())
 
 def prepare(
     cfg: PrepareConfig,
@@ -341,9 +342,9 @@ def prepare(
     _check(cfg)
     out, cfg = Path(cfg.out), _on_disk(cfg)
     options = {k: v for k, v in asdict(cfg).items() if k not in ("out", "workers", "engine", "streaming", "limit")}
-    manifest = dict(version=VERSION, config=options, input=input_fingerprint(cfg.data_path, cfg.names, cfg.image_root))
+    manifest = dict(version=VERSION, config=options, input=input_fingerprint(cfg.data_path, cfg.names, cfg.image_root), measured=MEASURED, decoders=decoders())
     manifest["fingerprint"] = fingerprint(manifest)
-    if is_prepared(out) and read_json(out/"manifest.json")["fingerprint"] == manifest["fingerprint"]:
+    if is_prepared(out) and read_json(out/"manifest.json").get("fingerprint") == manifest["fingerprint"]:
         print(f"{out} is up to date.", file=sys.stderr)
         return load_prepared(out)
     table, data, counts, selected = stages(cfg)
@@ -359,6 +360,6 @@ def prepare(
         modality_balance(table[table.split == "train"]).to_csv(d/"modalities.csv")
         counts.to_csv(d/"cuis.csv", index=False)
         write_json(d/"names.json", data.names)
-        write_figures(d/"fig", table, rows, counts, cfg)
+        write_figures(d/"fig", table, rows, counts, selected, cfg)
         write_json(d/"manifest.json", {**manifest, "selected": selected, "rows": {s: int(kept.get(s, 0)) for s in SPLITS}, "content": content(table, data.names)})
     return load_prepared(out)

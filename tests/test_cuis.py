@@ -84,7 +84,7 @@ def test_kept_by_k_agrees_with_the_rule():
     counts = count_cuis(table, names)
     curve = kept_by_k(table, counts)
     for k in range(1, len(curve) + 1): assert curve[k-1] == select_rows(table, choose_cuis(counts, k), names).keep.sum()
-    fig = plot_choice(counts, 3, table, top=12)
+    fig = plot_choice(counts, choose_cuis(counts, 3), select_rows(table, choose_cuis(counts, 3), names), top=12)
     assert len(fig.axes) == 2 and len(fig.axes[0].patches) == 12
 
 def test_rules_lists_and_unnamed():

@@ -215,3 +215,45 @@ def test_own_csv_needs_little(folder, tmp_path):
         (tmp_path/"less.csv").write_text("image,caption\na,b\n"); read_csv(tmp_path/"less.csv")
     with pytest.raises(DataError, match="no folder .*nowhere: --image-root"): read_csv(folder/"mine.csv", image_root=tmp_path/"nowhere")
     with pytest.raises(DataError, match="no file names.csv .*--names needs a CSV"): read_csv(folder/"mine.csv", tmp_path/"names.csv")
+
+def test_the_hub_pairs_each_caption_with_its_picture(tmp_path, monkeypatch):
+    "IDs that occur twice, are no text or are missing."
+    monkeypatch.setenv("RADGEN_CACHE", str(tmp_path/"cache"))
+    import io
+    def png(v): Image.new("L", (32, 32), v).save(b := io.BytesIO(), "PNG"); return {"bytes": b.getvalue(), "path": None}
+    (tmp_path/"hub").mkdir()
+    pq.write_table(pa.table({"image": [png(10), png(200), png(50), png(70)], "image_id": [0, 0, 3, None], "caption": ["first", "second", "third", "fourth"], "cui": [["C0040405"]]*4}), tmp_path/"hub/train-0.parquet")
+    from radgen.images import load_grey
+    for data in read_data(f"hf:{tmp_path/'hub'}"), read_parquet(tmp_path/"hub"):
+        assert [(i, c, int(load_grey(p)[0, 0])) for i, c, p in zip(data.table.id, data.table.caption, data.table.image)] == [("0", "first", 10), ("3", "third", 50)]
+        assert data.rejects.reason.tolist() == ["duplicate ID", "illegal ID"]
+
+def test_two_hub_names_have_two_places(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("RADGEN_CACHE", str(tmp_path/"cache"))
+    for name in "a/b", "a-b": pack(folder, tmp_path/name)
+    assert fetch_hub(str(tmp_path/"a/b")) != fetch_hub(str(tmp_path/"a-b"))
+
+def test_the_split_in_a_file_name(folder, tmp_path, capsys):
+    pack(folder, tmp_path/"p")
+    (tmp_path/"p/train-00000-of-00001.parquet").rename(tmp_path/"p/rocov2_training.parquet")
+    (tmp_path/"p/test-00000-of-00001.parquet").rename(tmp_path/"p/figures.parquet")
+    assert read_parquet(tmp_path/"p").table.split.value_counts().to_dict() == {"train": 6, "valid": 3}
+    assert "figures.parquet does not say which split it is: its rows are taken for training." in capsys.readouterr().err
+
+def test_a_good_row_survives_its_bad_twin(folder):
+    add(folder/"train_captions.csv", "x,  \nx,good\ny,one\ny,two\n")
+    add(folder/"train_concepts.csv", "x,C0040405\nx,C0040405\ny,C1\ny,C2\n")
+    shutil.copy(folder/"train_images/R_train_000.jpg", folder/"train_images/x.jpg")
+    data = read_rocov2(folder)
+    assert data.table.set_index("id").caption["x"] == "good"
+    assert data.rejects.values.tolist() == [["x", "train", "duplicate ID"], ["y", "train", "malformed CUI: C1"], ["y", "train", "malformed CUI: C2"]]
+
+def test_names_of_files_that_become_alike(folder):
+    for n in "胸", "頭": shutil.copy(folder/"train_images/R_train_000.jpg", folder/"train_images"/f"{n}.jpg")
+    (folder/"own.csv").write_text("image,caption,cuis\ntrain_images/胸.jpg,chest,C0040405\ntrain_images/頭.jpg,head,C0040405\n", encoding="utf-8")
+    data = read_csv(folder/"own.csv")
+    assert data.table.id.is_unique and data.table.caption.tolist() == ["chest", "head"] and data.table.id.str.fullmatch(r"train_images_.jpg-[0-9a-f]{6}").all()
+
+def test_a_column_twice_is_refused(folder):
+    (folder/"own.csv").write_text("image,Image,caption,cuis\na,b,c,C0040405\n")
+    with pytest.raises(DataError, match="own.csv in .* has the column image twice"): read_csv(folder/"own.csv")

@@ -134,3 +134,7 @@ def test_the_real_sample(real, capsys):
     report = copies_report(table)
     with capsys.disabled(): print(f"\nthe real sample:\n{report.to_string()}")
     assert report.groups.to_dict() == {"test": 1, "train": 6, "train and test": 4, "valid": 2} and SAME == 0.98
+
+def test_copies_in_a_run_of_equal_hashes_are_compared():
+    "Thirty pictures with one hash: every pair is looked at."
+    assert len(close_pairs(np.zeros((30, 4), np.uint64))) == 30*29//2

@@ -184,3 +184,61 @@ def test_nothing_of_a_patient_reaches_the_prepared_folder(tmp_path):
         if path.is_file():
             b = path.read_bytes()
             for secret in (b"ROE", b"JANE", b"MRN7788", b"19510203", b"Elsewhere", b"ACC991"): assert secret not in b, path.name
+
+def test_windows_that_the_standard_forbids(tmp_path):
+    assert window(np.array([99.0, 99.5, 99.6]), 100, 1).tolist() == [0, 0, 255] # width 1 is a threshold
+    for width, function in ((0, "LINEAR"), (-50, "LINEAR_EXACT"), (0, "SIGMOID")):
+        path = dicom(tmp_path/"a.dcm", STORED, WindowCenter=100, WindowWidth=width, VOILUTFunction=function)
+        with pytest.raises(ImageError) as e: load_grey(path)
+        assert e.value.why == f"image unreadable: window of width {width}"
+
+def test_the_window_agrees_with_pydicom():
+    ds = pydicom.dcmread(get_testdata_file("MR_small.dcm"))
+    a = pydicom.pixels.apply_modality_lut(ds.pixel_array, ds)
+    low, high = -2**15, 2**15 - 1 # of signed 16 bits
+    theirs = (pydicom.pixels.apply_windowing(a, ds) - low)/(high - low)*255
+    assert np.abs(load_grey(get_testdata_file("MR_small.dcm")) - theirs).max() <= 0.51
+
+def test_a_range_of_padding(tmp_path):
+    a = (STORED % 1000).astype(np.int16)
+    a[0], a[1] = -2000, -1600
+    got = load_grey(dicom(tmp_path/"a.dcm", a, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1500))
+    assert (got[:2] == 0).all() and (got[2:] == stretch(a[2:])).all()
+
+def test_numbers_that_are_none(tmp_path):
+    a = np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32)
+    a[0, 0], a[0, 1] = np.nan, np.inf
+    Image.fromarray(a).save(tmp_path/"a.tif")
+    got = load_grey(tmp_path/"a.tif")
+    assert got[0, 0] == 0 and got[0, 1] == got.max() == 255 and 100 < got.mean() < 150
+    assert (stretch(np.full((4, 4), np.nan)) == 0).all()
+
+def test_bytes_decide_and_not_the_name(tmp_path):
+    for ext, fmt in (("dcm", "PNG"), ("dcm", "JPEG"), ("png", "JPEG")):
+        Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (32, 1))).save(tmp_path/f"a.{ext}", fmt, quality=97)
+        assert image_fault(tmp_path/f"a.{ext}") == "" and np.abs(load_grey(tmp_path/f"a.{ext}")[5].astype(int) - np.arange(256)).max() <= 3
+    (tmp_path/"a.jpg").write_bytes(Path(get_testdata_file("MR_small.dcm")).read_bytes())
+    assert image_fault(tmp_path/"a.jpg") == "" and load_grey(tmp_path/"a.jpg").shape == (64, 64)
+    (tmp_path/"b.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EOF\n") # would run Ghostscript
+    assert image_fault(tmp_path/"b.jpg") == "image unreadable: not an image"
+
+def test_deflated_dicom_is_not_unpacked():
+    assert image_fault(get_testdata_file("image_dfl.dcm")).startswith("image unreadable: deflated DICOM")
+
+def test_exif_behind_other_segments(tmp_path):
+    exif = Image.Exif(); exif[274] = 6
+    Image.fromarray(np.zeros((32, 64), np.uint8)).save(tmp_path/"a.jpg", exif=exif)
+    b = (tmp_path/"a.jpg").read_bytes()
+    (tmp_path/"a.jpg").write_bytes(b[:2] + b"\xff\xed" + (9002).to_bytes(2, "big") + b"x"*9000 + b[2:])
+    assert load_grey(tmp_path/"a.jpg").shape == (64, 32)
+
+def test_a_parquet_file_that_was_replaced_is_read_anew(tmp_path):
+    import io, os
+    import pyarrow as pa, pyarrow.parquet as pq
+    for v in (30, 200):
+        Image.new("L", (32, 32), v).save(b := io.BytesIO(), "PNG")
+        pq.write_table(pa.table({"image": [{"bytes": b.getvalue(), "path": "a"}]}), tmp_path/"new.parquet")
+        os.replace(tmp_path/"new.parquet", tmp_path/"a.pq")
+        assert (load_grey(f"{tmp_path/'a.pq'}#0") == v).all()
+    with pytest.raises(ImageError) as e: load_grey(f"{tmp_path/'a.pq'}#1")
+    assert e.value.why == "image missing: a.pq has 1 rows"

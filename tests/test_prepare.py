@@ -5,10 +5,12 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import radgen.entropy, radgen.prepare
-from radgen.core import ConfigError, read_json
+from radgen.core import ConfigError, DataError, read_json
 from radgen.cuis import reason_kind, select_rows
 from radgen.data import SPLITS
 from radgen.phantoms import make_phantoms, plant_copies
@@ -111,7 +113,8 @@ def test_a_kill_leaves_the_old_or_the_new(raw):
     code = f"from radgen.prepare import *; import sys; prepare(PrepareConfig({str(raw)!r}, {str(out)!r}, llm='rules', workers=1, k=int(sys.argv[1])))"
     start, ks = time.perf_counter(), [4, 5, 6, 7, 8]
     subprocess.run([sys.executable, "-c", code, "4"], check=True, capture_output=True)
-    whole, seen = time.perf_counter() - start, {old, read_json(out/"manifest.json")["fingerprint"]}
+    whole = time.perf_counter() - start
+    assert read_json(out/"manifest.json")["fingerprint"] != old
     for n, k in enumerate(ks[1:]):
         p = subprocess.Popen([sys.executable, "-c", code, str(k)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(whole*(0.72 + 0.09*n)) # mostly while it writes
@@ -161,3 +164,64 @@ def test_ray_keeps_the_order_of_rows(ray_here):
 def test_without_ray_one_sentence(raw, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"--engine ray needs Ray: pip install radgen\[ray\]"): prepare(cfg(raw, engine="ray"))
+
+def test_rows_of_an_unknown_split_are_in_the_funnel(raw):
+    for s in SPLITS: shutil.copytree(raw/f"{s}_images", raw.parent/"pictures", dirs_exist_ok=True)
+    rows = pd.concat(pd.read_csv(raw/f"{s}_captions.csv").merge(pd.read_csv(raw/f"{s}_concepts.csv")).assign(split=s) for s in SPLITS).set_axis(["id", "caption", "cuis", "split"], axis=1)
+    rows["split"] = rows.split.where(rows.index != 3, "holdout")
+    rows.assign(image=rows.id + ".jpg").to_csv(raw.parent/"own.csv", index=False)
+    prepared = prepare(cfg(raw.parent/"own.csv", names=raw/"cui_mapping.csv", image_root=raw.parent/"pictures"))
+    funnel_, rejects = pd.read_csv(prepared.dir/"funnel.csv", keep_default_na=False), pd.read_csv(prepared.dir/"rejects.csv")
+    assert funnel_["all"].iloc[0] == len(rows) and (funnel_[funnel_.reason != ""]["all"].sum()) == len(rejects) and (rejects.split == "holdout").sum() == 3 == funnel_.set_index("reason")["all"]["unknown split"]
+
+@pytest.mark.parametrize("where", ["given", "beside", "above"])
+def test_another_file_of_names_is_noticed(raw, where):
+    shutil.copy(raw/"cui_mapping.csv", tmp := raw.parent/"cui_mapping.csv")
+    rows = pd.read_csv(raw/"train_captions.csv").merge(pd.read_csv(raw/"train_concepts.csv")).set_axis(["image", "caption", "cuis"], axis=1).assign(image=lambda t: "train_images/" + t.image + ".jpg")
+    rows.to_csv(raw/"own.csv", index=False)
+    names = dict(given=tmp, beside=raw/"cui_mapping.csv", above=tmp)[where]
+    if where == "above": (raw/"cui_mapping.csv").unlink()
+    options = replace(cfg(raw/"own.csv"), out=raw.parent/"out", names=tmp if where == "given" else None)
+    assert "Chest" in prepare(options).names.values()
+    names.write_text(names.read_text().replace("Chest", "Thorax"))
+    assert "Thorax" in prepare(options).names.values()
+
+def test_parquet_behind_links_and_around_the_prepared_folder(raw):
+    "Files as the hub's cache has them, links to blobs without a suffix; and a prepared folder among them."
+    hub, blobs = raw.parent/"hub", raw.parent/"blobs"
+    hub.mkdir(); blobs.mkdir()
+    for n, s in enumerate(SPLITS):
+        rows = pd.read_csv(raw/f"{s}_captions.csv", dtype=str).merge(pd.read_csv(raw/f"{s}_concepts.csv", dtype=str))
+        pq.write_table(pa.table({"image": [{"bytes": (raw/f"{s}_images"/f"{i}.jpg").read_bytes(), "path": i} for i in rows.ID], "image_id": rows.ID.tolist(), "caption": rows.Caption.tolist(), "cui": rows.CUIs.str.split(";").tolist()}), blobs/f"b{n}")
+        (hub/f"{s}-00000-of-00001.parquet").symlink_to(blobs/f"b{n}")
+    options = replace(cfg(hub), out=hub/"prepared", names=raw/"cui_mapping.csv")
+    first, folder = prepare(options), prepare(cfg(raw))
+    assert prepare(options).manifest == first.manifest
+    same = ["id", "caption", "cuis", "split", "keep", "reason", "entropy", "phash", "keeper", "transformed"]
+    pd.testing.assert_frame_equal(first.table[same], folder.table[same])
+    assert first.images("train", 32).tolist() == folder.images("train", 32).tolist()
+    one = prepare(replace(options, data_path=hub/"train-00000-of-00001.parquet", out=raw.parent/"one"))
+    assert one.manifest["rows"] == {"train": (one.table.keep).sum(), "valid": 0, "test": 0}
+
+def test_a_damaged_store_and_a_foreign_folder(raw, decoded):
+    prepare(cfg(raw))
+    store, = (raw.parent/"cache"/"measures").iterdir()
+    store.write_bytes(b"PAR1 damaged")
+    decoded.clear(); prepare(cfg(raw, min_entropy=1.6))
+    assert decoded and pd.read_parquet(store).key.is_unique
+    (raw.parent/"foreign").mkdir()
+    for name in "manifest.json", "table.parquet": (raw.parent/"foreign"/name).write_text("{}")
+    with pytest.raises(DataError, match="prepared by another version of radgen"): load_prepared(raw.parent/"foreign")
+
+def test_a_new_decoder_is_a_reason_to_look_again(raw, monkeypatch):
+    first = prepare(cfg(raw))
+    monkeypatch.setattr(radgen.prepare, "decoders", lambda: ["another"])
+    assert prepare(cfg(raw)).manifest["fingerprint"] != first.manifest["fingerprint"]
+
+def test_the_figure_of_concepts_says_what_was_kept(raw):
+    from radgen.cuis import plot_choice
+    prepared = prepare(cfg(raw, rule="any", k=1))
+    train = prepared.table[prepared.table.split == "train"]
+    fig = plot_choice(pd.read_csv(prepared.dir/"cuis.csv", keep_default_na=False), prepared.selected, train)
+    assert f"chosen: {train.keep.sum():,} of {len(train):,}" in [t.get_text() for t in fig.axes[1].get_legend().get_texts()]
+    assert sum(p.get_facecolor()[2] > p.get_facecolor()[0] + 0.1 for p in fig.axes[0].patches) == 1
