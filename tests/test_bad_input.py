@@ -18,6 +18,12 @@ def picture(size=(64, 48), mode="L"):
     grey = (120 + 100*np.sin(9*x)*np.cos(7*y) + np.random.default_rng(0).normal(0, 5, x.shape)).clip(0, 255).astype(np.uint8)
     return Image.fromarray(grey).convert(mode)
 
+def framed():
+    "A small picture in a wide field that is not quite even."
+    field = Image.fromarray(np.random.default_rng(2).integers(97, 104, (400, 400), dtype=np.uint8))
+    field.paste(picture((64, 64)), (168, 168))
+    return field
+
 @pytest.fixture
 def folder(tmp_path):
     "Three good rows."
@@ -83,6 +89,7 @@ IMAGES = { # name: how the image file is made, the reason it must get ('' is a g
     "noise": (saved(lambda: Image.fromarray(np.random.default_rng(1).integers(0, 256, (300, 300), dtype=np.uint8)), "png"), "entropy above 7.9"),
     "faint": (saved(lambda: picture().point([100 + g//32 for g in range(256)]), "png"), "contrast below 20"),
     "framed": (saved(lambda: (lambda f: (f.paste(picture((50, 50)), (175, 175)), f)[1])(Image.new("L", (400, 400), 255)), "png"), "entropy below 1.5"),
+    "framed_with_hiss": (saved(framed, "png"), "border above 0.95"),
     "link_outside": (link(outside), "image outside the folder"),
     "link_to_nothing": (link(lambda d: d/"gone.jpg"), "image missing"),
     "link_inside": (link(lambda d: d/"good_1.jpg"), ""),

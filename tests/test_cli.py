@@ -53,7 +53,7 @@ def test_wrong_words_end_with_status_2(args, capsys):
 def test_gone_wrong_in_one_sentence():
     r = radgen("train", "--data-path", "nowhere", "--device", "cpu", cwd=ROOT)
     assert r.returncode == 2 and "Traceback" not in r.stderr
-    assert r.stderr.strip().splitlines()[-1].startswith("radgen: there is no folder nowhere")
+    assert r.stderr.strip().splitlines()[-1].startswith("radgen: there is no folder or file nowhere")
 
 def test_interrupted_training_resumes(prepared, tmp_path):
     "Ctrl-C ends with 130 and a checkpoint; --resume True goes on from there and finishes."
