@@ -25,7 +25,7 @@ from tqdm import tqdm
 from .captions import caption_texts, transform_captions
 from .core import ConfigError, DataError, atomic_dir, atomic_path, cache_dir, fingerprint, image_grid, read_json, save_figure, write_json
 from .cuis import choose_cuis, drop_rows, knee, modality_balance, plot_balance, plot_choice, reason_kind, require_rows, select_rows
-from .data import SPLITS, RawData, fetch_hub, names_file, parquet_files, read_cells, read_data
+from .data import SPLITS, fetch_hub, names_file, parquet_files, read_cells, read_data
 from .duplicates import copies_report, drop_copies, find_copies, plot_copies
 from .entropy import MEASURED, MEASURES, Bounds, filter_images, measure_images, plot_quality
 from .explore import count_cuis

@@ -1,5 +1,5 @@
 "One image as grey bytes: figures, DICOM, rows of Parquet; and what is refused."
-import shutil, warnings
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGLosslessSV1, RLELossless, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from radgen.core import DataError
 from radgen.images import ImageError, image_fault, load_grey, stretch, window
