@@ -1,4 +1,4 @@
-"""How fast and in how much memory images are measured, copies found and concepts counted: `python benchmarks/curation.py` (pip install -e .[bench] for OpenCV, the yardstick).
+"""How fast and in how much memory images are measured, copies found and concepts counted: `python benchmarks/curation.py`.
 
 Ratios of things run in turn in this process, on one core: of each batch of 64 files the best time of several rounds counts.
 """

@@ -152,8 +152,8 @@ def modality_balance(
     table: pd.DataFrame, # with `cuis`, `keep`
 ) -> pd.DataFrame: # one row a modality: images before and kept, the share of each column, the share kept; an image with two modalities counts in both
     "The mixture of modalities before and after a selection."
-    kinds = [[v for f, v in map(CUIS.get, dict.fromkeys(row)) if f == "image_type"] if (row := [c for c in cuis if c in CUIS]) else [] for cuis in table.cuis]
-    rows = pd.DataFrame({"modality": [list(dict.fromkeys(k)) or ["none"] for k in kinds], "keep": table.keep.to_numpy()}).explode("modality")
+    found = [[CUIS[c] for c in cuis if c in CUIS] for cuis in table.cuis]
+    rows = pd.DataFrame({"modality": [list(dict.fromkeys(v for field, v in f if field == "image_type")) or ["none"] for f in found], "keep": table.keep.to_numpy()}).explode("modality")
     out = rows.groupby("modality").keep.agg(before="size", kept="sum").astype(int).sort_values("before", ascending=False, kind="stable")
     return out.assign(share_before=out.before/max(len(table), 1), share_after=out.kept/max(int(table.keep.sum()), 1), share_kept=out.kept/out.before)
 

@@ -58,6 +58,7 @@ class RawData:
     rejects: pd.DataFrame # id, split, reason
     names: dict[str, str] # CUI -> canonical name
 
+_ID = r"(?!.*\.\.)[A-Za-z0-9._-]+" # what can be a file name and leads nowhere else
 _CUI = re.compile(r"C\d{7}", re.ASCII)
 _SPLIT = dict(train="train", training="train", valid="valid", validation="valid", val="valid", dev="valid", test="test", testing="test")
 
@@ -86,7 +87,7 @@ def judge(
     rows = rows.assign(asked=rows.split, split=split.fillna(rows.split)).iloc[split.map({s: i for i, s in enumerate(SPLITS)}).argsort(kind="stable")].reset_index(drop=True)
     cuis, malformed = _split_cuis(rows.cell)
     malformed = pd.Series(malformed, rows.index, dtype=str)
-    legal = rows.id.str.fullmatch(r"[A-Za-z0-9._-]+") & ~rows.id.str.contains("..", regex=False)
+    legal = rows.id.map(lambda i: bool(re.fullmatch(_ID, i))).astype(bool)
     fault = rows.fault if "fault" in rows else pd.Series("", rows.index)
     reasons = [(~rows.split.isin(SPLITS), "unknown split: " + rows.asked.str[:20]), (~legal, "illegal ID"), (fault.str.startswith("no "), fault), ((rows.caption.str.strip() == "") & captions, "empty caption"),
                (malformed != "", "malformed CUI: " + malformed.str[:20]), (~pd.Series(map(bool, cuis), rows.index), "no CUIs"), (fault != "", fault), ((rows.image == "") & images, "image missing")]
@@ -114,15 +115,16 @@ def _joined(folder, split, captions):
 _RANK = {".jpg": 0, ".jpeg": 1, ".png": 2, ".dcm": 3} # where an ID has several files, the lowest wins
 
 def _leaves(path, *roots):
-    "Whether a path leads out of all the folders."
+    "Whether a path leads out of all the folders, which are given as real paths."
     real = os.path.realpath(path)
-    return not any(os.path.commonpath([real, r]) == r for r in map(os.path.realpath, roots))
+    return not any(os.path.commonpath([real, r]) == r for r in roots)
 
 def _list_images(folder):
     "Map the IDs in an image folder to the paths of their files, and those whose link leads elsewhere to ''."
     if not folder.is_dir(): raise DataError(f"no folder {folder.name} in {folder.parent}: {LAYOUT}.")
+    roots = [os.path.realpath(folder), os.path.realpath(folder.parent)]
     with os.scandir(folder) as entries:
-        files = [(*os.path.splitext(e.name), "" if e.is_symlink() and _leaves(e.path, folder, folder.parent) else e.path) for e in entries]
+        files = [(*os.path.splitext(e.name), "" if e.is_symlink() and _leaves(e.path, *roots) else e.path) for e in entries]
     files = sorted(((_RANK[ext.lower()], stem, path) for stem, ext, path in files if ext.lower() in _RANK), reverse=True)
     return {stem: path for _, stem, path in files}
 
@@ -235,17 +237,16 @@ def _write_split(rows, folder, split):
     "Append rows of the hub to a split of a folder in ROCOv2 layout; of rows with one ID the picture of the first is kept, as its caption will be."
     (folder/f"{split}_images").mkdir(exist_ok=True)
     seen = {p.stem for p in (folder/f"{split}_images").iterdir()}
-    tables = {k: open(folder/f"{split}_{k}.csv", "a", newline="", encoding="utf-8") for k in ("captions", "concepts")}
-    for (k, f), column in zip(tables.items(), ("Caption", "CUIs")):
-        if f.tell() == 0: csv.writer(f).writerow(["ID", column])
-    for r in tqdm(rows, desc=f"fetching {split}", unit="image", mininterval=1):
-        i, b = "" if r["image_id"] is None else str(r["image_id"]), (r["image"] or {}).get("bytes")
-        csv.writer(tables["captions"]).writerow([i, r["caption"] or ""])
-        csv.writer(tables["concepts"]).writerow([i, r["cui"] if isinstance(r["cui"], str) else ";".join(r["cui"] or [])])
-        if i in seen: continue
-        seen.add(i)
-        if b and re.fullmatch(r"[A-Za-z0-9._-]+", i) and ".." not in i: (folder/f"{split}_images"/f"{i}{_MAGIC.get(b[:2], '.png')}").write_bytes(b)
-    for f in tables.values(): f.close()
+    with open(folder/f"{split}_captions.csv", "a", newline="", encoding="utf-8") as f, open(folder/f"{split}_concepts.csv", "a", newline="", encoding="utf-8") as g:
+        captions, concepts = csv.writer(f), csv.writer(g)
+        if f.tell() == 0: captions.writerow(["ID", "Caption"]); concepts.writerow(["ID", "CUIs"])
+        for r in tqdm(rows, desc=f"fetching {split}", unit="image", mininterval=1):
+            i, b = "" if r["image_id"] is None else str(r["image_id"]), (r["image"] or {}).get("bytes")
+            captions.writerow([i, r["caption"] or ""])
+            concepts.writerow([i, r["cui"] if isinstance(r["cui"], str) else ";".join(r["cui"] or [])])
+            if i in seen: continue
+            seen.add(i)
+            if b and re.fullmatch(_ID, i): (folder/f"{split}_images"/f"{i}{_MAGIC.get(b[:2], '.png')}").write_bytes(b)
 
 # %% ../nbs/02_data.ipynb #02-data-027
 def read_csv(
@@ -258,8 +259,8 @@ def read_csv(
     root = Path(image_root) if image_root else path.parent
     if not root.is_dir(): raise DataError(f"no folder {root}: --image-root is the folder of the images.")
     cells = read_cells(path, ("image", "caption", "cuis"), ("id", "split"), "--data-path is a CSV with the columns image,caption,cuis")
-    files = [os.path.join(root, c.strip()) for c in cells.image]
-    outside = pd.Series([bool(c.strip()) and ("\0" in f or _leaves(member(f)[0], root)) for c, f in zip(cells.image, files)], cells.index, dtype=bool)
+    files, real = [os.path.join(root, c.strip()) for c in cells.image], os.path.realpath(root)
+    outside = pd.Series([bool(c.strip()) and ("\0" in f or _leaves(member(f)[0], real)) for c, f in zip(cells.image, files)], cells.index, dtype=bool)
     return judge(pd.DataFrame({"id": cells.id if "id" in cells else _ids(cells.image.str.strip()), "caption": cells.caption, "cell": cells.cuis,
                                "image": ["" if not c.strip() or o else f for c, f, o in zip(cells.image, files, outside)], "split": cells.split if "split" in cells else "train",
                                "fault": outside.map({True: "image outside the folder", False: ""})}), read_names(names_file(path, names)))

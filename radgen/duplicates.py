@@ -78,9 +78,7 @@ def similarity(
     if a.size == 0 or b.size == 0: return 0.0
     clear = (a > 6) & (a < 249) & (b > 6) & (b < 249)
     x, y = [], []
-    for axis in (0, 1):
-        both = np.diff(clear, axis=axis) == 0
-        both &= np.delete(clear, 0, axis)
+    for axis, both in enumerate((clear[1:] & clear[:-1], clear[:, 1:] & clear[:, :-1])):
         x.append(np.diff(a.astype(np.float32), axis=axis)[both]); y.append(np.diff(b.astype(np.float32), axis=axis)[both])
     x, y = np.concatenate(x), np.concatenate(y)
     length = np.sqrt((x*x).sum()*(y*y).sum())

@@ -189,8 +189,8 @@ def filter_images(
     for bound, limit in reversed(bounds.numbers(table).items()):
         side, name = bound.split("_")
         asked = f" ({getattr(bounds, bound)})" if isinstance(getattr(bounds, bound), str) else ""
-        text = pd.Series([f"{name} {'below' if side == 'min' else 'above'} {limit:.4g}{asked}: {x:.4g}" for x in table[name]], table.index, dtype=str)
-        why = why.mask(table[name] < limit if side == "min" else table[name] > limit, text)
+        bad = table[name] < limit if side == "min" else table[name] > limit
+        why[bad] = [f"{name} {'below' if side == 'min' else 'above'} {limit:.4g}{asked}: {x:.4g}" for x in table[name][bad]]
     return drop_rows(table, why.mask(table.entropy.isna(), "image not measured"))
 
 # %% ../nbs/04_entropy.ipynb #04-entropy-024
@@ -204,11 +204,11 @@ def plot_quality(
     t = t.assign(image=np.where(t.keep, "kept", "dropped"))
     hue = dict(data=t, hue="image", hue_order=["kept", "dropped"], palette={"kept": "#4C72B0", "dropped": "#C44E52"})
     fig, axs = plt.subplot_mosaic([["entropy", "brightness"], ["contrast", "saturation"]], figsize=(8.4, 5.2), layout="constrained")
-    for name, bins, label in ("entropy", np.arange(0, 8.2, 0.2), "entropy, bits"), ("contrast", np.arange(0, 261, 5), "contrast, grey values"), ("saturation", np.arange(0, 1.02, 0.02), "saturation and border (line), share"):
+    for name, bins, label in ("entropy", np.arange(0, 8.2, 0.2), "entropy, bits"), ("contrast", np.arange(0, 261, 5), "contrast, grey values"), ("saturation", np.arange(0, 1.02, 0.02), ""):
         sns.histplot(x=name, bins=bins, multiple="stack", linewidth=0.3, legend=name == "entropy", ax=axs[name], **hue)
         axs[name].set(yscale="symlog", ylabel="images", xlabel=label)
     sns.histplot(x=t.border, bins=np.arange(0, 1.02, 0.02), element="step", fill=False, color="black", ax=axs["saturation"])
-    axs["saturation"].set(xlabel="saturation; border as a black line, share")
+    axs["saturation"].set_xlabel("saturation; border as a black line, share")
     sns.scatterplot(x="entropy", y="brightness", s=9, linewidth=0, alpha=0.6, legend=False, ax=axs["brightness"], **hue)
     axs["brightness"].set(xlim=(-0.2, 8.2), ylim=(-6, 261), xlabel="entropy, bits", ylabel="brightness, mean grey")
     for bound, v in limits.items():

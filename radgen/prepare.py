@@ -179,7 +179,6 @@ def run_stage(
     "Run a stage on the whole table or in blocks; raises `ConfigError` where Ray is not installed."
     if engine == "local" or not len(table): return stage(table)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try: import ray, ray.data
     except ImportError: raise ConfigError("--engine ray needs Ray: pip install radgen[ray], or leave out --engine.") from None
     if not ray.is_initialized(): ray.init(num_cpus=None if os.environ.get("RAY_ADDRESS") else workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

@@ -6,7 +6,7 @@ from PIL import Image
 
 from radgen.core import ConfigError
 from radgen.data import read_rocov2
-from radgen.duplicates import SAME, bits_apart, close_pairs, copies_report, drop_copies, find_copies, hash_codes, look_batch, plot_copies, similarity
+from radgen.duplicates import SAME, bits_apart, close_pairs, compare_pairs, copies_report, drop_copies, find_copies, hash_codes, look_batch, plot_copies, similarity
 from radgen.entropy import filter_images, measure_images, perceptual_hash, small_version
 from radgen.phantoms import COPIES, plant_copies
 
@@ -131,8 +131,10 @@ def test_a_file_that_vanished_is_no_copy(tmp_path):
 def test_the_real_sample(real, capsys):
     "Every pair was looked at: four chest films are in train and in test under two numbers."
     table = find_copies(filter_images(measure_images(read_rocov2(real).table, progress=False)), progress=False)
-    report = copies_report(table)
-    with capsys.disabled(): print(f"\nthe real sample:\n{report.to_string()}")
+    report, kept = copies_report(table), table[table.keep].reset_index(drop=True)
+    similar = np.sort(compare_pairs(kept.image, pairs := close_pairs(hash_codes(kept.phash)), progress=False))[::-1]
+    with capsys.disabled(): print(f"\nthe real sample: {len(pairs)} pairs proposed, {(similar >= SAME).sum()} called copies, the next at {similar[similar < SAME][:2].round(3)}\n{report.to_string()}")
+    assert (similar >= SAME).sum() == 13 and similar[similar < SAME][:2] == pytest.approx([0.975, 0.971], abs=6e-4)
     assert report.groups.to_dict() == {"test": 1, "train": 6, "train and test": 4, "valid": 2} and SAME == 0.98
 
 def test_copies_in_a_run_of_equal_hashes_are_compared():
