@@ -5,7 +5,7 @@ Run it (two threads, about five minutes when all is new) after a change of the p
 """
 from pathlib import Path
 
-from radgen.captions import replay_path, transform_captions, write_replay
+from radgen.rewrite import replay_path, transform_captions, write_replay
 from radgen.cuis import choose_cuis, select_rows
 from radgen.data import read_rocov2
 from radgen.explore import count_cuis

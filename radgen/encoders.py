@@ -6,7 +6,7 @@
 __all__ = ['ENCODERS', 'TextEmbedding', 'TextEncoder', 'encoder_key', 'EmbeddingStore', 'build_store']
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-004
-import hashlib
+import hashlib, sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,6 +81,12 @@ class TextEncoder:
         else: pooled = (tokens*mask[..., None]).sum(1)/mask.sum(1, keepdim=True)
         return TextEmbedding(tokens, mask, pooled)
 
+    def lengths(self,
+        texts: list[str],
+    ) -> list[int]: # tokens
+        "How long texts are before they are cut."
+        return [len(ids) for ids in self.tokenizer(list(texts), truncation=False, verbose=False).input_ids]
+
 # %% ../nbs/06_encoders.ipynb #06-encoders-020
 def encoder_key(
     name: str,       # as for `TextEncoder`
@@ -146,6 +152,8 @@ def build_store(
     new = {h: t for t in texts if (h := _hash(t)) not in (old.index if old else ())}
     if not new: return old
     encoder = TextEncoder(name, max_length, device)
+    cut = sum(n > encoder.max_length for n in encoder.lengths(new.values()))
+    if cut: print(f"{cut:,} of {len(new):,} texts ({cut/len(new):.1%}) are longer than {encoder.max_length} tokens and lose their end.", file=sys.stderr)
     done = _encode(encoder, sorted(new.values(), key=len), batch_size)
     tokens, lengths, pooled = (list(x) for x in zip(*(done[t] for t in new.values())))
     if old: tokens.insert(0, old.tokens); pooled.insert(0, old.pooled)

@@ -17,9 +17,9 @@ def test_help_lists_the_stages():
     assert r.returncode == 0
     for word in ("prepare", "train", "sample", "evaluate", "demo"): assert word in r.stdout
 
-@pytest.mark.parametrize("name", ["prepare", "train", "sample", "evaluate", "demo", "experiments", "app"])
+@pytest.mark.parametrize("name", ["prepare", "captions rewrite", "captions audit", "train", "sample", "evaluate", "demo", "experiments", "app"])
 def test_every_option_is_explained(name, capsys):
-    with pytest.raises(SystemExit) as e: main([name, "--help"])
+    with pytest.raises(SystemExit) as e: main([*name.split(), "--help"])
     assert e.value.code == 0
     out = capsys.readouterr().out
     assert "--dry-run" in out and "%(" not in out
@@ -71,3 +71,15 @@ def test_interrupted_training_resumes(prepared, tmp_path):
     assert r.returncode == 0, r.stderr[-3000:]
     assert pd.read_csv(metrics).step.tolist() == list(range(1, 401))
     assert (tmp_path/"cut"/"final"/"model_index.json").exists()
+
+def test_captions_are_rewritten_and_audited(phantoms, tmp_path, capsys):
+    assert main(["captions", "rewrite", "--data-path", str(phantoms), "--out", str(tmp_path/"out")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path/"out")
+    assert main(["captions", "audit", str(tmp_path/"out"/"valid_rewritten.csv"), str(tmp_path/"out"/"test_rewritten.csv"), "--out", str(tmp_path/"audit")]) == 0
+    out = capsys.readouterr().out
+    assert "valid_rewritten" in out and "test_rewritten" in out and "| number invented | 0 (0%) | 0 (0%) |" in out and sorted(p.name for p in (tmp_path/"audit").iterdir()) == ["audit.csv", "audit.md", "audit.png"]
+    assert main(["captions", "rewrite", "--data-path", str(phantoms), "--out", "x", "--dry-run"]) == 0 and "unanswered  stop" in capsys.readouterr().out
+
+def test_no_server_is_a_sentence_and_status_2(phantoms, tmp_path, capsys):
+    assert main(["captions", "rewrite", "--data-path", str(phantoms), "--out", str(tmp_path/"out"), "--llm", "openai:http://127.0.0.1:9/v1#llama3"]) == 2
+    assert "http://127.0.0.1:9" in capsys.readouterr().err and not (tmp_path/"out").exists()
