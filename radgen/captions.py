@@ -265,14 +265,14 @@ FINDINGS = ( # how a word begins, or ends, that names one
           "extravas fibroid fibros fistula fractur gallston haem hemat hemor hemat herni hydroceph hydroneph hyper hypo implant infarct infect infiltrat inflam injur invas isch lesion lymphadenop malform malign mass metast narrow necro neoplas nodul obstruct occlu opaci perforat plate "
           "pneumon pneumoth pneumop pneumom prosthe ruptur scler shift stenos stone swell syndrom thicken thromb tumor tumour ulcer varic catheter tube stent".split()),
     tuple("itis oma omas osis iasis ectasis pathy megaly malacia penia".split()))
-_NO_FINDING = ("cystogra", "cystosco", "cystoure", "masset", "tuber", "platele", "plateau", "diagnos", "prognos", "hypothal", "hypophar", "hypogas", "hypogl")
+_NO_FINDING = ("cystogra", "cystosco", "cystoure", "masset", "tuberos", "tubercle", "platele", "plateau", "diagnos", "prognos", "hypothal", "hypophar", "hypogas", "hypogl")
 
 @lru_cache(2**16)
 def is_finding(
     word: str, # in lower case
 ) -> bool:
     "Whether a word names a finding, judged by its form: what ends in -itis, -oma or -ectasis is not normal."
-    return word.startswith(FINDINGS[0]) and not word.startswith(_NO_FINDING) or len(word) > 6 and word.endswith(FINDINGS[1])
+    return (word.startswith(FINDINGS[0]) or len(word) > 6 and word.endswith(FINDINGS[1])) and not word.startswith(_NO_FINDING)
 
 # %% ../nbs/05_captions.ipynb #05-captions-030
 def _index(*tables):

@@ -206,5 +206,5 @@ def test_contradictions_planted_in_official_captions_are_caught(official, kind):
     assert tried > 100 and missed == 0
 
 def test_words_that_name_findings():
-    assert all(is_finding(w) for w in ("pneumothorax", "hematoma", "haemorrhage", "cholecystitis", "osteoma", "hydronephrosis", "tumour", "stones", "cirrhosis")) and not any(is_finding(w) for w in ("lung", "cystogram", "hypopharynx", "massive"[:4] + "eter", "coma"))
+    assert all(is_finding(w) for w in ("pneumothorax", "hematoma", "haemorrhage", "cholecystitis", "osteoma", "hydronephrosis", "tumour", "stones", "cirrhosis", "tuberculosis")) and not any(is_finding(w) for w in ("lung", "cystogram", "hypopharynx", "masseter", "coma", "diagnosis", "tuberosity"))
     assert all(w == w.lower() for part in FINDINGS for w in part)
