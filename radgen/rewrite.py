@@ -118,6 +118,7 @@ class Answers:
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
+# %% ../nbs/05c_rewrite.ipynb #05c-rewrite-012
 def read_answers(
     path: str|Path|None, # JSONL file
 ) -> dict[str, str]: # question key -> answer
@@ -134,7 +135,7 @@ def replay_path() -> Path:
     "The answers that come with the package."
     return Path(next(iter(importlib.util.find_spec("radgen").submodule_search_locations)))/"replay.jsonl"
 
-# %% ../nbs/05c_rewrite.ipynb #05c-rewrite-014
+# %% ../nbs/05c_rewrite.ipynb #05c-rewrite-015
 @dataclass
 class Question:
     "What is asked about the rows that are alike."
@@ -175,7 +176,7 @@ def ask_all(
             bar.update()
     return len(keys)
 
-# %% ../nbs/05c_rewrite.ipynb #05c-rewrite-015
+# %% ../nbs/05c_rewrite.ipynb #05c-rewrite-016
 def _second_chances(keys, sources, found, answers, who):
     "For each row the key of its second question, '' where its first answer was accepted or there was none; and those questions."
     second, more = [], {}
@@ -201,7 +202,7 @@ def decide(
         reasons.append(reason)
     return rewrite_by_rules(source), f"fallback:{reasons[0]}"
 
-# %% ../nbs/05c_rewrite.ipynb #05c-rewrite-016
+# %% ../nbs/05c_rewrite.ipynb #05c-rewrite-017
 def transform_captions(
     table: pd.DataFrame,   # caption, cuis; rows with `keep` False are left out
     names: dict[str, str], # CUI -> canonical name
@@ -246,7 +247,7 @@ def _deciders(record, source):
     have = (f.label, f.region, f.view)
     return [s if v == h else "model" if v else "-" for v, h, s in zip(record, have, (s or "-" for s in f.sources))]
 
-# %% ../nbs/05c_rewrite.ipynb #05c-rewrite-021
+# %% ../nbs/05c_rewrite.ipynb #05c-rewrite-022
 def write_replay(
     table: pd.DataFrame,   # rows whose questions are to be answered beforehand
     names: dict[str, str], # CUI -> canonical name
@@ -265,7 +266,7 @@ def write_replay(
     with atomic_path(path) as p: p.write_text("".join(json.dumps({"key": k, "answer": answers.known[k]}, ensure_ascii=False) + "\n" for k in wanted), encoding="utf-8")
     return len(wanted)
 
-# %% ../nbs/05c_rewrite.ipynb #05c-rewrite-028
+# %% ../nbs/05c_rewrite.ipynb #05c-rewrite-029
 MODES = {0: "caption", 1: "CUI names + caption", 2: "transformed", 3: "transformed + CUI names + caption"}
 
 def caption_texts(
@@ -287,7 +288,7 @@ def caption_texts(
         else: texts.append(join(new, ", ".join(c for c in concepts if c.lower() not in new.lower()), row.caption))
     return texts
 
-# %% ../nbs/05c_rewrite.ipynb #05c-rewrite-033
+# %% ../nbs/05c_rewrite.ipynb #05c-rewrite-034
 @dataclass
 class RewriteConfig:
     "Options of the rewriting of captions alone."

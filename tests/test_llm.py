@@ -322,7 +322,7 @@ def test_batches_and_shared_beginning_change_nothing(tiny, monkeypatch, shared):
     who.load()
     assert next(who.model.parameters()).dtype == torch.float32
     monkeypatch.setattr(llm, "MAX_NEW_TOKENS", 12)
-    who.ends = ENDS # of the random words, so that there are answers to compare
+    who.ends = who.stops = ENDS # of the random words, so that there are answers to compare
     if not shared: monkeypatch.setattr(Transformers, "_beginning", lambda self, ids: (0, None))
     questions, alone = chats(*TEXTS), {}
     for i, c in enumerate(questions): # by hand, one by one, without padding or a cache of ours
@@ -425,14 +425,17 @@ def test_hub(monkeypatch):
     import transformers
     class Config: _commit_hash = "0123abc"
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda name, trust_remote_code: Config())
-    assert backend("hf:org/model").key == "hf:org/model:0123abc"
+    assert backend("hf:org/model").key == f"hf:org/model:0123abc:line-{llm.MAX_NEW_TOKENS}"
 
 def test_smollm2():
     captions = ["Chest CT with a nodule in the left upper lobe", "MRI of the brain with a meningioma", "Ultrasound of the right kidney with hydronephrosis"]
     who = backend("smollm2", "cpu")
     got = dict(who.ask([[{"role": "system", "content": "Name the finding of the caption in a few words."}, {"role": "user", "content": c}] for c in captions], [SCHEMA]*3))
-    assert who.key == f"gguf:{llm.SMOLLM2[:16]}" == backend(f"gguf:{fetch_asset('smollm2')}").key
+    assert who.key == f"gguf:{llm.SMOLLM2[:16]}:line-{llm.MAX_NEW_TOKENS}" == backend(f"gguf:{fetch_asset('smollm2')}").key
     assert set(got) == {0, 1, 2} and all(got.values()) and not who.failures
+    assert len(who.stops) > len(who.ends) and all("\n" in who.tok.decode([t]) for t in who.stops.difference(who.ends)) # a line break ends an answer
+    story = dict(who.ask([[{"role": "user", "content": "Count from one to five, each number on a line of its own."}]], [SCHEMA]))[0]
+    assert story and "\n" not in story
 
 def test_gguf_faults(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RADGEN_CACHE", str(tmp_path/"cache"))
