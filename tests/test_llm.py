@@ -170,7 +170,7 @@ def test_server_that_only_fails_is_left(stub):
     got = dict(who.ask(chats(*["always"]*100)))
     assert set(got) == set(range(100)) and set(got.values()) == {None} and 8 <= stub.count("always") <= 10
     assert who.failures["HTTP 500"] + who.failures["not asked"] == 100 and who.failures["not asked"] >= 90
-    seldom = ["always"]*6 + ["good"]
+    seldom = ["always"]*2 + ["good"] # never eight failures in a row, whichever question is slow
     assert list(dict(who.ask(chats(*seldom*6))).values()).count("answer to good") == 6 # a success now and then keeps it going
 
 @pytest.mark.parametrize("n, patience", [(1, 8), (10, 30), (100, 100)])
