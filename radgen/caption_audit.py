@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from .captions import (INVALID, PART_OF, SEQUENCES, UNSPECIFIED, Evidence, Facts, Record, Source, changed_fact, clean_caption, concept_facts, condition_phrase, evidence,
                              parse, plain_caption, possible_views, read, resolve, seen, type_of, verify)
-from .core import AssetError, ConfigError, DataError, atomic_path, fetch_asset, read_json, save_figure
+from .core import AssetError, ConfigError, DataError, atomic_path, read_json, save_figure
 from .data import names_file, read_cells, read_names
-from .encoders import ENCODERS
+from .encoders import encoder_source
 from .rewrite import MODES, caption_texts
 
 # %% ../nbs/06b_audit.ipynb #06b-audit-006
@@ -317,10 +317,7 @@ def token_counter(
 ): # (list of texts -> number of tokens of each, special ones among them; the most that the encoder can read)
     "The encoder's own count of tokens, without its weights; raises `AssetError` with the way out where the tokenizer cannot be had."
     from transformers import AutoTokenizer
-    source = ENCODERS.get(encoder, (encoder, None))[0]
-    if encoder == "minilm": source = str(fetch_asset("minilm"))
-    elif encoder not in ENCODERS and not Path(encoder).is_dir():
-        raise ConfigError(f"no text encoder is called {encoder!r} and no folder is there: use one of {', '.join(ENCODERS)} or a folder saved by transformers.")
+    source = encoder_source(encoder)
     try: tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as e:
         raise AssetError(f"the tokenizer of {encoder!r} ({source}) could not be loaded ({str(e).splitlines()[0][:100]}): make the hub reachable, "

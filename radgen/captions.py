@@ -23,7 +23,7 @@ MAX_CHARS = 1200 # of a cleaned caption: 99.9 % of the official ones are shorter
 
 _DASHES = str.maketrans({**dict.fromkeys("‐‑‒–—−", "-"), **dict.fromkeys("‘’´", "'"), **dict.fromkeys("“”", '"'), "×": "x", "•": " "})
 _L = r"[A-Ha-h]"
-_CLEAN = [(tuple(guard.split("|")) if guard else None, re.compile(p, re.I if i else 0), r) for guard, p, r, i in [ # a pattern is tried where one of its guards is in the lower-case text
+_CLEAN = [(tuple(guard.split("|")), re.compile(p, re.I if i else 0), r) for guard, p, r, i in [ # a pattern is tried where one of its guards is in the lower-case text
     ("http|doi|<|www", r"https?://\S+|\bwww\.\S+|\bdoi:\s*\S+|<[^<>]{1,40}>", " ", 1),
     ("courtesy|radiopaedia", r"\(?\b(?:case|image)?\s*courtesy of\b[^;()]*\)?|\bradiopaedia\.org\b,?|\brID:\s*\d+", " ", 1),
     ("fig", r"\(?\b(?:supplementary\s+)?fig(?:ure|\.)?s?\.?\s*S?\d+\s*(?:\(?[A-Ha-h]\b\)?)?(?:\s*[-,]\s*[A-Ha-h]\b)*\)?\s*[.:)|-]*\s*", " ", 1),
@@ -115,7 +115,7 @@ _BRACKET = re.compile(rf"\(\s*{_SHORT}s?\s*\)")
 def _initials(short, long):
     "Whether the letters of an abbreviation occur in order in what it stands for, the first of each together (after Schwartz and Hearst, 2003)."
     low, at = long.lower(), len(long)
-    for i, c in enumerate(reversed([c for c in short.lower() if c.isalnum()])):
+    for c in reversed([c for c in short.lower() if c.isalnum()]):
         at = low.rfind(c, 0, at)
         if at < 0: return False
     return at == 0
@@ -262,7 +262,7 @@ _STOP = frozenset("a an the of in on at to by for with and or as is are was were
 # %% ../nbs/05_captions.ipynb #05-captions-027
 FINDINGS = ( # how a word begins, or ends, that names one
     tuple("abnormal abscess aneurysm artifact ascites atelect atroph bleed block calcif calcul cancer carcin cardiomeg cavit cirrho collaps collection compress consolidat contusion cyst defect deform degenerat dilat disease disloc displac dissect edema oedema effusion embol emphysem enlarge eros "
-          "extravas fibroid fibros fistula fractur gallston haem hemat hemor hemat herni hydroceph hydroneph hyper hypo implant infarct infect infiltrat inflam injur invas isch lesion lymphadenop malform malign mass metast narrow necro neoplas nodul obstruct occlu opaci perforat plate "
+          "extravas fibroid fibros fistula fractur gallston haem hemat hemor herni hydroceph hydroneph hyper hypo implant infarct infect infiltrat inflam injur invas isch lesion lymphadenop malform malign mass metast narrow necro neoplas nodul obstruct occlu opaci perforat plate "
           "pneumon pneumoth pneumop pneumom prosthe ruptur scler shift stenos stone swell syndrom thicken thromb tumor tumour ulcer varic catheter tube stent".split()),
     tuple("itis oma omas osis iasis ectasis pathy megaly malacia penia".split()))
 _NO_FINDING = ("cystogra", "cystosco", "cystoure", "masset", "tuberos", "tubercle", "platele", "plateau", "diagnos", "prognos", "hypothal", "hypophar", "hypogas", "hypogl")
@@ -283,20 +283,20 @@ def _index(*tables):
             for phrase in _phrases(text): tags.setdefault(phrase, {}).setdefault(kind or value, value if kind else True)
     for phrase, t in tags.items():
         head, rest = phrase[0], [(w.rstrip("*"), w.endswith("*")) for w in phrase[1:]]
-        (begins if head.endswith("*") else exact).setdefault(head.rstrip("*"), []).append((len(phrase), tuple(rest), t, phrase))
+        (begins if head.endswith("*") else exact).setdefault(head.rstrip("*"), []).append((len(phrase), tuple(rest), t))
     return exact, begins
 
 _EXACT, _BEGINS = _index(("type", TYPES), ("type?", TYPE_HINTS), ("contrast", CONTRAST), ("sequence", SEQUENCES), ("view", VIEWS), ("view?", VIEW_HINTS), ("region", REGIONS), ("organ", ORGANS), (None, WORDS))
-_NUMERALS = {w: [(n, 0, rest, {**t, "code": "T"}) for n, rest, t, _ in found] for w, found in _EXACT.items() if w[0].isdigit()}
+_NUMERALS = {w: [(n, rest, {**t, "code": "T"}) for n, rest, t in found if n > 1] for w, found in _EXACT.items() if w[0].isdigit()}
 _SHORTEST, _LONGEST = min(map(len, _BEGINS)), max(map(len, _BEGINS))
 
 @lru_cache(2**16)
 def _starts(word):
     "The phrases that a word may begin, longest first; of one length, the more exact one. The tags alone where it is a phrase by itself and begins no longer one; None for a number."
     if word[0].isdigit(): return None
-    found = [(n, 99, rest, t) for n, rest, t, _ in _EXACT.get(word, ())]
+    found = [(n, 99, rest, t) for n, rest, t in _EXACT.get(word, ())]
     for k in range(_SHORTEST, min(_LONGEST, len(word)) + 1):
-        found += [(n, k, rest, t) for n, rest, t, _ in _BEGINS.get(word[:k], ())]
+        found += [(n, k, rest, t) for n, rest, t in _BEGINS.get(word[:k], ())]
     if not found: return ()
     found.sort(key=lambda f: (-f[0], -f[1]))
     merged = []
@@ -358,7 +358,7 @@ def read(
 def _numeral(low, seps, i):
     "A number's phrase: words of the lexicon that begin with one ('2 chamber'), else a quantity."
     k, t = _quantity(low, seps, i, len(low))
-    return [*((n, rest, tag) for n, k_, rest, tag in _NUMERALS.get(low[i], ()) if n > 1), (1, (), t)] if k == 1 else [(3, [(low[i + 1], False), (low[i + 2], False)], t)]
+    return [*_NUMERALS.get(low[i], ()), (1, (), t)] if k == 1 else [(3, [(low[i + 1], False), (low[i + 2], False)], t)]
 
 _NONE, _LITTLE = {"code": "."}, frozenset("LACV")
 
@@ -453,7 +453,7 @@ def evidence(
 ) -> Evidence:
     "Collect numbers with units, sides, negations, views, contrast, sequences, image types, content words and findings."
     r, s = read(text), seen(text)
-    numbers, sides, negations, low, denied = [], [], [], r.low, False
+    numbers, sides, negations, low = [], [], [], r.low
     for i, j, t in r.phrases:
         c = t["code"]
         if c == "#": numbers.append((low[i], t["number"], _before(r, i), _after(r, j)))
@@ -698,7 +698,6 @@ def _codes(r, facts):
 # %% ../nbs/05_captions.ipynb #05-captions-056
 _RUN = re.compile(r"L?A?(?:[GRrKQ]C?)*+T(?:C?[GRKTQ]|L?A?G?[RTQ])*+")
 _PATIENT = re.compile(r"L?A?G?P+")
-_LEAD = re.compile(r"[LACV]+")
 _HEALTHY = frozenset("normal unremarkable healthy physiologic physiological appearance appearances finding findings anatomy study studies both readers within limits completely abnormality abnormalities abnormal no without any acute significant other a an the is are was by of".split())
 _OCCASION = frozenset("presentation visit admission discharge diagnosis day days week weeks month months year years hour hours first second third fourth last initial later time follow up before during pre baseline example case cases group "
     "control his her their its he she they measured measurement measurements variables result results method figure panel legend here above below same th st nd rd".split())

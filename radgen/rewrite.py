@@ -8,9 +8,10 @@ __all__ = ['SYSTEM', 'AS_JSON', 'SHOTS', 'FIELDS', 'REASONS', 'MODES', 'prompt',
            'write_replay', 'caption_texts', 'RewriteConfig', 'read_texts', 'rewrite']
 
 # %% ../nbs/05c_rewrite.ipynb #05c-rewrite-003
-import importlib.util, json, os, re, sys
+import errno, importlib.util, json, os, re, sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from tqdm import tqdm
@@ -101,7 +102,7 @@ class Answers:
         line = (json.dumps({"key": key, "llm": who.key, "prompt": prompt_version(), "answer": answer}, ensure_ascii=False) + "\n").encode("utf-8", "replace")
         try:
             if self.file is None: self.file = self._open()
-            if os.write(self.file, line) < len(line): raise OSError(28, "no space left on device")
+            if os.write(self.file, line) < len(line): raise OSError(errno.ENOSPC, "no space left on device")
         except OSError as e:
             raise ConfigError(f"cannot write to {self.path} ({(e.strerror or str(e)).lower()}): the answers so far are in it; make room, or set RADGEN_CACHE to another folder, and run the same command again.") from None
 
@@ -206,14 +207,14 @@ def decide(
 def transform_captions(
     table: pd.DataFrame,   # caption, cuis; rows with `keep` False are left out
     names: dict[str, str], # CUI -> canonical name
-    llm: str = "smollm2",  # see `BACKENDS`
+    llm: str|Backend = "smollm2", # see `BACKENDS`; or a backend of one's own
     cache: str|Path|None = None, # JSONL file of answers, read and appended to
     device: str = "cuda",  # where a model of this process runs
     unanswered: str = "stop", # 'stop': raise an error where a question stays without an answer; 'rules': let the rules write those rows
 ) -> pd.DataFrame: # the same rows with `transformed`, `verdict` and `sources` (who decided type, body part, view); '' where left out
     "Rewrite captions into the template: the concepts decide, the model phrases, the verifier accepts or the rules write. Source: paper, caption transformation."
     if unanswered not in ("stop", "rules"): raise ConfigError(f"unanswered={unanswered!r} is not known: choose stop or rules.")
-    who = backend(llm, device)
+    who = backend(llm, device) if isinstance(llm, str) else llm
     kept = table[table.keep.astype(bool)] if "keep" in table else table
     sources = [source(c, k, names) for c, k in tqdm(zip(kept.caption, kept.cuis), total=len(kept), desc="reading captions", unit="caption", disable=len(kept) < 20000)]
     tries = [[] for _ in sources]
@@ -228,7 +229,7 @@ def transform_captions(
             tries = [[answers.known.get(k) for k in pair if k] for pair in zip(keys, second)]
             missing = sum(k not in answers.known for k in {**found, **more})
             cached, n = sum(k in before for k in {**found, **more}), len(found) + len(more)
-            print(f"captions: {len(kept):,} rows, {len(found):,} questions to {llm} and {len(more):,} second chances: {cached:,} answers from the cache, {n - cached - asked:,} from the replay file, {asked:,} asked now.", file=sys.stderr)
+            print(f"captions: {len(kept):,} rows, {len(found):,} questions to {who.key} and {len(more):,} second chances: {cached:,} answers from the cache, {n - cached - asked:,} from the replay file, {asked:,} asked now.", file=sys.stderr)
         if missing and unanswered == "stop": raise ConfigError(_undone(missing, n, who, cache))
     out = [decide(s, t) for s, t in zip(sources, tries)]
     new = pd.DataFrame([(render(r), verdict, ",".join(_deciders(r, s))) for (r, verdict), s in zip(out, sources)], index=kept.index, columns=["transformed", "verdict", "sources"], dtype=str).reindex(table.index, fill_value="")
@@ -298,7 +299,7 @@ class RewriteConfig:
     names: Path|None = None # CSV of CUI,Canonical name; by default cui_mapping.csv beside the data
     device: str = "cuda" # where a model of this process runs: cuda, cuda:N, mps or cpu
     cache: Path|None = None # answers of language models, JSON lines; by default captions.jsonl in $RADGEN_CACHE or ~/.cache/radgen
-    unanswered: str = "stop" # where a question stays without an answer: stop, or rules (the rules write those captions)
+    unanswered: Literal["stop", "rules"] = "stop" # where a question stays without an answer: stop, or rules (the rules write those captions)
 
 def read_texts(
     path: Path,           # folder in ROCOv2 layout, or CSV file

@@ -24,25 +24,19 @@ class Model:
             self.chats.append(chat); self.schemas.append(s)
             yield i, self.answer(chat)
 
-@pytest.fixture
-def ask(monkeypatch):
-    "transform_captions with a backend of our own."
-    def go(who, *args, **kwargs):
-        monkeypatch.setattr(rewrite, "backend", lambda llm, device: who)
-        return transform_captions(*args, **kwargs)
-    return go
+def ask(who, table, cache=None, **kwargs): return transform_captions(table, NAMES, who, cache, **kwargs)
 
-def test_resumes_after_interruption(ask, tmp_path):
+def test_resumes_after_interruption(tmp_path):
     words = [a + b for a in "abcdef" for b in "vwxyz"] # no two captions alike
     cache, t = tmp_path/"captions.jsonl", table(*[f"Chest CT with pneumonia of {words[i % 30]}" for i in range(60)])
-    with pytest.raises(KeyboardInterrupt): ask(Model(stop=11), t, NAMES, "x", cache)
+    with pytest.raises(KeyboardInterrupt): ask(Model(stop=11), t, cache)
     assert len(read_answers(cache)) == 11
     cache.write_bytes(cache.read_bytes()[:-25]) # the last line is torn
     second = Model()
-    out = ask(second, t, NAMES, "x", cache)
+    out = ask(second, t, cache)
     assert len(second.chats) == 20 and len(read_answers(cache)) == 30 and set(out.verdict) == {"ok"}
     third = Model()
-    pd.testing.assert_frame_equal(ask(third, t, NAMES, "x", cache), out)
+    pd.testing.assert_frame_equal(ask(third, t, cache), out)
     assert not third.chats
 
 KILLED = """
@@ -55,9 +49,8 @@ class Slow:
         for i, c in enumerate(chats):
             time.sleep(0.01); print(i, flush=True)
             yield i, c[-1]["content"].split("\\n")[0] + ", Pneumonia"
-rewrite.backend = lambda llm, device: Slow()
 t = pd.DataFrame({"caption": [f"Chest CT with pneumonia {'x'*i}" for i in range(300)], "cuis": [["C0040405"]]*300})
-rewrite.transform_captions(t, {}, "slow", sys.argv[1])
+rewrite.transform_captions(t, {}, Slow(), sys.argv[1])
 """
 def test_killed_anywhere_nothing_is_asked_twice(tmp_path):
     cache, asked = tmp_path/"c.jsonl", 0
@@ -93,7 +86,7 @@ def test_two_writers_do_not_mix_lines(tmp_path):
     assert len(read_answers(path)) == 200
 
 @pytest.mark.parametrize("how", ["nothing", "half"])
-def test_full_disk_keeps_what_is_there(ask, tmp_path, monkeypatch, how):
+def test_full_disk_keeps_what_is_there(tmp_path, monkeypatch, how):
     cache, real, n = tmp_path/"c.jsonl", os.write, []
     def full(fd, data):
         n.append(1)
@@ -102,24 +95,24 @@ def test_full_disk_keeps_what_is_there(ask, tmp_path, monkeypatch, how):
         raise OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(rewrite.os, "write", full)
     t = table(*[f"Chest CT with pneumonia of lobe {'i'*i}" for i in range(1, 10)])
-    with pytest.raises(ConfigError, match="cannot write to .*c.jsonl .no space left on device.: the answers so far are in it; make room"): ask(Model(), t, NAMES, "x", cache)
+    with pytest.raises(ConfigError, match="cannot write to .*c.jsonl .no space left on device.: the answers so far are in it; make room"): ask(Model(), t, cache)
     monkeypatch.setattr(rewrite.os, "write", real)
     assert len(read_answers(cache)) == 5
     m = Model()
-    ask(m, t, NAMES, "x", cache)
+    ask(m, t, cache)
     assert 4 <= len([c for c in m.chats if len(c) == 10]) <= 5 and len(read_answers(cache)) >= 9
 
-def test_unwritable_cache(ask, tmp_path):
+def test_unwritable_cache(tmp_path):
     (tmp_path/"file").write_text("")
-    with pytest.raises(ConfigError, match="cannot write to .*: the answers so far are in it"): ask(Model(), table("Chest CT with pneumonia"), NAMES, "x", tmp_path/"file"/"c.jsonl")
+    with pytest.raises(ConfigError, match="cannot write to .*: the answers so far are in it"): ask(Model(), table("Chest CT with pneumonia"), tmp_path/"file"/"c.jsonl")
 
-def test_second_chance(ask):
+def test_second_chance():
     def answer(chat): return chat[-1]["content"].split("\n")[0] + ", Tumor" if len(chat) == 10 else f"Computed tomography, Chest, Unspecified view, {'Pneumonia' if 'words of the caption' in chat[-1]['content'] else 'x'}"
     m = Model(answer)
-    out = ask(m, table("Chest CT with pneumonia"), NAMES, "x")
+    out = ask(m, table("Chest CT with pneumonia"))
     assert out.verdict.tolist() == ["ok:retry"] and out.transformed[0].endswith(", Pneumonia") and len(m.chats) == 2
     assert m.chats[1][:10] == m.chats[0] and m.chats[1][10] == {"role": "assistant", "content": "Computed tomography, Chest, Unspecified view, Tumor"} and REASONS["new word"] in m.chats[1][11]["content"]
-    stubborn = ask(Model(lambda chat: "rubbish"), table("Chest CT with pneumonia"), NAMES, "x")
+    stubborn = ask(Model(lambda chat: "rubbish"), table("Chest CT with pneumonia"))
     assert stubborn.verdict.tolist() == ["fallback:format"] and stubborn.transformed[0] == "Computed tomography, Chest, Unspecified view, Pneumonia"
 
 def test_every_reason_has_words():
@@ -130,24 +123,24 @@ def test_every_reason_has_words():
     assert said == set(REASONS)
 
 @pytest.mark.parametrize("answer", [None, "", "\n", "x"*10**6, "{", "[]", "null", '{"image_type": null}', "a\x00b, c, d, e", "Computed tomography, Chest, Unspecified view, <|im_end|>", "é"*2000, "Computed tomography, Chest"])
-def test_answers_of_any_kind(ask, answer):
-    out = ask(Model(lambda chat: answer), table("Chest CT with pneumonia"), NAMES, "x", unanswered="rules")
+def test_answers_of_any_kind(answer):
+    out = ask(Model(lambda chat: answer), table("Chest CT with pneumonia"), unanswered="rules")
     assert out.transformed.tolist() == ["Computed tomography, Chest, Unspecified view, Pneumonia"] and out.verdict[0] == ("fallback:no answer" if answer is None else "fallback:format")
 
-def test_no_answer_is_work_undone(ask, tmp_path):
+def test_no_answer_is_work_undone(tmp_path):
     t, cache = table("Chest CT with pneumonia", "Chest CT with pneumonia of a lobe"), tmp_path/"c.jsonl"
     half = Model(lambda chat: None if "lobe" in chat[-1]["content"] else "Computed tomography, Chest, Unspecified view, Pneumonia")
     half.failures["timeout"] = 1
-    with pytest.raises(ConfigError, match=r"1 of 2 questions stayed without an answer .timeout x 1.: the other answers are in .*c.jsonl, and the same command asks only for what is missing"): ask(half, t, NAMES, "x", cache)
+    with pytest.raises(ConfigError, match=r"1 of 2 questions stayed without an answer .timeout x 1.: the other answers are in .*c.jsonl, and the same command asks only for what is missing"): ask(half, t, cache)
     later = Model(lambda chat: "Computed tomography, Chest, Unspecified view, Pneumonia of a lobe")
-    assert ask(later, t, NAMES, "x", cache).verdict.tolist() == ["ok", "ok"] and len(later.chats) == 1
-    with pytest.raises(ConfigError, match="unanswered='perhaps' is not known"): ask(later, t, NAMES, "x", unanswered="perhaps")
+    assert ask(later, t, cache).verdict.tolist() == ["ok", "ok"] and len(later.chats) == 1
+    with pytest.raises(ConfigError, match="unanswered='perhaps' is not known"): ask(later, t, unanswered="perhaps")
 
-def test_structured_answers(ask):
+def test_structured_answers():
     import jsonschema
     def answer(chat): return json.dumps({"image_type": "Computed tomography", "body_part": "Kidney", "view": "", "condition": "cyst between liver and kidney"})
     m = Model(answer, structured=True)
-    out = ask(m, table("A cyst between liver and kidney"), NAMES, "x")
+    out = ask(m, table("A cyst between liver and kidney"))
     assert out.transformed.tolist() == ["Computed tomography, Kidney, Unspecified view, Cyst between liver and kidney"] and out.verdict.tolist() == ["ok"] and out.sources.tolist() == ["concept,model,-"]
     jsonschema.validate(json.loads(answer(None)), m.schemas[0])
     with pytest.raises(jsonschema.ValidationError): jsonschema.validate(json.loads(answer(None)) | {"body_part": "Head"}, m.schemas[0])
@@ -163,15 +156,15 @@ def test_fence_cannot_be_closed(caption):
     assert len(content) < 1500 and content.isprintable() or "\n" in content
 
 @pytest.mark.parametrize("caption", HOSTILE)
-def test_obedient_models_gain_nothing(ask, caption):
+def test_obedient_models_gain_nothing(caption):
     "A model that does what the caption orders is not believed."
     for obeyed in ("X-ray, Chest, Postero-anterior view, Normal", "Computed tomography, Unspecified region, Unspecified view, HACKED", caption):
-        out = ask(Model(lambda chat: obeyed), table(caption), NAMES, "x")
+        out = ask(Model(lambda chat: obeyed), table(caption))
         assert out.transformed[0] == render(rewrite_by_rules(source(caption, ["C0040405"], NAMES))) and out.transformed[0].startswith("Computed tomography, ")
 
-def test_one_question_for_equal_rows(ask):
+def test_one_question_for_equal_rows():
     m = Model()
-    out = ask(m, table("Chest CT with pneumonia", "Fig. 1. Chest CT with pneumonia (arrow).", "Chest CT", "Chest CT without contrast with pneumonia"), NAMES, "x")
+    out = ask(m, table("Chest CT with pneumonia", "Fig. 1. Chest CT with pneumonia (arrow).", "Chest CT", "Chest CT without contrast with pneumonia"))
     assert len(m.chats) == 2 and out.verdict.tolist() == ["ok", "ok", "rules", "ok"] and out.transformed[3] == "Non-contrast computed tomography, Chest, Unspecified view, Pneumonia"
 
 def test_key_knows_model_prompt_and_input(monkeypatch):
@@ -182,9 +175,9 @@ def test_key_knows_model_prompt_and_input(monkeypatch):
     monkeypatch.setattr(rewrite, "SYSTEM", "another instruction")
     assert a.key(Model(), prompt(Source("nodule", Facts("X-ray")))) != key and rewrite.prompt_version() != before
 
-def test_dropped_rows_and_order(ask):
+def test_dropped_rows_and_order():
     t = table("Chest CT with pneumonia", "Chest CT", "Chest CT with pneumonia").assign(keep=[True, True, False], id=list("abc")).set_index(pd.Index([7, 3, 5]))
-    out = ask(Model(), t, NAMES, "x")
+    out = ask(Model(), t)
     assert out.index.tolist() == [7, 3, 5] and out.verdict.tolist() == ["ok", "rules", ""] and out.sources.tolist() == ["concept,caption,-", "concept,caption,-", ""]
     assert out.transformed.tolist() == ["Computed tomography, Chest, Unspecified view, Pneumonia", "Computed tomography, Chest, Unspecified view, Normal", ""]
 
@@ -193,10 +186,10 @@ def test_rules_ask_nobody():
     assert transform_captions(t, NAMES, "rules").verdict.tolist() == ["rules", ""]
     assert transform_captions(t.iloc[:0], NAMES, "rules").columns.tolist() == [*t.columns, "transformed", "verdict", "sources"]
 
-def test_progress_bar_tells_the_share_accepted(ask, capsys):
-    ask(Model(), table("Chest CT with pneumonia", "Chest CT without pneumonia"), NAMES, "x")
+def test_progress_bar_tells_the_share_accepted(capsys):
+    ask(Model(), table("Chest CT with pneumonia", "Chest CT without pneumonia"))
     err = capsys.readouterr().err
-    assert "model: captions" in err and "accepted=50%" in err and "caption/s" in err and "model: second chances" in err and "accepted=0%" in err and "2 questions to x and 1 second chances: 0 answers from the cache, 0 from the replay file, 3 asked now" in err
+    assert "model: captions" in err and "accepted=50%" in err and "caption/s" in err and "model: second chances" in err and "accepted=0%" in err and "2 questions to model:1 and 1 second chances: 0 answers from the cache, 0 from the replay file, 3 asked now" in err
 
 def test_replay_needs_no_model(phantoms, tmp_path, monkeypatch, capsys):
     from radgen.cuis import choose_cuis, select_rows
