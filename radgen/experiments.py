@@ -9,7 +9,7 @@ __all__ = ['TEXTS', 'PAPER_TABLE', 'ExperimentsConfig', 'cells', 'run_cell', 'ex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -52,7 +52,7 @@ def cells(
     "The trainings of a table; raises `ConfigError` for values that cannot work."
     for what in ("models", "caption_modes", "seeds"):
         if not getattr(cfg, what): raise ConfigError(f"--{what.replace('_', '-')} is empty: give at least one.")
-    known = ("UNet", "VGG16UNet", "VGG16UNet_FrozenStart")
+    known = get_args(get_type_hints(TrainConfig)["model"])
     if wrong := set(cfg.models) - set(known): raise ConfigError(f"no model is called {sorted(wrong)[0]}: choose from {', '.join(known)}.")
     if wrong := set(cfg.caption_modes) - set(TEXTS): raise ConfigError(f"there is no caption mode {sorted(wrong)[0]}: choose from 0, 1, 2, 3.")
     shared = {k: getattr(cfg, k) for k in ("data_path", "recipe", "size", "encoder", "image_size", "batch_size", "epochs", "steps", "device")}

@@ -31,15 +31,15 @@ from .core import (ConfigError, DataError, RadgenError, atomic_dir, atomic_path,
 from .encoders import EmbeddingStore, TextEmbedding, build_store
 from .diffusion import RadGenPipeline, diffusion_loss, make_schedule
 from .prepare import PrepareConfig, Prepared, is_prepared, load_prepared, prepare
-from .unet import SIZES, UNet
-from .vgg_unet import VGG16UNet, load_vgg_weights, split_parameters, vgg16_features
+from .unet import UNet, unet_options
+from .vgg_unet import VGG16UNet, load_vgg_weights, split_parameters, vgg16_features, vgg_unet_options
 
 # %% ../nbs/10_training.ipynb #10-training-006
 @dataclass
 class TrainConfig:
     "Options of a training run; the first ten are the paper's, with its defaults."
     data_path: Path # folder written by `radgen prepare`, or one in ROCOv2 layout (which is then prepared first)
-    model: Literal["UNet", "VGG16UNet", "VGG16UNet_FrozenStart"] = "UNet" # denoiser
+    model: Literal["UNet", "VGG16UNet", "VGG16UNet_FrozenStart", "VGG16UNet_Frozen"] = "UNet" # denoiser; VGG16 trained from the start, from half time, or never
     epochs: int = 100 # passes over the training images
     batch_size: int = 12 # images a step and process
     image_size: int = 64 # pixels a side, a multiple of 8
@@ -52,6 +52,7 @@ class TrainConfig:
     size: Literal["paper", "small", "tiny"] = "paper" # width of the network
     encoder: str|None = None # radbert, clip, minilm (stand-in) or a folder; by default as --use-clip says
     max_length: int = 64 # tokens a caption is cut to
+    vgg_weights: str = "auto" # torchvision, keras (stand-in), a .safetensors or .pth file in torchvision's layout, or auto: torchvision's where they are in torch's cache, else keras
     llm: str = "smollm2" # rewrites captions if data_path is not prepared yet
     steps: int|None = None # optimiser steps instead of epochs; 0 saves the untrained network
     prediction: Literal["epsilon", "v_prediction"]|None = None # what the network predicts [recipe]
@@ -64,6 +65,8 @@ class TrainConfig:
     ema_decay: float = 0.9999 # the average's decay after warm-up
     grad_accum: int = 1 # batches an optimiser step
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto" # auto: bf16 on a GPU that has it
+    gradient_checkpointing: bool = False # keep less for the way back and compute it again: less memory, a third more work
+    compile: bool = False # torch.compile; pays on a GPU and in long runs, texts are then padded to max_length
     checkpoint_every: int = 1000 # steps between checkpoints
     keep_checkpoints: int = 2 # older ones are deleted
     preview_every: int = 1000 # steps between preview grids, 0 for none
@@ -95,7 +98,7 @@ def resolve(
     paper = cfg.recipe == "paper"
     chosen = {**RECIPES[cfg.recipe], "encoder": "clip" if cfg.use_clip else "radbert",
               "lr": 3e-4 if paper or cfg.size == "paper" else 1e-3,
-              "attention_max": 1024 if paper else 32 if cfg.size == "paper" else 8}
+              "attention_max": unet_options(cfg.recipe, cfg.size, cfg.image_size)["attention_max"]}
     return replace(cfg, data_path=Path(cfg.data_path), runs=Path(cfg.runs), **{k: v for k, v in chosen.items() if getattr(cfg, k) is None})
 
 # %% ../nbs/10_training.ipynb #10-training-010
@@ -165,7 +168,8 @@ class Batches:
         B = self.cfg.batch_size
         i = batch_indices(len(self.rows), B*world, step, self.cfg.seed)[rank*B:(rank + 1)*B]
         x = to_unit(torch.from_numpy(self.images[i]).to(device))[:, None]
-        return random_crop(x, self.cfg.image_size, self.cfg.crop, generator), self.store.get(self.rows[i]).to(device)
+        text = self.store.get(self.rows[i], self.cfg.max_length if self.cfg.compile else None)
+        return random_crop(x, self.cfg.image_size, self.cfg.crop, generator), text.to(device)
 
 # %% ../nbs/10_training.ipynb #10-training-020
 def make_batches(
@@ -184,11 +188,16 @@ def make_model(
     text_dim: int,    # width of the text encoder
 ) -> UNet:
     "The denoiser that the options ask for, with pretrained VGG16 slices where it has them."
-    opts = dict(sample_size=cfg.image_size, text_dim=text_dim, block=cfg.recipe, attention_max=cfg.attention_max, **SIZES[cfg.size])
-    if cfg.model == "UNet": return UNet(**opts)
-    vgg = vgg16_features()
-    print(f"Encoder: {vgg.source}.", file=sys.stderr)
-    return load_vgg_weights(VGG16UNet(**{**opts, "widths": (64, 128, 256, opts["widths"][3])}, affine=vgg.affine), vgg)
+    plain = cfg.model == "UNet"
+    opts = {**(unet_options if plain else vgg_unet_options)(cfg.recipe, cfg.size, cfg.image_size), "text_dim": text_dim, "attention_max": cfg.attention_max}
+    if plain: model = UNet(**opts)
+    else:
+        vgg = vgg16_features(cfg.vgg_weights)
+        print(f"Encoder: {vgg.source}.", file=sys.stderr)
+        model = load_vgg_weights(VGG16UNet(**opts, affine=vgg.affine), vgg)
+        model.vgg.requires_grad_(cfg.model != "VGG16UNet_Frozen")
+    if cfg.gradient_checkpointing: model.enable_gradient_checkpointing()
+    return model
 
 # %% ../nbs/10_training.ipynb #10-training-024
 def save_checkpoint(
@@ -276,7 +285,7 @@ def load_run(
     return Run(path, cfg, prepared)
 
 # %% ../nbs/10_training.ipynb #10-training-031
-FREE = {"device", "checkpoint_every", "keep_checkpoints", "preview_every", "log_every", "resume", "overwrite", "runs", "data_path", "name"} # may change on resume
+FREE = {"device", "gradient_checkpointing", "compile", "checkpoint_every", "keep_checkpoints", "preview_every", "log_every", "resume", "overwrite", "runs", "data_path", "name"} # may change on resume
 
 def open_run(
     cfg: TrainConfig,   # resolved
@@ -334,7 +343,7 @@ def _accelerator(cfg):
     if dev.type == "cuda" and dev.index is not None: torch.cuda.set_device(dev)
     auto = "bf16" if dev.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
     return Accelerator(cpu=dev.type == "cpu", mixed_precision=auto if cfg.precision == "auto" else cfg.precision,
-                       gradient_accumulation_steps=cfg.grad_accum, log_with="tensorboard", project_dir=str(cfg.runs/cfg.name))
+                       gradient_accumulation_steps=cfg.grad_accum, dynamo_backend="inductor" if cfg.compile else "no", log_with="tensorboard", project_dir=str(cfg.runs/cfg.name))
 
 def _finish(run, cfg, model, ema, schedule):
     "Write `final`: the averaged weights as a pipeline."
