@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from .captions import (INVALID, PART_OF, SEQUENCES, UNSPECIFIED, Evidence, Facts, Record, Source, changed_fact, clean_caption, concept_facts, condition_phrase, evidence,
                              parse, plain_caption, possible_views, read, resolve, seen, type_of, verify)
-from .core import AssetError, ConfigError, DataError, atomic_path, read_json, save_figure
+from .core import ConfigError, DataError, atomic_path, read_json, save_figure
 from .data import names_file, read_cells, read_names
-from .encoders import encoder_source
+from .encoders import load_tokenizer, token_lengths
 from .rewrite import MODES, caption_texts
 
 # %% ../nbs/06b_audit.ipynb #06b-audit-006
@@ -313,19 +313,11 @@ def audit(
 
 # %% ../nbs/06b_audit.ipynb #06b-audit-020
 def token_counter(
-    encoder: str = "minilm", # radbert, clip, minilm, or a folder saved by transformers
+    encoder: str = "minilm", # as for `TextEncoder`
 ): # (list of texts -> number of tokens of each, special ones among them; the most that the encoder can read)
     "The encoder's own count of tokens, without its weights; raises `AssetError` with the way out where the tokenizer cannot be had."
-    from transformers import AutoTokenizer
-    source = encoder_source(encoder)
-    try: tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as e:
-        raise AssetError(f"the tokenizer of {encoder!r} ({source}) could not be loaded ({str(e).splitlines()[0][:100]}): make the hub reachable, "
-                         f"give a folder that holds it, or choose the stand-in with --encoder minilm.") from None
-    def count(texts):
-        parts = (tokenizer(texts[i:i + 2048], verbose=False, return_attention_mask=False)["input_ids"] for i in range(0, len(texts), 2048))
-        return np.array([len(ids) for part in parts for ids in part], dtype=int)
-    return count, tokenizer.model_max_length
+    tokenizer = load_tokenizer(encoder)
+    return lambda texts: np.array(token_lengths(tokenizer, texts), dtype=int), tokenizer.model_max_length
 
 # %% ../nbs/06b_audit.ipynb #06b-audit-025
 def compare(
@@ -424,7 +416,7 @@ class AuditConfig:
     "Options of `radgen captions audit`."
     files: tyro.conf.Positional[tuple[Path, ...]] # CSV files with the columns ID,Caption,CUIs,Transformed (or Keywords), or folders written by radgen prepare
     names: Path|None = None # CSV file with the header CUI,Canonical name; by default cui_mapping.csv beside each file
-    encoder: str = "minilm" # radbert, clip, minilm (a stand-in from a package) or a folder saved by transformers: its tokenizer counts
+    encoder: str = "minilm" # radbert, clip, minilm or mpnet (stand-ins from packages), owner/name on the Hugging Face hub, or a folder: its tokenizer counts
     limit: int = 64 # tokens that the encoder reads; longer captions are cut
     out: Path|None = None # folder for audit.csv, audit.md and audit.png
     show: int = 0 # examples of each contradiction and file to print; they are never written

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ENCODERS', 'STANDIN', 'WEIGHTS', 'SETTINGS', 'STORED', 'TextEmbedding', 'encoder_source', 'load_tokenizer',
-           'check_texts', 'TextEncoder', 'store_bytes', 'store_key', 'EmbeddingStore', 'fill_store', 'build_store']
+           'token_lengths', 'check_texts', 'TextEncoder', 'store_bytes', 'store_key', 'EmbeddingStore', 'fill_store',
+           'build_store']
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-004
 import hashlib, os, pickle, queue, re, shutil, sys, threading
@@ -63,7 +64,7 @@ ENCODERS = { # name -> (id on the hub, or None for a package of `ASSETS`; poolin
 
 STANDIN = {
     "radbert": "choose a stand-in with --encoder mpnet (general English, the same width of 768, 404 MB) or --encoder minilm (general English, small)",
-    "clip": "since no package registry carries a CLIP, choose another kind of encoder with --encoder minilm (general English, small)",
+    "clip": "choose another kind of encoder, since no package registry carries a CLIP, with --encoder minilm (general English, small)",
 }
 
 def _instead(name): return STANDIN.get(name, "choose a stand-in with --encoder minilm (general English, small)")
@@ -93,7 +94,7 @@ def encoder_source(
     if here is own and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", hub):
         raise ConfigError(f"no text encoder is called {name!r} and no folder is there: use one of {', '.join(ENCODERS)}, an id of the Hugging Face hub (owner/name) or a folder saved by transformers.")
     if not here.is_dir(): return _from_hub(name, hub, own, weights)
-    if lacks := _lacks(here, weights): raise AssetError(f"the text encoder in {here} lacks {' and '.join(lacks)}: put whole files there, or {_instead(name)}.")
+    if lacks := _lacks(here, weights): raise AssetError(f"the text encoder in {here} lacks {', '.join(lacks)}: put whole files there, or {_instead(name)}.")
     return str(here)
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-031
@@ -124,7 +125,7 @@ def _ask_hub(hub, seconds=5):
     return answer
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-035
-def _broken(name, folder, what, why): return AssetError(f"the {what} of {name!r} in {folder} could not be loaded ({why}): put whole files there, or {_instead(name)}.")
+def _broken(name, folder, what, why): return AssetError(f"the {what} of {name if name == folder else f'{name} in {folder}'} could not be loaded ({why}): put whole files there, or {_instead(name)}.")
 
 @contextmanager
 def _quiet():
@@ -150,6 +151,14 @@ def load_tokenizer(
     if tokenizer.pad_token_id is None: raise _broken(name, folder, "tokenizer", "it has no padding token, so it belongs to no encoder of batches")
     return tokenizer
 
+def token_lengths(
+    tokenizer, # of `load_tokenizer`
+    texts: list[str],
+) -> list[int]: # of each text, markers among them
+    "How many tokens texts have, uncut."
+    parts = (tokenizer(texts[i:i + 2048], verbose=False, return_attention_mask=False).input_ids for i in range(0, len(texts), 2048))
+    return [len(ids) for part in parts for ids in part]
+
 def _first_line(e): return f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:100]}"
 
 def _load_model(name, folder):
@@ -169,7 +178,7 @@ def _load_model(name, folder):
     absent = sorted(k for k in info["missing_keys"] if not k.startswith("pooler."))
     sizes = sorted(k if isinstance(k, str) else k[0] for k in info["mismatched_keys"])
     for keys, fault in ((absent, "are missing"), (sizes, "have other sizes than config.json says")):
-        if keys: raise _broken(name, folder, "weights", f"{len(keys)} of its tensors {fault}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}")
+        if keys: raise _broken(name, folder, "weights", f"tensors {fault}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}")
     if info["missing_keys"]: model.pooler = None
     for k, v in model.state_dict().items():
         if not v.isfinite().all(): raise _broken(name, folder, "weights", f"{k} holds NaN or infinity")
@@ -179,9 +188,11 @@ def _load_model(name, folder):
 def _pooling(name, folder):
     "'mean', 'cls' or 'eos': by name, by kind, or as a sentence-transformers folder says."
     if name in ENCODERS: return ENCODERS[name][1]
-    if read_json(Path(folder)/"config.json").get("model_type") in ("clip", "clip_text_model"): return "eos"
     said = Path(folder)/"1_Pooling"/"config.json"
-    modes = [k.removeprefix("pooling_mode_") for k, v in (read_json(said) if said.exists() else {}).items() if k.startswith("pooling_mode_") and v is True]
+    config, pooling = read_json(Path(folder)/"config.json"), read_json(said) if said.exists() else {}
+    if not (isinstance(config, dict) and isinstance(pooling, dict)): raise DataError(f"config.json or 1_Pooling/config.json in {folder} is no JSON object: put whole files there.")
+    if config.get("model_type") in ("clip", "clip_text_model"): return "eos"
+    modes = [k.removeprefix("pooling_mode_") for k, v in pooling.items() if k.startswith("pooling_mode_") and v is True]
     if modes in ([], ["mean_tokens"]): return "mean"
     if modes == ["cls_token"]: return "cls"
     raise ConfigError(f"{said} pools by {' and '.join(modes)}: only mean_tokens or cls_token is known here.")
@@ -244,9 +255,7 @@ class TextEncoder:
         texts: list[str],
     ) -> list[int]: # tokens of each, markers among them; more than `max_length` where a text loses its end
         "How long texts are before they are cut."
-        texts = check_texts(texts)
-        parts = (self.tokenizer(texts[i:i + 2048], verbose=False, return_attention_mask=False).input_ids for i in range(0, len(texts), 2048))
-        return [max(len(ids), 1) for part in parts for ids in part]
+        return [max(n, 1) for n in token_lengths(self.tokenizer, check_texts(texts))]
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-043
 STORED = {"bf16": np.uint16, "f32": np.float32} # number type -> what NumPy keeps; it knows no bfloat16, so its 16 bits are stored as they are

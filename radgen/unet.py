@@ -87,6 +87,7 @@ class Attention(nn.Module):
         context: int|None = None, # channels of keys and values; None for self-attention
     ):
         super().__init__()
+        if dim % heads: raise ConfigError(f"{dim} channels cannot be shared by {heads} attention heads: change widths or heads.")
         self.heads = heads
         self.q, self.kv, self.out = nn.Linear(dim, dim, bias=False), nn.Linear(context or dim, 2*dim, bias=False), zero(nn.Linear(dim, dim))
 
@@ -216,7 +217,7 @@ class UNet(Denoiser):
         mid_width: int = 512,          # channels of the bottleneck
         cond_dim: int = 256,           # width of the projected text
         emb_dim: int = 256,            # width of the time-and-text embedding
-        heads: int = 4,                # attention heads
+        heads: int|None = 4,           # attention heads; None for one per 64 channels, which is what fused kernels are best at
         attention_max: int = 1024,     # attention where the feature map is at most this many pixels a side
         block: str = "paper",          # 'paper' or 'radgen'
         in_channels: int = 1,          # grey
@@ -225,9 +226,8 @@ class UNet(Denoiser):
         w, levels = tuple(widths), len(widths) - 1
         if sample_size < 2**levels or sample_size % 2**levels: raise ConfigError(f"image size {sample_size} is not a multiple of {2**levels}: the network halves it {levels} times.")
         if block not in BLOCKS: raise ConfigError(f"no block is called {block!r}: choose one of {', '.join(BLOCKS)}.")
-        if any(c % (2*heads) for c in w): raise ConfigError(f"widths {w} do not fit {heads} attention heads: use multiples of {2*heads}.")
         self.cond = TextConditioning(text_dim, cond_dim, emb_dim)
-        stage = lambda cin, cout, i, attend=True: Stage(cin, cout, emb_dim, cond_dim, heads, block, attend and sample_size//2**i <= attention_max)
+        stage = lambda cin, cout, i, attend=True: Stage(cin, cout, emb_dim, cond_dim, heads or max(1, cout//64), block, attend and sample_size//2**i <= attention_max)
         self.pool = nn.MaxPool2d(2) if block == "paper" else nn.AvgPool2d(2)
         self.build_encoder(w, stage)
         self.mid = nn.ModuleList(MIDDLE[block](a, b, emb_dim) for a, b in ((w[-1], mid_width), (mid_width, mid_width), (mid_width, w[-1])))
@@ -266,7 +266,7 @@ class UNet(Denoiser):
 SIZES = {
     "paper": dict(widths=(64, 128, 256, 256), mid_width=512, cond_dim=256, emb_dim=256), # paper, denoisers
     "small": dict(widths=(48, 96, 144, 192), mid_width=256, cond_dim=128, emb_dim=192),  # two CPU cores, 32 px
-    "tiny": dict(widths=(8, 16, 16, 16), mid_width=16, cond_dim=16, emb_dim=16, heads=2), # tests
+    "tiny": dict(widths=(8, 16, 16, 16), mid_width=16, cond_dim=16, emb_dim=16), # tests
 }
 
 def unet_options(
@@ -279,4 +279,4 @@ def unet_options(
     levels = max(i for i in range(3, 12) if i == 3 or preset == "radgen" and sample_size % 2**i == 0 and sample_size >= 2**(i + 3))
     widths = SIZES[size]["widths"]
     return {**SIZES[size], "sample_size": sample_size, "block": preset, "widths": widths + widths[-1:]*(levels - 3),
-            "attention_max": 1024 if preset == "paper" else 32 if size == "paper" else 8}
+            "attention_max": 1024 if preset == "paper" else 32 if size == "paper" else 8, "heads": 4 if preset == "paper" else None}

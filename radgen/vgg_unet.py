@@ -132,7 +132,7 @@ class VGG16UNet(UNet):
         mid_width: int = 512,          # channels of the bottleneck
         cond_dim: int = 256,           # width of the projected text
         emb_dim: int = 256,            # width of the time-and-text embedding
-        heads: int = 4,                # attention heads
+        heads: int|None = 4,           # attention heads; None for one per 64 channels
         attention_max: int = 1024,     # attention where the feature map is at most this many pixels a side
         block: str = "paper",          # 'paper' or 'radgen'
         in_channels: int = 1,          # grey
