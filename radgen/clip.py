@@ -8,7 +8,7 @@ __all__ = ['MAX_SCALE', 'ClipConfig', 'holds_clip', 'load_clip', 'small_clip', '
            'finetune_clip']
 
 # %% ../nbs/06c_clip.ipynb #06c-clip-004
-import math, sys, time
+import math, re, sys, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from scipy.stats import hypergeom
 from torchvision.transforms import v2
 from tqdm import tqdm
-from transformers import AutoConfig, AutoTokenizer, CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import AddedToken, AutoConfig, AutoTokenizer, CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from .core import AssetError, ConfigError, DataError, RadgenError, atomic_dir, pick_device, read_json, save_figure, set_seed, write_json
@@ -86,7 +87,7 @@ def load_clip(
 # %% ../nbs/06c_clip.ipynb #06c-clip-010
 def small_clip(
     folder: str|Path,     # where to
-    texts: list[str],     # what its tokenizer is learnt from
+    texts: list[str],     # whose words its tokenizer knows; other words are spelt
     image_size: int = 32, # pixels a side
     patch_size: int = 8,  # pixels a side of a patch
     width: int = 64,      # of both towers and of the space they share, a multiple of 32
@@ -95,7 +96,9 @@ def small_clip(
     seed: int = 0,        # of the weights
 ) -> Path: # `folder`
     "Save a small CLIP with random weights, to try things where there is no model hub."
-    tokenizer = CLIPTokenizer(vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[]).train_new_from_iterator(texts, 1000, show_progress=False)
+    letters = [*bytes_to_unicode().values()]
+    tokenizer = CLIPTokenizer(vocab={t: i for i, t in enumerate([*letters, *[c + "</w>" for c in letters], "<|startoftext|>", "<|endoftext|>"])}, merges=[])
+    tokenizer.add_tokens([AddedToken(w, single_word=True, normalized=True) for w in sorted({w for t in texts for w in re.findall(r"[a-z]+", t.lower())})])
     tower = dict(hidden_size=width, intermediate_size=4*width, num_hidden_layers=layers, num_attention_heads=width//32, projection_dim=width)
     special = {f"{k}_token_id": getattr(tokenizer, f"{k}_token_id") for k in ("bos", "eos", "pad")}
     config = CLIPConfig(text_config=dict(**tower, **special, vocab_size=len(tokenizer), max_position_embeddings=max_length),
@@ -256,14 +259,14 @@ def plot_finetuning(
 ) -> plt.Figure:
     "Loss with its floor, and recall with chance, by epoch; the epoch that was kept is marked."
     best = metrics.epoch[metrics.valid_loss.idxmin()]
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     left.plot(metrics.epoch, metrics.train_loss, ".-", label="training"); left.plot(metrics.epoch, metrics.valid_loss, ".-", label="validation")
     left.axhline(metrics.floor.iloc[0], color="grey", ls=":", label="floor of validation"); left.axhline(metrics.uniform.iloc[0], color="grey", ls="--", label="nothing known")
     for k, colour in ((1, "C2"), (5, "C3")):
         right.plot(metrics.epoch, metrics[f"recall_{k}"], ".-", color=colour, label=f"recall@{k}")
         right.axhline(metrics[f"chance_{k}"].iloc[0], color=colour, ls=":", label=f"guessing @{k}")
     for ax, what in ((left, "loss"), (right, "share of captions")):
-        ax.axvline(best, color="black", lw=0.6); ax.set(xlabel="epoch", ylabel=what); ax.legend(fontsize=7)
+        ax.axvline(best, color="black", lw=0.6); ax.set(xlabel="epoch", ylabel=what); ax.legend(fontsize=7, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
     return fig
 
 def finetune_clip(
@@ -286,12 +289,12 @@ def finetune_clip(
             row = {"epoch": epoch, "train_loss": loss, **judge(model, valid, cfg.batch_size), "scale": model.logit_scale.exp().item(), "seconds": round(time.time() - began, 1)}
             if not math.isfinite(row["valid_loss"]): raise RadgenError(f"the validation loss is not finite after epoch {epoch}: start again with a --lr below {cfg.lr:g}, or with --precision no.")
             rows.append(row)
-            print(f"epoch {epoch}: loss {loss:.3f}, validation {row['valid_loss']:.3f} (floor {row['floor']:.3f}), recall@1 {row['recall_1']:.1%} (guessing {row['chance_1']:.1%}), @5 {row['recall_5']:.1%} ({row['chance_5']:.1%})", file=sys.stderr)
-            if row["valid_loss"] <= rows[best]["valid_loss"]: best = epoch; model.save_pretrained(d)
+            print(f"epoch {epoch}: {f'loss {loss:.3f}, ' if epoch else ''}validation {row['valid_loss']:.3f} (floor {row['floor']:.3f}), recall@1 {row['recall_1']:.1%} (guessing {row['chance_1']:.1%}), @5 {row['recall_5']:.1%} ({row['chance_5']:.1%})", file=sys.stderr)
+            if not epoch or row["valid_loss"] < rows[best]["valid_loss"]: best = epoch; model.save_pretrained(d)
             elif epoch - best >= cfg.patience: break
         tokenizer.save_pretrained(d)
         pd.DataFrame(rows).to_csv(d/"metrics.csv", index=False)
         save_figure(plot_finetuning(pd.DataFrame(rows)), d/"curves.png")
-        write_json(d/"finetune.json", {"config": asdict(cfg), "data": prepared.manifest["content"], "best": rows[best]})
+        write_json(d/"finetune.json", {"config": asdict(cfg), "data": prepared.manifest["content"], "best": {k: v for k, v in rows[best].items() if v == v}})
     print(f"Kept epoch {best} of {epoch}." if best else f"No epoch improved on {cfg.model} as it was: {cfg.out} holds its weights unchanged.", file=sys.stderr)
     return Path(cfg.out)
