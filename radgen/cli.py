@@ -15,6 +15,7 @@ import tyro
 
 from .app import AppConfig, serve
 from .caption_audit import AuditConfig, audit_files
+from .clip import ClipConfig, finetune_clip
 from .core import RadgenError, pick_device
 from .evaluation import EvaluateConfig, evaluate
 from .experiments import ExperimentsConfig, experiments
@@ -110,6 +111,7 @@ COMMANDS = {
     "prepare": command(PrepareConfig, lambda c: prepare(c).dir, "Read a data set, select concepts, drop poor images and copies, rewrite captions."),
     "captions": group("Rewrite the captions of a data set without its images, or count what a rewriting did to the facts.",
         rewrite=(RewriteConfig, rewrite, "Rewrite captions into the template."), audit=(AuditConfig, audit_files, "Hold rewritten captions against captions and concepts, files side by side.")),
+    "finetune-clip": command(ClipConfig, finetune_clip, "Fine-tune CLIP on the pairs of a prepared folder, for train --use-clip True."),
     "train": command(TrainConfig, lambda c: train(c).dir, "Train a denoiser on a prepared folder."),
     "sample": command(SampleConfig, sample, "Draw images for captions with a finished run."),
     "evaluate": command(EvaluateConfig, lambda c: evaluate(c) and None, "Judge the samples of a run and write its report."),

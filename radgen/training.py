@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from .core import (ConfigError, DataError, RadgenError, atomic_dir, atomic_path, fingerprint, image_grid, index_generator, pick_device, read_json,
                          save_figure, set_seed, to_unit, write_json)
+from .clip import holds_clip
 from .encoders import EmbeddingStore, TextEmbedding, build_store
 from .diffusion import RadGenPipeline, diffusion_loss, make_schedule
 from .prepare import PrepareConfig, Prepared, is_prepared, load_prepared, prepare
@@ -91,7 +92,7 @@ def resolve(
     if cfg.image_size % 8: raise ConfigError(f"--image-size {cfg.image_size} is not a multiple of 8: the UNet halves the image three times.")
     if not 0 <= cfg.text_drop < 1: raise ConfigError(f"--text-drop {cfg.text_drop} is not a probability below 1.")
     if not cfg.name or Path(cfg.name).name != cfg.name or cfg.name.startswith("."): raise ConfigError(f"--name {cfg.name!r} is not a plain folder name: leave out slashes and leading dots.")
-    if cfg.use_clip and cfg.encoder not in (None, "clip"): raise ConfigError(f"--use-clip True and --encoder {cfg.encoder} contradict each other: give one of them.")
+    if cfg.use_clip and cfg.encoder not in (None, "clip") and not holds_clip(cfg.encoder): raise ConfigError(f"--use-clip True and --encoder {cfg.encoder} contradict each other: give one of them, or a folder that holds a CLIP.")
     if cfg.steps is not None and cfg.steps < 0: raise ConfigError(f"--steps is {cfg.steps}: it must be at least 0.")
     for name, fits, what in (("lr", lambda v: 0 < v < 1, "between 0 and 1"), ("snr_gamma", lambda v: v >= 0, "at least 0"), ("crop", lambda v: 0 < v <= 1, "a share above 0, at most 1"), ("ema_decay", lambda v: 0 <= v < 1, "at least 0 and below 1")):
         if getattr(cfg, name) is not None and not fits(getattr(cfg, name)): raise ConfigError(f"--{name.replace('_', '-')} is {getattr(cfg, name)}: it must be {what}.")
