@@ -139,7 +139,7 @@ class VGG16UNet(UNet):
         affine: str = "keras",         # the preprocessing of the weights, a key of `AFFINE`
     ):
         if tuple(widths[:3]) != (64, 128, 256): raise ConfigError(f"VGG16 fixes the first three widths to 64, 128, 256, not {tuple(widths[:3])}.")
-        super().__init__(sample_size, text_dim, widths, mid_width, cond_dim, emb_dim, heads, attention_max, block, in_channels)
+        super().__init__(sample_size=sample_size, text_dim=text_dim, widths=widths, mid_width=mid_width, cond_dim=cond_dim, emb_dim=emb_dim, heads=heads, attention_max=attention_max, block=block, in_channels=in_channels)
 
     def build_encoder(self, w, stage):
         "VGG16's slices with FiLM, a norm and a stage on each skip, and the UNet's own further steps down."
