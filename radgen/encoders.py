@@ -146,7 +146,7 @@ def load_tokenizer(
     from transformers import AutoTokenizer
     folder = folder or encoder_source(name, weights=False)
     try:
-        with _quiet(): tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="right")
+        with _quiet(): tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="right", trust_remote_code=False)
     except Exception as e: raise _broken(name, folder, "tokenizer", _first_line(e)) from None
     if tokenizer.pad_token_id is None: raise _broken(name, folder, "tokenizer", "it has no padding token, so it belongs to no encoder of batches")
     return tokenizer
@@ -166,10 +166,11 @@ def _load_model(name, folder):
     from transformers import AutoConfig, AutoModel, CLIPTextModel
     try:
         with _quiet():
-            config = AutoConfig.from_pretrained(folder)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             if config.model_type == "clip": config = config.text_config
             for k, v in config.to_dict().items():
                 if "drop" in k and isinstance(v, float): setattr(config, k, 0.0)
+            config.auto_map = {} # code of its own, which is never run
             kind = CLIPTextModel if config.model_type == "clip_text_model" else AutoModel
             model, info = kind.from_pretrained(folder, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)
     except pickle.UnpicklingError: raise _broken(name, folder, "weights", "a pickle that holds more than tensors, which could run code") from None
