@@ -200,7 +200,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         if kind != cls.__name__: raise ConfigError(f"{path} holds a {kind}, not a {cls.__name__}: load it with {kind}.from_pretrained.")
         try: model, info = super().from_pretrained(path, **{**kwargs, "use_safetensors": True, "output_loading_info": True})
         except (OSError, ValueError, RuntimeError, SafetensorError) as e: raise ConfigError(f"the weights in {path} could not be read as safetensors of this {kind} ({str(e).splitlines()[0][:200]}): save them again with save_pretrained.") from None
-        wrong = [*info["missing_keys"], *info["unexpected_keys"], *(k for k, p in model.named_parameters() if not p.isfinite().all())]
+        wrong = [*info["missing_keys"], *info["unexpected_keys"]] or [k for k, p in model.named_parameters() if not p.isfinite().all()]
         if wrong: raise ConfigError(f"{path} has weights that are missing, unknown or not finite: {', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}. Use another copy or checkpoint.")
         return model
 

@@ -8,7 +8,6 @@ __all__ = ['AFFINE', 'Preprocess', 'VGG16Features', 'vgg16_features', 'FiLM', 'V
 
 # %% ../nbs/08_vgg_unet.ipynb #08-vgg-unet-004
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +15,6 @@ import torchvision
 from torch import nn
 from diffusers import ModelMixin # not used here: when diffusers loads a pipeline, it looks for this name in the module of each component
 from diffusers.configuration_utils import register_to_config
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .core import AssetError, ConfigError, fetch_asset
@@ -84,8 +82,8 @@ def _download(path):
 
 def _vgg_file(path):
     "Tensors of torchvision's `features`, by their name in it; nothing but tensors is read."
-    try: state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, SafetensorError, RuntimeError, EOFError) as e: raise AssetError(f"{path} is not a file of tensors ({str(e).splitlines()[0][:120]}): give weights saved as safetensors, or with torch.save of a state_dict.") from None
+    try: state = dict(load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as e: raise AssetError(f"{path} is not a file of named tensors ({type(e).__name__}: {str(e).splitlines()[0][:120]}): give weights saved as safetensors, or a state_dict saved with torch.save.") from None # a file that is none can fail in any way
     return {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.") and torch.is_tensor(v)}
 
 # %% ../nbs/08_vgg_unet.ipynb #08-vgg-unet-030

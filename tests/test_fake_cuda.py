@@ -3,30 +3,37 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from radgen.diffusion import diffusion_loss, guided, make_schedule
+from radgen.diffusion import guided, make_schedule
 from radgen.encoders import TextEmbedding
-from radgen.unet import SIZES, UNet
-from radgen.vgg_unet import VGG16UNet
+from radgen.training import TrainConfig, random_crop, resolve, step_loss
+from radgen.unet import TextConditioning, UNet, unet_options
+from radgen.vgg_unet import VGG16UNet, vgg_unet_options
 
-def fake_text(B, L=12, D=32): return TextEmbedding(torch.randn(B, L, D), torch.ones(B, L, dtype=torch.bool), torch.randn(B, D))
+WIDTHS = {"minilm": 384, "clip": 512, "radbert": 768} # mpnet has RadBERT's
 
-@pytest.mark.parametrize("block", ["paper", "radgen"])
-@pytest.mark.parametrize("Model", [UNet, VGG16UNet])
-@pytest.mark.parametrize("prediction, gamma", [("epsilon", None), ("v_prediction", 5.0)])
-def test_loss_and_guidance_stay_on_the_device(Model, block, prediction, gamma):
-    sizes = SIZES["tiny"] if Model is UNet else {**SIZES["tiny"], "widths": (64, 128, 256, SIZES["tiny"]["widths"][3])}
+def loss_and_guidance(Model, options, encoder, recipe):
+    "One training loss and one guided evaluation on fake CUDA tensors, from stored images and texts on."
+    D, cfg = WIDTHS[encoder], resolve(TrainConfig("data", recipe=recipe, size="tiny", image_size=32, encoder=encoder))
     with FakeTensorMode(allow_non_fake_inputs=False):
-        schedule = make_schedule(prediction)
+        schedule = make_schedule(cfg.prediction)
         with torch.device("cuda"):
-            model = Model(sample_size=32, text_dim=32, block=block, **sizes)
-            x, text = torch.randn(2, 1, 32, 32), fake_text(2)
-            t = torch.randint(0, 1000, (2,))
-            text = model.drop_text(text, torch.rand(2) < 0.5)
-            loss = diffusion_loss(model, schedule, x, text, t, torch.randn_like(x), gamma)
-            assert loss.device.type == "cuda" and loss.shape == ()
-            out = guided(model, x, t, text, 2.0)
-            assert out.device.type == "cuda" and out.shape == x.shape
+            model = Model(text_dim=D, **options(recipe, "tiny", 32))
+            x0 = random_crop(torch.rand(2, 1, 40, 40), 32, cfg.crop, None)
+            text = TextEmbedding(torch.randn(2, 12, D), torch.ones(2, 12, dtype=torch.bool), torch.randn(2, D))
+        return step_loss(model, model, schedule, x0, text, cfg, None), guided(model, x0, torch.zeros(2, dtype=torch.long, device="cuda"), text, 2.0)
 
-def test_the_check_catches_a_host_tensor():
-    with FakeTensorMode(), pytest.raises(Exception, match="device"):
-        torch.randn(2, device="cuda") + torch.arange(2)
+@pytest.mark.parametrize("recipe", ["paper", "radgen"])
+@pytest.mark.parametrize("encoder", WIDTHS)
+@pytest.mark.parametrize("Model, options", [(UNet, unet_options), (VGG16UNet, vgg_unet_options)], ids=["UNet", "VGG16UNet"])
+def test_every_model_encoder_and_recipe_stays_on_the_device(Model, options, encoder, recipe):
+    loss, out = loss_and_guidance(Model, options, encoder, recipe)
+    assert loss.device.type == "cuda" and loss.shape == ()
+    assert out.device.type == "cuda" and out.shape == (2, 1, 32, 32)
+
+@pytest.mark.parametrize("Model, options", [(UNet, unet_options), (VGG16UNet, vgg_unet_options)], ids=["UNet", "VGG16UNet"])
+def test_a_planted_mix_up_is_caught(Model, options, monkeypatch):
+    def on_the_host(self, text, drop):
+        first = torch.arange(text.mask.shape[1], device="cpu") == 0 # where the chapter says device=text.mask.device
+        return text._replace(mask=torch.where(drop[:, None], first, text.mask))
+    monkeypatch.setattr(TextConditioning, "drop", on_the_host)
+    with pytest.raises(Exception, match="(?i)device"): loss_and_guidance(Model, options, "minilm", "radgen")

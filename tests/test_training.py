@@ -18,7 +18,7 @@ from radgen.training import SampleConfig, TrainConfig, batch_indices, load_run, 
 def cfg(prepared, tmp_path):
     return TrainConfig(prepared.dir, image_size=16, batch_size=4, size="tiny", encoder="minilm", steps=2, runs=tmp_path, name="r", device="cpu", preview_every=0)
 
-@pytest.mark.parametrize("model", ["UNet", "VGG16UNet", "VGG16UNet_FrozenStart"])
+@pytest.mark.parametrize("model", ["UNet", "VGG16UNet", "VGG16UNet_FrozenStart", "VGG16UNet_Frozen"])
 @pytest.mark.parametrize("recipe", ["paper", "radgen"])
 def test_every_model_with_every_recipe(cfg, model, recipe):
     run = train(replace(cfg, model=model, recipe=recipe))
