@@ -34,7 +34,7 @@ class ExperimentsConfig:
     runs: Path = Path("runs") # folder of all runs
     recipe: Literal["radgen", "paper"] = "radgen" # published method, or today's choices
     size: Literal["paper", "small", "tiny"] = "paper" # width of the networks
-    encoder: str|None = None # radbert, clip, minilm (stand-in) or a folder
+    encoder: str|None = None # radbert, clip, minilm or mpnet (stand-ins), a Hugging Face id, or a folder
     image_size: int = 64 # pixels a side
     batch_size: int = 12 # images a step
     epochs: int = 100 # passes over the training images

@@ -51,7 +51,7 @@ class TrainConfig:
     name: str = "radgen" # the run is written to RUNS/NAME
     recipe: Literal["radgen", "paper"] = "radgen" # published method, or today's choices
     size: Literal["paper", "small", "tiny"] = "paper" # width of the network
-    encoder: str|None = None # radbert, clip, minilm (stand-in) or a folder; by default as --use-clip says
+    encoder: str|None = None # radbert, clip, minilm or mpnet (stand-ins), a Hugging Face id, or a folder; by default as --use-clip says
     max_length: int = 64 # tokens a caption is cut to
     vgg_weights: str = "auto" # torchvision, keras (stand-in), a .safetensors or .pth file in torchvision's layout, or auto: torchvision's where they are in torch's cache, else keras
     llm: str = "smollm2" # rewrites captions if data_path is not prepared yet

@@ -1,5 +1,5 @@
 """Fine-tuning CLIP: what is refused, what the loss says of equal captions, which weights are kept, and who can open them."""
-import math, re, signal, subprocess, sys
+import math, os, re, shutil, signal, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTextModel
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
 from radgen.cli import main
-from radgen.clip import (MAX_SCALE, ClipConfig, Pairs, contrastive_loss, finetune_clip, holds_clip, judge, load_clip, loss_floor, read_pairs, retrieval, run_epoch, make_optimizer,
+from radgen.clip import (MAX_SCALE, ClipConfig, Pairs, contrastive_loss, finetune_clip, judge, load_clip, loss_floor, read_pairs, retrieval, run_epoch, make_optimizer,
                          small_clip)
 from radgen.core import AssetError, ConfigError, DataError, RadgenError, read_json
-from radgen.encoders import TextEncoder
+from radgen.encoders import TextEncoder, store_key
 from radgen.training import TrainConfig, resolve
 
 SMALL = dict(image_size=16, patch_size=8, width=32, layers=1)
@@ -61,19 +61,54 @@ def test_a_folder_that_is_not_prepared(cfg, tmp_path):
 def test_nothing_to_validate_on(prepared, start, gone, says):
     with pytest.raises(DataError, match=says): read_pairs(replace(prepared, table=prepared.table[~gone(prepared.table) & prepared.table.keep]), "valid", 2, *load_clip(str(start)))
 
-def test_models_that_are_no_whole_clip(start, tmp_path):
+def test_a_text_tower_is_not_enough(start, tmp_path):
     CLIPTextModel.from_pretrained(start).save_pretrained(tmp_path/"text")
-    with pytest.raises(ConfigError, match="clip_text_model.*both towers"): load_clip(str(tmp_path/"text"))
-    model, tokenizer = load_clip(str(start))
-    model.save_pretrained(tmp_path/"part"); tokenizer.save_pretrained(tmp_path/"part")
-    save_file({k: v for k, v in weights(start).items() if k != "visual_projection.weight"}, tmp_path/"part"/"model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(AssetError, match="lacks 1 of its weights, such as visual_projection.weight"): load_clip(str(tmp_path/"part"))
-    (tmp_path/"part"/"model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(AssetError, match="could not be loaded"): load_clip(str(tmp_path/"part"))
-    assert holds_clip(start) and holds_clip(tmp_path/"text") and not holds_clip(tmp_path) and not holds_clip("clip")
-    for content in ('[]', '{"model_type": "roberta"}'):
-        (tmp_path/"config.json").write_text(content)
-        assert not holds_clip(tmp_path)
+    for name in (str(tmp_path/"text"), "minilm"):
+        if name != "minilm": AutoTokenizer.from_pretrained(start).save_pretrained(name)
+        with pytest.raises(ConfigError, match=f"--model {name} is no CLIP with both towers"): load_clip(name)
+
+class Evil:
+    def __reduce__(self): return (open, (os.environ["EVIL_FILE"], "w"))
+
+def spoil(**tensors):
+    def change(folder):
+        state = {**weights(folder), **{k.replace("__", "."): v for k, v in tensors.items()}}
+        save_file({k: v for k, v in state.items() if v is not None}, folder/"model.safetensors", metadata={"format": "pt"})
+    return change
+
+def pickled(folder): torch.save({**weights(folder), "x": Evil()}, folder/"pytorch_model.bin"); (folder/"model.safetensors").unlink()
+def cut(folder): os.truncate(folder/"model.safetensors", 5000)
+def gone(folder): (folder/"model.safetensors").unlink()
+def words(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"new{i}" for i in range(5)]); tokenizer.save_pretrained(folder)
+
+@pytest.mark.parametrize("change, says", [(spoil(visual_projection__weight=None), "tensors are missing: visual_projection.weight"), (spoil(logit_scale=None), "tensors are missing: logit_scale"),
+    (spoil(visual_projection__weight=torch.full((32, 32), math.nan)), "visual_projection.weight holds NaN"), (spoil(text_projection__weight=torch.zeros(3, 32)), "other sizes than config.json says: text_projection.weight"),
+    (pickled, "could run code"), (cut, "weights.*could not be loaded"), (gone, "lacks weights"), (words, "tokenizer.*tokens and the weights")], ids=["missing", "scale", "nan", "size", "pickle_with_code", "truncated", "no_weights", "vocabulary"])
+def test_a_bad_checkpoint_is_refused(cfg, start, tmp_path, monkeypatch, change, says):
+    monkeypatch.setenv("EVIL_FILE", str(tmp_path/"code_ran"))
+    folder = Path(shutil.copytree(start, tmp_path/"clip"))
+    load_clip(str(folder))
+    change(folder)
+    with pytest.raises(AssetError, match=says) as err: finetune_clip(replace(cfg, model=str(folder), out=tmp_path/"out"))
+    assert "\n" not in str(err.value) and str(folder) in str(err.value) and [p.name for p in tmp_path.iterdir()] == ["clip"]
+
+def test_tensors_in_a_pickle_load(start, tmp_path):
+    folder = Path(shutil.copytree(start, tmp_path/"clip"))
+    torch.save(weights(folder), folder/"pytorch_model.bin"); (folder/"model.safetensors").unlink()
+    model, _ = load_clip(str(folder))
+    assert same({k: v for k, v in model.state_dict().items()}, weights(start)) and all(p.requires_grad for p in model.parameters())
+
+@pytest.mark.parametrize("name", ["clip", "owner/name"])
+def test_an_unreachable_hub_is_asked_once(cfg, tmp_path, monkeypatch, name):
+    from huggingface_hub import HfApi
+    ask, asked = HfApi.model_info, []
+    monkeypatch.setenv("RADGEN_CACHE", str(tmp_path/"cache"))
+    for k, v in {"HF_HUB_CACHE": str(tmp_path/"hub"), "HF_HUB_OFFLINE": False, "ENDPOINT": "http://127.0.0.1:9"}.items(): monkeypatch.setattr(f"huggingface_hub.constants.{k}", v) # nobody listens
+    monkeypatch.setattr(HfApi, "model_info", lambda *a, **k: asked.append(k["timeout"]) or ask(*a, **k))
+    with pytest.raises(AssetError, match="the hub cannot be reached") as err: finetune_clip(replace(cfg, model=name, out=tmp_path/"out"))
+    assert str(tmp_path/"cache"/"encoders"/name) in str(err.value) and asked == [5] and not (tmp_path/"out").exists()
 
 # The loss and retrieval
 
@@ -151,6 +186,13 @@ def test_it_learns_and_the_folder_opens_everywhere(prepared, tuned):
     with torch.no_grad(): want = model.text_model(**tokenizer(texts, padding=True, return_tensors="pt")).pooler_output
     assert torch.allclose(enc(texts).pooled, want, atol=1e-5)
 
+def test_notes_beside_the_weights_are_not_in_the_key(tuned, tmp_path):
+    bare = Path(shutil.copytree(tuned, tmp_path/tuned.name, ignore=shutil.ignore_patterns("finetune.json", "metrics.csv", "curves.png")))
+    assert store_key(str(bare)) == store_key(str(tuned))
+    weights_changed = spoil(text_model__final_layer_norm__bias=torch.ones(32))
+    weights_changed(bare)
+    assert store_key(str(bare)) != store_key(str(tuned))
+
 def test_same_seed_same_weights(cfg, tuned, tmp_path):
     assert same(weights(tuned), weights(finetune_clip(replace(cfg, out=tmp_path/"again"))))
     assert not same(weights(tuned), weights(finetune_clip(replace(cfg, out=tmp_path/"other", seed=1))))
@@ -171,7 +213,7 @@ def test_the_scale_is_clamped(prepared, start, cfg):
 
 def test_a_loss_that_is_not_finite_leaves_what_was_there(cfg, start, tuned, tmp_path):
     model, tokenizer = load_clip(str(start))
-    model.visual_projection.weight.data.fill_(math.nan)
+    model.logit_scale.data.fill_(200.0) # its exponential is infinite
     model.save_pretrained(tmp_path/"broken"); tokenizer.save_pretrained(tmp_path/"broken")
     before = weights(tuned)
     for out in (tmp_path/"out", tuned):

@@ -8,7 +8,7 @@ import torch
 
 import radgen.encoders as E
 from radgen.core import ASSETS, Asset, AssetError, ConfigError, DataError, RadgenError, cache_dir, fetch_asset
-from radgen.encoders import EmbeddingStore, TextEmbedding, TextEncoder, build_store, encoder_source, fill_store, load_tokenizer, store_bytes, store_key
+from radgen.encoders import EmbeddingStore, TextEmbedding, TextEncoder, build_store, embed_tokens, encoder_source, fill_store, holds_clip, load_tokenizer, store_bytes, store_key
 
 TEXTS = ["computed tomography, head, axial, Normal", "plain x-ray, chest, postero-anterior, left pleural effusion", "x-ray", "magnetic resonance imaging of the lumbar spine, sagittal, disc protrusion at the level of L4"]
 
@@ -44,17 +44,8 @@ def state(folder): return torch.load(folder/"pytorch_model.bin", weights_only=Tr
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     "A whole CLIP, both halves in one folder."
-    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
-    folder = tmp_path_factory.mktemp("made")/"clip"; folder.mkdir()
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    vocab = {c: i for i, c in enumerate([*letters, *[c + "</w>" for c in letters], "<|startoftext|>", "<|endoftext|>"])}
-    (folder/"vocab.json").write_text(json.dumps(vocab)); (folder/"merges.txt").write_text("#version: 0.2\n")
-    CLIPTokenizer(str(folder/"vocab.json"), str(folder/"merges.txt"), model_max_length=16).save_pretrained(folder)
-    torch.manual_seed(0)
-    size = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, projection_dim=32)
-    CLIPModel(CLIPConfig(vision_config=dict(size, image_size=32, patch_size=16), projection_dim=32,
-        text_config=dict(size, vocab_size=len(vocab), max_position_embeddings=16, bos_token_id=52, eos_token_id=53, pad_token_id=53))).save_pretrained(folder)
-    return folder
+    from radgen.clip import small_clip
+    return small_clip(tmp_path_factory.mktemp("made")/"clip", [], patch_size=16, width=32, max_length=16)
 
 @pytest.fixture(scope="module")
 def minilm(): return TextEncoder("minilm")
@@ -79,7 +70,7 @@ def test_half_precision_files_are_computed_in_float32(radbert):
     torch.save({k: v.half() for k, v in state(radbert).items()}, radbert/"pytorch_model.bin")
     assert TextEncoder(str(radbert))(TEXTS).tokens.dtype == torch.float32
 
-def test_text_half_of_a_whole_clip(clip):
+def test_text_tower_of_a_whole_clip(clip):
     from transformers import CLIPModel
     enc, both = TextEncoder(str(clip), max_length=12), CLIPModel.from_pretrained(clip).eval()
     assert all(torch.equal(v, both.text_model.state_dict()[k]) for k, v in enc.model.state_dict().items())
@@ -88,6 +79,19 @@ def test_text_half_of_a_whole_clip(clip):
     assert torch.equal(e.mask, ids["attention_mask"].bool()) and e.mask[2].sum() == 12
     torch.testing.assert_close(e.pooled, both.text_model(**ids).pooler_output.detach(), atol=1e-5, rtol=1e-5)
     assert enc.pooling == "eos" and enc.width == 32
+
+def test_no_report_of_what_is_left_out(clip, radbert_once):
+    "What transformers says by itself, after the line, shows that there was something to keep quiet about, and that it was only kept quiet while we loaded."
+    code = "import sys; from radgen.encoders import TextEncoder; [TextEncoder(f) for f in sys.argv[1:]]; print('done', file=sys.stderr); from transformers import CLIPTextModel; CLIPTextModel.from_pretrained(sys.argv[1])"
+    ours, theirs = subprocess.run([sys.executable, "-c", code, str(clip), str(radbert_once)], capture_output=True, text=True).stderr.split("done\n")
+    assert ours == "" and "UNEXPECTED" in theirs and "vision_model" in theirs
+
+def test_what_holds_a_clip(clip, radbert, tmp_path):
+    from transformers import CLIPTextModel
+    CLIPTextModel.from_pretrained(clip).save_pretrained(tmp_path/"text")
+    assert [(holds_clip(f), holds_clip(f, both=True)) for f in (clip, tmp_path/"text", radbert, tmp_path, "clip")] == [(True, True), (True, False)] + [(False, False)]*3
+    list_config(radbert)
+    with pytest.raises(DataError, match="config.json is no JSON object"): holds_clip(radbert)
 
 @pytest.mark.parametrize("which", ["minilm", "radbert_once", "clip"])
 def test_alone_and_in_a_batch(which, request):
@@ -135,6 +139,22 @@ def test_lengths_are_before_the_cut(minilm):
     assert enc.lengths(["lung "*n for n in (1, 6, 7, 2100)]) == [3, 8, 9, 2102]
     assert enc(["lung "*n for n in (1, 6, 7, 2100)]).mask.sum(1).tolist() == [3, 8, 8, 8]
     with pytest.raises(ConfigError, match="cut to 2 tokens.*allow at least 3"): TextEncoder("minilm", max_length=2)
+
+@pytest.mark.parametrize("kind", ["roberta", "clip"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "eos"])
+def test_running_and_pooling_stay_on_the_device(kind, pooling):
+    "On fake CUDA tensors, which raise on every mix of host and device."
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import CLIPTextConfig, CLIPTextModel, RobertaConfig, RobertaModel
+    size = dict(vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=20)
+    with FakeTensorMode(allow_non_fake_inputs=False):
+        with torch.device("cuda"):
+            model = (CLIPTextModel(CLIPTextConfig(**size, eos_token_id=49)) if kind == "clip" else RobertaModel(RobertaConfig(**size), add_pooling_layer=False)).eval()
+            ids, mask = torch.randint(0, 50, (3, 8)), torch.ones(3, 8, dtype=torch.bool)
+        e = embed_tokens(model, ids, mask, pooling)
+        assert [tuple(x.shape) for x in e] == [(3, 8, 32), (3, 8), (3, 32)] and {x.device.type for x in e} == {"cuda"}
+        for forgotten in ((ids.cpu(), mask), (ids, mask.cpu())):
+            with pytest.raises(Exception, match="device"): embed_tokens(model, *forgotten, pooling)
 
 # What is refused
 
@@ -458,6 +478,8 @@ def test_the_key_holds_what_could_change_a_vector(radbert, tmp_path):
     now(lambda: (radbert/"merges.txt").write_text("#version: 0.2\n"))
     now(lambda: (radbert/"tokenizer_config.json").write_text('{"do_lower_case": true}'))
     now(lambda: ((radbert/"1_Pooling").mkdir(), (radbert/"1_Pooling/config.json").write_text('{"pooling_mode_cls_token": true}')))
+    for notes in ("finetune.json", "metrics.csv", "curves.png", "README.md", "generation_config.json", "preprocessor_config.json", "training_args.bin"): (radbert/notes).write_text("{}")
+    assert store_key(str(radbert)) == keys[-1] # no vector depends on them
     keys += [store_key(str(radbert), 32), store_key(str(radbert), dtype="f32"), store_key("minilm")]
     assert len({json.dumps(k) for k in keys}) == len(keys) == 8
     moved = shutil.copytree(radbert, tmp_path/"elsewhere"/radbert.name)
