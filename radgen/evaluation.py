@@ -272,7 +272,7 @@ def write_report(
 
 def report_text(run, folder, s, r):
     c, m = run.config, run.metrics()
-    stand = {"minilm": "MiniLM (stand-in for RadBERT)"}.get(c.encoder, c.encoder)
+    stand = {"minilm": "MiniLM (stand-in for RadBERT)", "mpnet": "MPNet (stand-in for RadBERT)"}.get(c.encoder, c.encoder)
     step, seconds = (int(m.step.iloc[-1]), m.seconds.iloc[-1]) if len(m) else (0, 0)
     share = lambda v: "unknown" if v is None else f"{v:.0%}"
     return f"""# {c.name}

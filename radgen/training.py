@@ -28,8 +28,7 @@ from tqdm import tqdm
 
 from .core import (ConfigError, DataError, RadgenError, atomic_dir, atomic_path, fingerprint, image_grid, index_generator, pick_device, read_json,
                          save_figure, set_seed, to_unit, write_json)
-from .clip import holds_clip
-from .encoders import EmbeddingStore, TextEmbedding, build_store
+from .encoders import EmbeddingStore, TextEmbedding, build_store, holds_clip
 from .diffusion import RadGenPipeline, diffusion_loss, make_schedule
 from .prepare import PrepareConfig, Prepared, is_prepared, load_prepared, prepare
 from .unet import UNet, unet_options
