@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .core import ConfigError
 from .encoders import TextEmbedding
 from .unet import AttentionBlock
 
@@ -22,14 +23,13 @@ def word_maps(
     t: torch.Tensor,     # (B,) time steps
     text: TextEmbedding, # (B, L, D) and so on
 ) -> torch.Tensor:       # (B, L, H, W), at every pixel the shares of the tokens, summing to 1
-    "The cross-attention of one evaluation, averaged over heads and blocks."
-    maps = []
-    def look(block, args):
-        x, tokens, mask = args
-        h = x.flatten(2).transpose(1, 2)
-        h = h + block.self_attn(block.norms[0](h))
-        maps.append(block.cross_attn.weights(block.norms[1](h), tokens, mask).transpose(1, 2).unflatten(2, x.shape[2:]))
-    hooks = [m.register_forward_pre_hook(look) for m in model.modules() if isinstance(m, AttentionBlock)]
+    "The cross-attention of one evaluation, averaged over heads and blocks; raises `ConfigError` where the network has none."
+    maps, ratio = [], x_t.shape[3]/x_t.shape[2]
+    def look(attn, args):
+        w = attn.weights(*args).transpose(1, 2) # (B, L, N) over the N pixels of this size
+        maps.append(w.unflatten(2, (round((w.shape[2]/ratio)**0.5), -1)))
+    hooks = [m.cross_attn.register_forward_pre_hook(look) for m in model.modules() if isinstance(m, AttentionBlock)]
+    if not hooks: raise ConfigError("this network has no attention to look at: make it with a larger attention_max.")
     try: model(x_t, t, text)
     finally:
         for h in hooks: h.remove()

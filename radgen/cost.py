@@ -54,13 +54,21 @@ def block_table(
 # %% ../nbs/09b_cost.ipynb #09b-cost-013
 COLOURS = {"vgg": "#dff0dc", "ups": "#e9defa", "cond": "#fbe3cc"}
 
+def _boxes(table):
+    "The table with what has no box of its own counted into its neighbour's: FiLM and the step to colour into VGG16, norms into bridges."
+    into, t = {"films": "vgg", "to_rgb": "vgg", "norms": "bridges"}, table.copy()
+    for i, r in t[t.role.isin(into)].iterrows():
+        home = t[t.role == into[r.role]].index[int(r.block.split()[-1]) - 1 if r.block[-1].isdigit() else 0]
+        t.loc[home, ["parameters", "gflop"]] += r[["parameters", "gflop"]]
+    return t[~t.role.isin(into)]
+
 def _place(table):
     "Where each box stands: row of the table -> (column, height)."
     sizes = sorted(set(table["size"].dropna()), reverse=True)
-    columns = {"stem": 1, "to_rgb": 0, "vgg": 0, "bridges": 1, "downs": 1, "mid": 1, "ups": 3, "out": 4}
+    columns = {"stem": 1, "vgg": 0, "bridges": 1, "downs": 1, "mid": 1, "ups": 3, "out": 4}
     height, taken = {s: -1.35*i for i, s in enumerate(sizes)}, {}
     for i, r in table.iterrows():
-        if r.role not in columns or r.role == "to_rgb": continue
+        if r.role not in columns: continue
         y = height[r["size"]]
         if r.role == "mid": y = height[sizes[-1]] - 1.35
         taken[i] = (columns[r.role] + (0 if r.role != "mid" else 0.72*int(r.block.split()[-1]) - 0.5), y)
@@ -74,7 +82,7 @@ def draw_architecture(
     length: int = 64, # tokens a text, for the arithmetic
 ) -> plt.Figure:
     "Draw a denoiser from its modules: size, channels, attention, parameters and arithmetic of every block."
-    table, W, H = block_table(model, length), 1.5, 0.82
+    table, W, H = _boxes(block_table(model, length)), 1.5, 0.82
     place, height = _place(table)
     fig, ax = plt.subplots(figsize=(11.5, 1.15*len(height) + 2.4))
     X = lambda c: 2.05*c
@@ -122,10 +130,10 @@ def _draw_text(ax, model, table, height, X, W, H):
 def step_peak(
     model: nn.Module,  # made under `FakeTensorMode`
     loss,              # () -> scalar; the forward half of a step
-    precision: str = "bf16", # 'bf16' (mixed) or 'no' (all in 32 bits)
-) -> dict:             # GiB: parameters, moments, kept (for the way back, and inputs), all
-    "Peak memory of the second of two whole steps with AdamW."
-    if precision not in ("bf16", "no"): raise ConfigError(f"no precision is called {precision!r}: choose bf16 or no.")
+    precision: str = "bf16", # 'bf16' (mixed; 16-bit floats of the other kind need the same) or 'no' (all in 32 bits)
+) -> dict:             # GiB: parameters, average, moments, rest (gradients, what is kept for the way back, inputs), all
+    "Peak memory of the second of two whole steps with AdamW and an average of the weights."
+    if precision not in ("bf16", "no"): raise ConfigError(f"no precision is called {precision!r}: choose bf16 (which fp16 equals in size) or no.")
     opt, tracker = torch.optim.AdamW(model.parameters()), MemTracker()
     tracker.track_external(model, opt)
     with tracker:
@@ -134,8 +142,8 @@ def step_peak(
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"): value = loss()
             value.backward(); opt.step(); opt.zero_grad()
     peak = {getattr(k, "value", k): v/2**30 for device in tracker.get_tracker_snapshot("peak").values() for k, v in device.items()}
-    fixed = {"parameters": peak["Parameter"], "moments": peak["Optstate"]}
-    return {**fixed, "kept": peak["Total"] - sum(fixed.values()), "all": peak["Total"]}
+    fixed = {"parameters": peak["Parameter"], "average": peak["Parameter"], "moments": peak["Optstate"]}
+    return {**fixed, "rest": peak["Total"] - peak["Parameter"] - peak["Optstate"], "all": peak["Total"] + peak["Parameter"]}
 
 def peak_memory(
     make,              # () -> denoiser

@@ -32,7 +32,7 @@ from .encoders import EmbeddingStore, TextEmbedding, build_store, holds_clip
 from .diffusion import RadGenPipeline, diffusion_loss, make_schedule
 from .prepare import PrepareConfig, Prepared, is_prepared, load_prepared, prepare
 from .unet import UNet, unet_options
-from .vgg_unet import VGG16UNet, load_vgg_weights, split_parameters, vgg16_features, vgg_unet_options
+from .vgg_unet import VGG16UNet, best_vgg_weights, load_vgg_weights, split_parameters, vgg16_features, vgg_unet_options
 
 # %% ../nbs/10_training.ipynb #10-training-006
 @dataclass
@@ -52,7 +52,7 @@ class TrainConfig:
     size: Literal["paper", "small", "tiny"] = "paper" # width of the network
     encoder: str|None = None # radbert, clip, minilm or mpnet (stand-ins), a Hugging Face id, or a folder; by default as --use-clip says
     max_length: int = 64 # tokens a caption is cut to
-    vgg_weights: str = "auto" # torchvision, keras (stand-in), a .safetensors or .pth file in torchvision's layout, or auto: torchvision's where they are in torch's cache, else keras
+    vgg_weights: str|None = None # torchvision, keras (stand-in), or a .safetensors or .pth file in torchvision's layout; by default torchvision where the file is in torch's cache, else keras
     llm: str = "smollm2" # rewrites captions if data_path is not prepared yet
     steps: int|None = None # optimiser steps instead of epochs; 0 saves the untrained network
     prediction: Literal["epsilon", "v_prediction"]|None = None # what the network predicts [recipe]
@@ -99,6 +99,7 @@ def resolve(
     chosen = {**RECIPES[cfg.recipe], "encoder": "clip" if cfg.use_clip else "radbert",
               "lr": 3e-4 if paper or cfg.size == "paper" else 1e-3,
               "attention_max": unet_options(cfg.recipe, cfg.size, cfg.image_size)["attention_max"]}
+    if cfg.model != "UNet": chosen["vgg_weights"] = best_vgg_weights() # decided once: a run that resumes must not find others
     return replace(cfg, data_path=Path(cfg.data_path), runs=Path(cfg.runs), **{k: v for k, v in chosen.items() if getattr(cfg, k) is None})
 
 # %% ../nbs/10_training.ipynb #10-training-010
@@ -279,6 +280,7 @@ def load_run(
     path = Path(path)
     if not (path/"config.json").exists(): raise DataError(f"no run at {path}: give a folder that radgen train wrote, such as runs/NAME.")
     c = read_json(path/"config.json")
+    if lacking := [f.name for f in fields(TrainConfig) if f.name not in c]: raise DataError(f"{path} was written by another version of radgen, without {lacking[0]}: train it again.")
     cfg = TrainConfig(**{f.name: Path(c[f.name]) if f.name in ("data_path", "runs") else c[f.name] for f in fields(TrainConfig)})
     prepared = load_prepared(c["prepared"])
     if prepared.manifest["content"] != c["data"]: raise DataError(f"{prepared.dir} was prepared anew and differs from what {path} was trained on: prepare it as before, or train again with --overwrite True.")
@@ -429,6 +431,9 @@ def train_step(
         with acc.accumulate(s.wrapped), acc.autocast():
             loss = step_loss(s.wrapped, s.model, s.schedule, x0, text, cfg, generator)
             acc.backward(loss)
+            for g in s.opt.param_groups if acc.sync_gradients else ():
+                if g["lr"] == 0: # frozen: no share in the norm, no moments
+                    for p in g["params"]: p.grad = None
             norm = acc.clip_grad_norm_(s.wrapped.parameters(), 1.0) if acc.sync_gradients else None
             s.opt.step(); s.opt.zero_grad()
         losses.append(loss.detach())

@@ -21,18 +21,20 @@ from .core import ConfigError
 from .encoders import TextEmbedding
 
 # %% ../nbs/07_unet.ipynb #07-unet-040
-def no_autocast(x):
+def no_autocast(
+    x: torch.Tensor, # decides the device
+): # context manager
     "Switch autocast off for the device of `x`; tensors without data (meta) have none."
     return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
 
 class GroupNorm(nn.GroupNorm):
-    "Group normalisation that keeps the type of its input under autocast; statistics are summed in 32 bits by the kernel."
+    "Group normalisation that keeps the type of its input under autocast."
     def forward(self, x):
         "(B, C, H, W) -> the same"
         with no_autocast(x): return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 class LayerNorm(nn.LayerNorm):
-    "Layer normalisation that keeps the type of its input under autocast; statistics are summed in 32 bits by the kernel."
+    "Layer normalisation that keeps the type of its input under autocast."
     def forward(self, x):
         "(..., C) -> the same"
         with no_autocast(x): return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
@@ -68,12 +70,18 @@ class PaperBlock(nn.Module):
         return h + self.emb(F.silu(emb))[:, :, None, None]
 
 # %% ../nbs/07_unet.ipynb #07-unet-008
-def zero(module):
-    "Set a module's parameters to zero and return it."
+def zero(
+    module: nn.Module, # changed in place
+) -> nn.Module: # the same
+    "Set a module's parameters to zero."
     for p in module.parameters(): nn.init.zeros_(p)
     return module
 
-def group_norm(channels): return GroupNorm(next(g for g in (32, 24, 16, 12, 8, 6, 4, 3, 2, 1) if channels % g == 0 and channels//g >= 2 or g == 1), channels)
+def group_norm(
+    channels: int, # of the feature map
+) -> GroupNorm:
+    "As many groups as divide the channels, at most 32, of two channels or more."
+    return GroupNorm(next(g for g in (32, 24, 16, 12, 8, 6, 4, 3, 2, 1) if channels % g == 0 and channels//g >= 2 or g == 1), channels)
 
 class ResBlock(nn.Module):
     "Pre-normalised residual block with scale and shift by the embedding. Source: Dhariwal and Nichol 2021, section 3."
@@ -106,7 +114,7 @@ class Attention(nn.Module):
         context: int|None = None, # channels of keys and values; None for self-attention
     ):
         super().__init__()
-        if dim % heads: raise ConfigError(f"{dim} channels cannot be shared by {heads} attention heads: change widths or heads.")
+        if heads < 1 or dim % heads: raise ConfigError(f"{dim} channels cannot be shared by {heads} attention heads: change widths or heads.")
         self.heads = heads
         self.q, self.kv, self.out = nn.Linear(dim, dim, bias=False), nn.Linear(context or dim, 2*dim, bias=False), zero(nn.Linear(dim, dim))
 
@@ -179,7 +187,7 @@ class Denoiser(ModelMixin, ConfigMixin):
     def check(self, x_t: torch.Tensor, t: torch.Tensor, text: TextEmbedding):
         "Raise `ConfigError` for inputs that this network cannot take."
         c, n = self.config.in_channels, 2**(len(self.config.widths) - 1)
-        if x_t.ndim != 4 or x_t.shape[1] != c: raise ConfigError(f"images of shape {tuple(x_t.shape)} where this network takes (B, {c}, H, W).")
+        if x_t.ndim != 4 or x_t.shape[1] != c: raise ConfigError(f"images of shape {tuple(x_t.shape)} where this network takes (B, {c}, H, W): bring them to {c} channel{'s'*(c > 1)}.")
         if x_t.shape[2] % n or x_t.shape[3] % n: raise ConfigError(f"images of {x_t.shape[3]} x {x_t.shape[2]} pixels: a multiple of {n} is needed, for the network halves them {n.bit_length() - 1} times.")
         if t.shape != x_t.shape[:1] or len(text.pooled) != len(x_t): raise ConfigError(f"{len(x_t)} images with time steps of shape {tuple(t.shape)} and {len(text.pooled)} texts: give one of each an image.")
         text.check(self.config.text_dim)
@@ -196,10 +204,11 @@ class Denoiser(ModelMixin, ConfigMixin):
     @classmethod
     def from_pretrained(cls, path, **kwargs):
         "Read a folder that `save_pretrained` wrote; raises `ConfigError` for another model's, and for weights that are missing, do not fit or are not finite."
-        kind = cls.load_config(path, **{k: kwargs[k] for k in ("subfolder", "revision", "cache_dir") if k in kwargs}).get("_class_name")
+        try: kind = cls.load_config(path, **{k: kwargs[k] for k in ("subfolder", "revision", "cache_dir", "token", "local_files_only") if k in kwargs}).get("_class_name")
+        except (OSError, ValueError) as e: raise ConfigError(f"{path} holds no model ({str(e).splitlines()[0][:120]}): give a folder that save_pretrained wrote.") from None
         if kind != cls.__name__: raise ConfigError(f"{path} holds a {kind}, not a {cls.__name__}: load it with {kind}.from_pretrained.")
         try: model, info = super().from_pretrained(path, **{**kwargs, "use_safetensors": True, "output_loading_info": True})
-        except (OSError, ValueError, RuntimeError, SafetensorError) as e: raise ConfigError(f"the weights in {path} could not be read as safetensors of this {kind} ({str(e).splitlines()[0][:200]}): save them again with save_pretrained.") from None
+        except (OSError, ValueError, SafetensorError) as e: raise ConfigError(f"the weights in {path} could not be read as safetensors of this {kind} ({str(e).splitlines()[0][:200]}): save them again with save_pretrained.") from None
         wrong = [*info["missing_keys"], *info["unexpected_keys"]] or [k for k, p in model.named_parameters() if not p.isfinite().all()]
         if wrong: raise ConfigError(f"{path} has weights that are missing, unknown or not finite: {', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}. Use another copy or checkpoint.")
         return model
@@ -243,10 +252,10 @@ class UNet(Denoiser):
     ):
         super().__init__()
         w, levels = tuple(widths), len(widths) - 1
-        if sample_size < 2**levels or sample_size % 2**levels: raise ConfigError(f"image size {sample_size} is not a multiple of {2**levels}: the network halves it {levels} times.")
+        if sample_size < 2**levels or sample_size % 2**levels: raise ConfigError(f"image size {sample_size} is not a multiple of {2**levels}: the network halves it {levels} times, so use {max(1, round(sample_size/2**levels))*2**levels}.")
         if block not in BLOCKS: raise ConfigError(f"no block is called {block!r}: choose one of {', '.join(BLOCKS)}.")
         self.cond = TextConditioning(text_dim, cond_dim, emb_dim)
-        stage = lambda cin, cout, i, attend=True: Stage(cin, cout, emb_dim, cond_dim, heads or max(1, cout//64), block, attend and sample_size//2**i <= attention_max)
+        stage = lambda cin, cout, i, attend=True: Stage(cin, cout, emb_dim, cond_dim, max(1, cout//64) if heads is None else heads, block, attend and sample_size//2**i <= attention_max)
         self.pool = nn.MaxPool2d(2) if block == "paper" else nn.AvgPool2d(2)
         self.build_encoder(w, stage)
         self.mid = nn.ModuleList(MIDDLE[block](a, b, emb_dim) for a, b in ((w[-1], mid_width), (mid_width, mid_width), (mid_width, w[-1])))
@@ -294,6 +303,7 @@ def unet_options(
     sample_size: int = 64,   # pixels a side, a multiple of 8
 ) -> dict: # keyword arguments of `UNet`
     "Options of a preset for a size of network and of image."
+    if preset not in BLOCKS: raise ConfigError(f"no preset is called {preset!r}: choose one of {', '.join(BLOCKS)}.")
     if size not in SIZES: raise ConfigError(f"no size of network is called {size!r}: choose one of {', '.join(SIZES)}.")
     levels = max(i for i in range(3, 12) if i == 3 or preset == "radgen" and sample_size % 2**i == 0 and sample_size >= 2**(i + 3))
     widths = SIZES[size]["widths"]
