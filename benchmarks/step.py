@@ -1,4 +1,4 @@
-"""How fast a training step and a guided sampling step are: `python benchmarks/step.py [--rounds 3] [--threads 2] [--part train] [--part sample]`, both parts by default; `pip install denoising-diffusion-pytorch` first for the last rival.
+"""How fast a training step and a guided sampling step are: `python benchmarks/step.py [--rounds 3] [--threads 2] [--part train] [--part sample]`, both parts by default; `pip install -e .[benchmarks]` first, for the last rival.
 
 All contenders take turns in this one process, at 64 px and batch 12, texts of 64 tokens by an encoder of RadBERT's architecture and size (random weights, which cost the same). Beside each stand its parameters, its time an image, how many times as long as ours, and its
 achieved FLOP/s as a share of what a plain matrix product reaches here, measured in the same run. Rivals have parameters within 10 % of ours and attention where ours has it: diffusers at 32 px and below; denoising-diffusion-pytorch has full attention at 8 px (its linear
@@ -118,6 +118,8 @@ def contenders(folder):
         out[f"denoising-diffusion-pytorch, {dtype}"] = Rival(ddp_unet(), dtype, ddp_call, ddp_guided, "radgen at 8 px")
     return out
 
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
 def matmul_peak(dtype, n=2048):
     "FLOP/s of a plain matrix product, the best of five."
     a, b, best = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype), 0
@@ -143,10 +145,11 @@ def encoder_flops(encoder):
 def size(c): return sum(p.numel() for p in c.model.parameters())
 
 def measure(part, all_, rounds):
-    "Seconds of each contender, in turn, and what the machine's matrix product reaches."
+    "Seconds of each contender, in turn, and the most that the machine's matrix product reached between them."
     x0, x_t, t = torch.rand(B, 1, PX, PX)*2 - 1, torch.randn(B, 1, PX, PX), torch.randint(0, 1000, (B,))
-    seconds = {n: [] for n in all_}
+    seconds, peak = {n: [] for n in all_}, dict.fromkeys(DTYPES, 0.0)
     for r in range(rounds + 1): # the first round warms up
+        peak = {d: max(p, matmul_peak(DTYPES[d])) for d, p in peak.items()}
         for n, c in all_.items():
             if part == "sample":
                 if not hasattr(c, "sample"): continue
@@ -158,7 +161,7 @@ def measure(part, all_, rounds):
                 began = time.perf_counter(); c.train(x0)
             if r: seconds[n].append(time.perf_counter() - began)
             print(f"{part} round {r}: {n:40} {time.perf_counter() - began:6.2f} s", flush=True)
-    return {n: s for n, s in seconds.items() if s}
+    return {n: s for n, s in seconds.items() if s}, peak
 
 def table(part, seconds, all_, peak):
     "One row a contender; ratios are medians over rounds of the ratio within a round."
@@ -185,12 +188,11 @@ def main():
     results = read_json(RESULTS) if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         all_ = contenders(folder)
-        peak = {"f32": matmul_peak(torch.float32), "bf16": matmul_peak(torch.bfloat16)}
-        print(f"matrix product: {peak['f32']/1e9:.0f} GFLOP/s in f32, {peak['bf16']/1e9:.0f} in bf16, {a.threads} threads")
         for part in a.part or ("train", "sample"):
-            rows, claims = table(part, measure(part, all_, a.rounds), all_, peak)
+            seconds, peak = measure(part, all_, a.rounds)
+            rows, claims = table(part, seconds, all_, peak)
             width = max(len(r["contender"]) for r in rows)
-            print(f"\n{part}, {PX} px, batch {B}\n{'':{width}}  params  ms/image  GFLOP/image  of matmul  times: paper  radgen  radgen at 8 px")
+            print(f"\n{part}, {PX} px, batch {B}, {a.threads} threads; matrix product {peak['f32']/1e9:.0f} GFLOP/s in f32, {peak['bf16']/1e9:.0f} in bf16\n{'':{width}}  params  ms/image  GFLOP/image  of matmul  times: paper  radgen  radgen at 8 px")
             for r in rows: print(f"{r['contender']:{width}}  {r['parameters_M']:5.2f}M  {r['ms_an_image']:8.1f}  {r['gflop_an_image']:11.1f}  {r['share_of_matmul']:9.1%}  {r['times paper']:12.2f}  {r['times radgen']:6.2f}  {r['times radgen at 8 px']:14.2f}")
             for c in claims: print(("met    " if c["met"] else "missed ") + c["claim"])
             results[part] = dict(rows=rows, claims=claims, matmul_gflops={k: round(v/1e9) for k, v in peak.items()}, threads=a.threads, rounds=a.rounds)

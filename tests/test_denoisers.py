@@ -9,11 +9,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from safetensors.torch import load_file, save_file
 
+from radgen.attention import word_maps
 from radgen.core import AssetError, ConfigError
+from radgen.cost import _boxes, block_table
 from radgen.diffusion import diffusion_loss, make_schedule
 from radgen.encoders import TextEmbedding
 from radgen.unet import UNet, unet_options
-from radgen.vgg_unet import VGG16UNet, load_vgg_weights, split_parameters, vgg16_features, vgg_unet_options
+from radgen.vgg_unet import FiLM, VGG16UNet, load_vgg_weights, split_parameters, vgg16_features, vgg_unet_options
 
 D, PX = 24, 16
 ALL = pytest.mark.parametrize("kind", ["UNet-paper", "UNet-radgen", "VGG16UNet-paper", "VGG16UNet-radgen"])
@@ -69,17 +71,29 @@ def test_mixed_precision(kind, dtype):
     (loss*1024).backward() # as a gradient scaler does
     assert all(p.grad.isfinite().all() and p.grad.dtype == torch.float32 for p in m.parameters())
 
-def test_real_vgg16_in_half_precision_bears_pure_noise():
+@pytest.mark.parametrize("learned", [False, True])
+def test_real_vgg16_in_half_precision_bears_pure_noise(learned):
     m = load_vgg_weights(VGG16UNet(text_dim=D, **vgg_unet_options("radgen", "tiny", 32)), vgg16_features("keras"))
     x, t, text = inputs(px=32)
-    with torch.no_grad(), torch.autocast("cpu", torch.float16):
+    if learned: # FiLM that has learned to triple its activations
+        for f in m.films: nn.init.constant_(f.emb.bias, 2.0)
+    with torch.autocast("cpu", torch.float16):
         parts = m.slices(x, m.cond(t, text)[0])
-        y = m(x, t, text)
-    assert all(p.dtype == torch.float16 for p in parts) and 1e4 < max(p.max() for p in parts) < 4e4 # 65,504 is the largest number
-    assert y.isfinite().all()
+        loss = m(x, t, text).float().square().mean()
+    loss.backward()
+    largest = float(max(p.detach().max() for p in parts))
+    assert all(p.dtype == torch.float16 for p in parts) and largest < 65_504/2
+    assert largest/m.scale > 10_000 # which VGG16's own scale would have brought near the largest number, or beyond
+    assert all(p.grad.isfinite().all() for p in m.vgg.parameters())
+
+def test_film_bears_a_feature_map_of_zeros():
+    film = FiLM(8, 4)
+    h = torch.zeros(2, 8, 4, 4, requires_grad=True)
+    film(h, torch.randn(2, 4)).sum().backward()
+    assert h.grad.isfinite().all()
 
 @ALL
-def test_channels_last_from_end_to_end(kind):
+def test_channels_last_on_the_processor(kind): # CUDA's group normalisation answers in the default layout; nothing here can see that
     m, (x, t, text) = make(kind), inputs()
     with torch.no_grad(): y = m(x, t, text)
     m, seen = m.to(memory_format=torch.channels_last), {}
@@ -190,7 +204,7 @@ def test_slices_are_those_of_the_stand_in_on_keras_preprocessing():
     first = nn.functional.conv2d(bgr, source.features[0].weight.flip(1), source.features[0].bias, padding=1)
     with torch.no_grad():
         ref = source.features[1:4](first)
-        assert (m.slices(grey/127.5 - 1)[0] - ref).abs().max() < 1e-5*ref.abs().max()
+        assert (m.slices(grey/127.5 - 1)[0]/m.scale - ref).abs().max() < 1e-5*ref.abs().max()
 
 def test_frozen_slices_are_left_out_of_training():
     m = make("VGG16UNet-radgen")
@@ -210,13 +224,14 @@ def test_inputs_that_do_not_fit(kind):
                         ((x, t, text._replace(mask=text.mask & torch.tensor([[True], [False], [True]]))), "row 1")):
         with pytest.raises(ConfigError, match=told): m(*wrong)
 
-@pytest.mark.parametrize("options, told", [(dict(sample_size=36), "36 is not a multiple of 8"), (dict(sample_size=0), "0 is not"), (dict(block="resnet"), "'resnet'"), (dict(heads=5), "cannot be shared by 5"), (dict(affine="caffe"), "'caffe'"), (dict(widths=(32, 64, 128, 128)), r"not \(32, 64, 128\)")])
+@pytest.mark.parametrize("options, told", [(dict(sample_size=36), "36 is not a multiple of 8"), (dict(sample_size=0), "0 is not"), (dict(block="resnet"), "'resnet'"), (dict(heads=5), "cannot be shared by 5"), (dict(heads=0), "by 0"), (dict(affine="caffe"), "'caffe'"), (dict(widths=(32, 64, 128, 128)), r"not \(32, 64, 128\)")])
 def test_configurations_that_cannot_be(options, told):
     Model = VGG16UNet if {"affine", "widths"} & set(options) else UNet
     with pytest.raises(ConfigError, match=told): Model(**{**(vgg_unet_options if Model is VGG16UNet else unet_options)("radgen", "tiny", 32), "text_dim": D, **options})
 
-def test_sizes_that_nobody_knows():
+def test_options_that_nobody_knows():
     with pytest.raises(ConfigError, match="'huge'"): unet_options("radgen", "huge", 32)
+    with pytest.raises(ConfigError, match="'resnet'"): unet_options("resnet", "tiny", 32)
 
 @pytest.fixture
 def saved(tmp_path):
@@ -257,7 +272,7 @@ def test_pickle_is_not_opened(saved, name):
     assert not Trap.ran
 
 def test_folder_that_is_not_there(tmp_path):
-    with pytest.raises((ConfigError, OSError), match="nowhere"): UNet.from_pretrained(tmp_path/"nowhere")
+    with pytest.raises(ConfigError, match="nowhere holds no model"): UNet.from_pretrained(tmp_path/"nowhere")
 
 @pytest.mark.parametrize("write, told", [
     (lambda p: torch.save({"features.0.weight": torch.ones(64, 3, 3, 3)}, p), "features.0.bias"),
@@ -273,6 +288,25 @@ def test_vgg16_files_that_are_refused(write, told, tmp_path):
 
 def test_torchvisions_weights_where_they_cannot_be_had(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *a, **k: (_ for _ in ()).throw(OSError("no network")))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *a, **k: (_ for _ in ()).throw(OSError("no network")))
     with pytest.raises(AssetError, match="no network.*weights='keras'.*vgg16-397923af.pth"): vgg16_features("torchvision")
     assert "stand-in" in vgg16_features("auto").source # and the report says so
+
+# What it looks like inside
+
+def test_boxes_of_the_drawing_hold_everything():
+    table = block_table(make("VGG16UNet-radgen"))
+    assert _boxes(table).parameters.sum() == table.parameters.sum() == sum(p.numel() for p in make("VGG16UNet-radgen").parameters())
+    assert _boxes(table).gflop.sum() == pytest.approx(table.gflop.sum())
+
+@ALL
+def test_word_maps_are_shares_of_the_words(kind):
+    m, (x, t, text) = make(kind), inputs()
+    w = word_maps(m, x, t, text)
+    assert w.shape == (3, 6, PX, PX) and torch.allclose(w.sum(1), torch.ones(3, PX, PX), atol=1e-4) and not w[~text.mask].any()
+    with torch.no_grad(): before = m(x, t, text)
+    assert torch.equal(before, m(x, t, text)) and not any(b._forward_pre_hooks for b in m.modules())
+
+def test_word_maps_of_a_network_without_attention():
+    m = UNet(text_dim=D, **{**unet_options("radgen", "tiny", PX), "attention_max": 0})
+    with pytest.raises(ConfigError, match="attention_max"): word_maps(m, *inputs())

@@ -7,12 +7,12 @@ from radgen.diffusion import guided, make_schedule
 from radgen.encoders import TextEmbedding
 from radgen.training import TrainConfig, random_crop, resolve, step_loss
 from radgen.unet import TextConditioning, UNet, unet_options
-from radgen.vgg_unet import VGG16UNet, vgg_unet_options
+from radgen.vgg_unet import Preprocess, VGG16UNet, vgg_unet_options
 
 WIDTHS = {"minilm": 384, "clip": 512, "radbert": 768} # mpnet has RadBERT's
 
 def loss_and_guidance(Model, options, encoder, recipe):
-    "One training loss and one guided evaluation on fake CUDA tensors, from stored images and texts on."
+    "One training loss and one guided evaluation on fake CUDA tensors, from images and vectors of texts on."
     D, cfg = WIDTHS[encoder], resolve(TrainConfig("data", recipe=recipe, size="tiny", image_size=32, encoder=encoder))
     with FakeTensorMode(allow_non_fake_inputs=False):
         schedule = make_schedule(cfg.prediction)
@@ -29,6 +29,10 @@ def test_every_model_encoder_and_recipe_stays_on_the_device(Model, options, enco
     loss, out = loss_and_guidance(Model, options, encoder, recipe)
     assert loss.device.type == "cuda" and loss.shape == ()
     assert out.device.type == "cuda" and out.shape == (2, 1, 32, 32)
+
+def test_a_planted_mix_up_in_the_slices_is_caught(monkeypatch):
+    monkeypatch.setattr(Preprocess, "forward", lambda self, x: self.a.to("cpu")*x + self.b)
+    with pytest.raises(Exception, match="(?i)device"): loss_and_guidance(VGG16UNet, vgg_unet_options, "minilm", "radgen")
 
 @pytest.mark.parametrize("Model, options", [(UNet, unet_options), (VGG16UNet, vgg_unet_options)], ids=["UNet", "VGG16UNet"])
 def test_a_planted_mix_up_is_caught(Model, options, monkeypatch):

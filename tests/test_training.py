@@ -1,5 +1,5 @@
 """What a run promises beyond the chapter: VGG16's recipe by recipe, a loss that explodes is told, options are guarded."""
-import shutil
+import json, shutil
 from dataclasses import replace
 
 import numpy as np
@@ -117,3 +117,52 @@ def test_split_without_images(cfg, prepared, tmp_path):
     run = train(replace(cfg, data_path=folder))
     with pytest.raises(DataError, match="keeps no test image"): sample(SampleConfig(run.dir, device="cpu"))
     assert sample(SampleConfig(run.dir, split="train", n=1, steps=1, device="cpu")).exists()
+
+def test_compiled_and_checkpointed_runs_resume_without(cfg, monkeypatch):
+    from torch._dynamo.testing import CompileCounterWithBackend
+    torch._dynamo.reset()
+    counter, real = CompileCounterWithBackend("eager"), T.Accelerator
+    def accelerator(dynamo_backend="no", **kw): # the graph is made; what inductor does with it needs a C++ compiler
+        acc = real(**kw)
+        if dynamo_backend != "no":
+            prepare = acc.prepare
+            acc.prepare = lambda model, *rest: (torch.compile(prepare(model), backend=counter, fullgraph=True), *(prepare(r) for r in rest))
+        return acc
+    monkeypatch.setattr(T, "Accelerator", accelerator)
+    plain = train(replace(cfg, name="plain", steps=4))
+    with monkeypatch.context() as m:
+        step = T.train_step
+        def stop(s, i):
+            if i == 2: raise MemoryError
+            return step(s, i)
+        m.setattr(T, "train_step", stop)
+        with pytest.raises(MemoryError): train(replace(cfg, steps=4, compile=True, gradient_checkpointing=True, checkpoint_every=2))
+    assert counter.frame_count == 1 # texts are padded to one length, so that two batches make one graph
+    run = train(replace(cfg, steps=4, resume=True))
+    a, b = (load_file(r.final()/"denoiser/diffusion_pytorch_model.safetensors") for r in (plain, run))
+    assert all(torch.allclose(a[k], b[k], atol=1e-4) for k in a)
+
+def test_vgg_weights_are_decided_once(cfg, monkeypatch):
+    run = train(replace(cfg, model="VGG16UNet", steps=2))
+    assert load_run(run.dir).config.vgg_weights == "keras"
+    monkeypatch.setattr(T, "best_vgg_weights", lambda: "torchvision") # its file has appeared in torch's cache
+    with pytest.raises(ConfigError, match="vgg_weights keras instead of torchvision"): train(replace(cfg, model="VGG16UNet", resume=True))
+    assert train(replace(cfg, model="VGG16UNet", resume=True, vgg_weights="keras")).weights() == run.weights()
+
+def test_frozen_slices_have_no_part_in_norm_and_moments(cfg, monkeypatch):
+    seen, step = [], T.train_step
+    def look(s, i):
+        out = step(s, i)
+        vgg = next(g for g in s.opt.param_groups if g["frozen"])["params"]
+        seen.append([bool(s.opt.state.get(p)) for p in vgg])
+        return out
+    monkeypatch.setattr(T, "train_step", look)
+    train(replace(cfg, model="VGG16UNet_FrozenStart", steps=4))
+    assert not any(seen[1]) and all(seen[2])
+
+def test_run_of_another_version_is_told(cfg):
+    run = train(cfg)
+    config = json.loads((run.dir/"config.json").read_text())
+    del config["compile"]
+    (run.dir/"config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match="another version of radgen, without compile"): load_run(run.dir)
