@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import radgen.encoders as E
-from radgen.core import ASSETS, Asset, AssetError, ConfigError, DataError, RadgenError, cache_dir, fetch_asset
+from radgen.core import ASSETS, Asset, AssetError, ConfigError, DataError, cache_dir, fetch_asset
 from radgen.encoders import EmbeddingStore, TextEmbedding, TextEncoder, build_store, embed_tokens, encoder_source, fill_store, holds_clip, load_tokenizer, store_bytes, store_key
 
 TEXTS = ["computed tomography, head, axial, Normal", "plain x-ray, chest, postero-anterior, left pleural effusion", "x-ray", "magnetic resonance imaging of the lumbar spine, sagittal, disc protrusion at the level of L4"]
