@@ -24,7 +24,7 @@ from transformers import AddedToken, CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from .core import ConfigError, DataError, RadgenError, atomic_dir, pick_device, save_figure, set_seed, write_json
+from .core import ConfigError, DataError, RadgenError, atomic_dir, pick_device, save_figure, set_seed, stop_signals, write_json
 from .encoders import encoder_source, holds_clip, load_network, quiet_transformers
 from .prepare import Prepared, load_prepared
 
@@ -220,12 +220,14 @@ def run_epoch(
     cfg: ClipConfig,
     epoch: int,       # 1, 2, ...; with the seed it decides the order
     bf16: bool,       # whether matrix products are taken in bfloat16
+    asked=(),         # of `stop_signals`
 ) -> float: # mean loss
-    "One pass over the pairs; raises `RadgenError` where the loss is no longer finite."
+    "One pass over the pairs; raises `RadgenError` where the loss is no longer finite, and `KeyboardInterrupt` between two steps when asked to stop."
     model.train()
     n, crop, total = len(pairs.images), v2.RandomResizedCrop(pairs.images.shape[1], scale=(0.9, 1.0), ratio=(1.0, 1.0)), 0.0
     parts = np.array_split(np.random.default_rng([cfg.seed % 2**32, epoch]).permutation(n), -(-n//cfg.batch_size))
     for i in tqdm(parts, desc=f"epoch {epoch}", unit="step", leave=False, disable=None):
+        if asked: raise KeyboardInterrupt
         c = pairs.caption[i]
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
             out = model(**pairs.read(c, model.device), pixel_values=pairs.look(i, model.device, crop))
@@ -268,9 +270,9 @@ def finetune_clip(
     print(f"{sum(p.numel() for p in model.parameters())/1e6:.1f} M parameters, {len(train.images):,} pairs with {len(train.texts):,} captions, on {device}", file=sys.stderr)
     set_seed(cfg.seed)
     rows, best, began = [], 0, time.time()
-    with atomic_dir(cfg.out) as d:
+    with stop_signals() as asked, atomic_dir(cfg.out) as d:
         for epoch in range(cfg.epochs + 1):
-            loss = run_epoch(model, opt, schedule, train, cfg, epoch, bf16) if epoch else math.nan
+            loss = run_epoch(model, opt, schedule, train, cfg, epoch, bf16, asked) if epoch else math.nan
             row = {"epoch": epoch, "train_loss": loss, **judge(model, valid, cfg.batch_size), "scale": model.logit_scale.exp().item(), "seconds": round(time.time() - began, 1)}
             if not math.isfinite(row["valid_loss"]): raise RadgenError(f"the validation loss is not finite after epoch {epoch}: start again with a --lr below {cfg.lr:g}, or with --precision no.")
             rows.append(row)

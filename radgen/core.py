@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['ASSETS', 'RadgenError', 'DataError', 'ConfigError', 'AssetError', 'set_seed', 'index_generator', 'pick_device',
-           'atomic_path', 'atomic_dir', 'write_json', 'read_json', 'fingerprint', 'to_unit', 'to_uint8', 'image_grid',
-           'save_figure', 'Asset', 'cache_dir', 'fetch_asset']
+           'atomic_path', 'atomic_dir', 'write_json', 'read_json', 'fingerprint', 'stop_signals', 'to_unit', 'to_uint8',
+           'image_grid', 'save_figure', 'Asset', 'cache_dir', 'fetch_asset']
 
 # %% ../nbs/00_core.ipynb #00-core-004
-import ctypes, hashlib, json, os, platform, random, shutil, subprocess, sys, tempfile, zipfile
+import ctypes, hashlib, json, os, platform, random, shutil, signal, subprocess, sys, tempfile, zipfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -146,6 +146,18 @@ def fingerprint(
     "The sha256 of the objects' canonical JSON, shortened: equal exactly when the objects are."
     text = json.dumps(objs, sort_keys=True, default=_plain, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+# %% ../nbs/00_core.ipynb #00-core-041
+@contextmanager
+def stop_signals():
+    "Yield a list that becomes non-empty when SIGINT or SIGTERM asks to stop; handlers are restored afterwards."
+    asked, old = [], {}
+    try:
+        for s in (signal.SIGINT, signal.SIGTERM): old[s] = signal.signal(s, lambda *a: asked.append(a[0]))
+    except ValueError: pass # not in the main thread: nobody can send us signals
+    try: yield asked
+    finally:
+        for s, h in old.items(): signal.signal(s, h)
 
 # %% ../nbs/00_core.ipynb #00-core-023
 def to_unit(

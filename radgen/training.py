@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['RECIPES', 'FREE', 'TrainConfig', 'resolve', 'batch_indices', 'random_crop', 'lr_factor', 'open_data', 'Batches',
            'make_batches', 'make_model', 'save_checkpoint', 'load_checkpoint', 'step_loss', 'Run', 'load_run',
-           'open_run', 'start_run', 'stop_signals', 'MetricsLog', 'train', 'LoopState', 'train_step', 'run_loop',
-           'SampleConfig', 'sample']
+           'open_run', 'start_run', 'MetricsLog', 'train', 'LoopState', 'train_step', 'run_loop', 'SampleConfig',
+           'sample']
 
 # %% ../nbs/10_training.ipynb #10-training-004
-import csv, hashlib, math, shutil, signal, sys, time
-from contextlib import contextmanager
+import csv, hashlib, math, shutil, sys, time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -27,7 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .core import (ConfigError, DataError, RadgenError, atomic_dir, atomic_path, fingerprint, image_grid, index_generator, pick_device, read_json,
-                         save_figure, set_seed, to_unit, write_json)
+                         save_figure, set_seed, stop_signals, to_unit, write_json)
 from .encoders import EmbeddingStore, TextEmbedding, build_store, holds_clip
 from .diffusion import RadGenPipeline, diffusion_loss, make_schedule
 from .prepare import PrepareConfig, Prepared, is_prepared, load_prepared, prepare
@@ -315,17 +314,6 @@ def start_run(
     write_json(run/"config.json", config)
 
 # %% ../nbs/10_training.ipynb #10-training-033
-@contextmanager
-def stop_signals():
-    "Yield a list that becomes non-empty when SIGINT or SIGTERM asks to stop; handlers are restored afterwards."
-    asked, old = [], {}
-    try:
-        for s in (signal.SIGINT, signal.SIGTERM): old[s] = signal.signal(s, lambda *a: asked.append(a[0]))
-    except ValueError: pass # not in the main thread: nobody can send us signals
-    try: yield asked
-    finally:
-        for s, h in old.items(): signal.signal(s, h)
-
 class MetricsLog:
     "Rows of metrics.csv, cut back to `step` when a run resumes."
     columns = ["step", "epoch", "loss", "lr", "grad_norm", "images_per_s", "seconds"]
