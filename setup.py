@@ -13,6 +13,6 @@ setup(
     long_description=open("README.md", encoding="utf-8").read(), long_description_content_type="text/markdown",
     packages=find_packages(include=["radgen", "radgen.*"]), package_data={"radgen": split("package_data")},
     python_requires=f">={cfg['min_python']}", install_requires=split("requirements"),
-    extras_require={extra: split(f"{extra}_requirements") for extra in ("dev", "app", "benchmarks", "ray", "dicom")},
+    extras_require={extra: split(f"{extra}_requirements") for extra in ("dev", "app", "ray", "dicom")},
     entry_points={"console_scripts": split("console_scripts"), "nbdev": ["radgen=radgen._modidx:d"]},
 )

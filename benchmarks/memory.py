@@ -43,7 +43,7 @@ def predictions():
         add(model="the paper's network with its own attention", px=px, precision="no", checkpointing=False, **naive_memory(px))
     return rows
 
-MARGIN = 1.35 # between what is predicted and what a step really takes
+MARGIN = 1.3 # between what is predicted and what a step really takes
 CASES = {"UNet, radgen": 128, "UNet, paper": 64, "VGG16UNet, radgen": 64}
 
 def really(name):

@@ -1,4 +1,4 @@
-"""How fast a training step and a guided sampling step are: `python benchmarks/step.py [--rounds 3] [--threads 2] [--part train] [--part sample]`, both parts by default; `pip install -e .[benchmarks]` first, for the last rival.
+"""How fast a training step and a guided sampling step are: `python benchmarks/step.py [--rounds 3] [--threads 2] [--part train] [--part sample]`, both parts by default.
 
 All contenders take turns in this one process, at 64 px and batch 12, texts of 64 tokens by an encoder of RadBERT's architecture and size (random weights, which cost the same). Beside each stand its parameters, its time an image, how many times as long as ours, and its
 achieved FLOP/s as a share of what a plain matrix product reaches here, measured in the same run. Rivals have parameters within 10 % of ours and attention where ours has it: diffusers at 32 px and below; denoising-diffusion-pytorch has full attention at 8 px (its linear

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_SCALE', 'ClipConfig', 'load_clip', 'small_clip', 'Pairs', 'read_pairs', 'contrastive_loss', 'loss_floor', 'embed',
-           'retrieval', 'judge', 'lr_share', 'make_optimizer', 'run_epoch', 'plot_finetuning', 'finetune_clip']
+           'retrieval', 'judge', 'make_optimizer', 'run_epoch', 'plot_finetuning', 'finetune_clip']
 
 # %% ../nbs/06c_clip.ipynb #06c-clip-004
 import math, re, sys, time
@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from scipy.stats import hypergeom
 from torchvision.transforms import v2
 from tqdm import tqdm
-from transformers import AddedToken, CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import AddedToken, CLIPConfig, CLIPModel, CLIPTokenizer, get_cosine_schedule_with_warmup
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from .core import ConfigError, DataError, RadgenError, atomic_dir, pick_device, save_figure, set_seed, stop_signals, write_json
-from .encoders import encoder_source, holds_clip, load_network, quiet_transformers
+from .encoders import encoder_source, holds_clip, load_network, quiet_transformers, token_lengths
 from .prepare import Prepared, load_prepared
 
 # %% ../nbs/06c_clip.ipynb #06c-clip-006
@@ -126,7 +126,7 @@ def read_pairs(
     texts = prepared.texts(split, mode) if len(prepared.rows(split)) else []
     if len(set(texts)) < 2: raise DataError(f"{prepared.dir} keeps {len(texts)} {split} images with {len(set(texts))} distinct captions: fine-tuning needs two or more in train and in valid; prepare data that have both splits.")
     read = tokenizer(texts, padding=True, truncation=True, return_tensors="np")
-    cut = sum(len(ids) > tokenizer.model_max_length for ids in tokenizer(texts, verbose=False).input_ids)
+    cut = sum(n > tokenizer.model_max_length for n in token_lengths(tokenizer, texts))
     if cut: print(f"{cut:,} of {len(texts):,} {split} captions ({cut/len(texts):.1%}) are longer than {tokenizer.model_max_length} tokens and lose their end.", file=sys.stderr)
     rows, first, caption = np.unique(np.concatenate([read.input_ids, read.attention_mask], 1), axis=0, return_index=True, return_inverse=True)
     ids, mask = torch.from_numpy(rows).long().chunk(2, dim=1)
@@ -195,23 +195,15 @@ def judge(
             "uniform": mean(lambda i: math.log(len(i))), **retrieval(text, image, c)}
 
 # %% ../nbs/06c_clip.ipynb #06c-clip-026
-def lr_share(
-    step: int,     # 0 .. total - 1
-    total: int,    # optimiser steps at most
-    warmup: float, # share of them, 0..1
-) -> float: # multiplies the peak rate, 0..1
-    "A line up under half a cosine down."
-    return min((step + 1)/max(warmup*total, 1), (1 + math.cos(math.pi*step/total))/2)
-
 def make_optimizer(
     model: CLIPModel,
     cfg: ClipConfig,
     steps: int, # optimiser steps at most
 ):
-    "AdamW and its schedule."
+    "AdamW, and a rate that rises along a line and falls along half a cosine."
     decayed = lambda yes: [p for p in model.parameters() if (p.ndim >= 2) == yes]
     opt = torch.optim.AdamW([{"params": decayed(True), "weight_decay": cfg.weight_decay}, {"params": decayed(False), "weight_decay": 0.0}], lr=cfg.lr)
-    return opt, torch.optim.lr_scheduler.LambdaLR(opt, lambda step: lr_share(step, steps, cfg.warmup))
+    return opt, get_cosine_schedule_with_warmup(opt, round(cfg.warmup*steps), steps)
 
 def run_epoch(
     model: CLIPModel, # changed
@@ -232,12 +224,13 @@ def run_epoch(
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
             out = model(**pairs.read(c, model.device), pixel_values=pairs.look(i, model.device, crop))
         loss = contrastive_loss(out.text_embeds, out.image_embeds, model.logit_scale.exp(), c.to(model.device))
-        if not math.isfinite(loss.item()): raise RadgenError(f"the loss is not finite in epoch {epoch}: start again with a --lr below {cfg.lr:g}, or with --precision no.")
+        value = loss.item()
+        if not math.isfinite(value): raise RadgenError(f"the loss is not finite in epoch {epoch}: start again with a --lr below {cfg.lr:g}, or with --precision no.")
         opt.zero_grad(); loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         opt.step(); schedule.step()
         with torch.no_grad(): model.logit_scale.clamp_(max=math.log(MAX_SCALE))
-        total += loss.item()*len(i)
+        total += value*len(i)
     return total/n
 
 # %% ../nbs/06c_clip.ipynb #06c-clip-029

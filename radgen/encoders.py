@@ -489,14 +489,6 @@ def build_store(
     dtype: str = "bf16",   # how vectors are stored: 'bf16' or 'f32'
 ) -> EmbeddingStore:
     "Open the store for this encoder under `root` after adding the texts it lacks."
-    root, texts = Path(root), check_texts(texts)
-    try: key = store_key(name, max_length, dtype)
-    except AssetError:
-        asked = dict(encoder=name, max_length=max_length, dtype=dtype)
-        stores = [EmbeddingStore(p.parent) for p in sorted(root.glob("*/store.json")) if asked.items() <= read_json(p).items()]
-        whole = [s for s in stores if not s.missing(texts)]
-        if len(whole) != 1: raise
-        print(f"The text encoder {name!r} is not on this machine, but its vectors are: using {whole[0].path.name}, written with revision {whole[0].info['revision'][:12]}.", file=sys.stderr)
-        return whole[0]
-    path = root/f"{key['encoder'].replace('/', '--')}-{fingerprint(key)[:8]}"
+    key = store_key(name, max_length, dtype)
+    path = Path(root)/f"{key['encoder'].replace('/', '--')}-{fingerprint(key)[:8]}"
     return fill_store(path, key, texts, lambda: TextEncoder(name, max_length, device), batch_size)

@@ -146,7 +146,7 @@ class VGG16UNet(UNet):
         in_channels: int = 1,          # grey
         affine: str = "keras",         # the preprocessing of the weights, a key of `AFFINE`
     ):
-        if tuple(widths[:3]) != (64, 128, 256): raise ConfigError(f"VGG16 fixes the first three widths to 64, 128, 256, not {tuple(widths[:3])}.")
+        if tuple(widths[:3]) != (64, 128, 256): raise ConfigError(f"VGG16 fixes the first three widths to 64, 128, 256, not {tuple(widths[:3])}: take them from vgg_unet_options.")
         super().__init__(sample_size=sample_size, text_dim=text_dim, widths=widths, mid_width=mid_width, cond_dim=cond_dim, emb_dim=emb_dim, heads=heads, attention_max=attention_max, block=block, in_channels=in_channels)
 
     def build_encoder(self, w, stage):

@@ -498,20 +498,6 @@ def test_opening_loads_no_encoder(tmp_path):
     code = f"import sys; from radgen.encoders import build_store; s = build_store({TEXTS!r}, {str(tmp_path)!r}, 'minilm'); s.get(s.rows({TEXTS!r})); print(len(s), [m for m in sys.modules if m.split('.')[0] in ('transformers', 'tokenizers', 'huggingface_hub')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "4 []\n"
 
-def test_a_store_outlives_its_encoder(radbert, tmp_path, empty_caches, monkeypatch, capsys):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    own = empty_caches/"radbert"
-    shutil.copytree(radbert, own)
-    a = build_store(TEXTS, tmp_path/"stores", "radbert")
-    shutil.rmtree(own)
-    b = build_store(TEXTS[:2], tmp_path/"stores", "radbert")
-    assert torch.equal(a.get(a.rows(TEXTS)).tokens, b.get(b.rows(TEXTS)).tokens) and a.info["revision"][:12] in capsys.readouterr().err
-    for texts, kw in ((["new"], {}), (TEXTS, {"max_length": 32}), (TEXTS, {"dtype": "f32"})):
-        with pytest.raises(AssetError, match="not on this machine"): build_store(texts, tmp_path/"stores", "radbert", **kw)
-    change(roberta__embeddings__LayerNorm__bias=torch.ones(32))(radbert)
-    shutil.copytree(radbert, own); build_store(TEXTS, tmp_path/"stores", "radbert"); shutil.rmtree(own)
-    with pytest.raises(AssetError, match="not on this machine"): build_store(TEXTS, tmp_path/"stores", "radbert") # two revisions: nobody knows which is meant
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the private memory of a process from /proc")
 def test_reading_takes_no_memory_for_the_whole(tmp_path):
     "All of a store of 64 MB is read in batches; private memory grows by a few batches, not by the store."
