@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from .core import ConfigError, RadgenError, pick_device
-from .diffusion import SAMPLERS, RadGenPipeline
+from .diffusion import SAMPLERS
+from .pipeline import RadGenPipeline
 from .training import load_run
 
 # %% ../nbs/13_app.ipynb #13-app-006

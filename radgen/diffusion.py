@@ -4,18 +4,15 @@
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'make_schedule', 'q_sample', 'target', 'predict_x0', 'snr_weights', 'diffusion_loss', 'guided',
-           'make_sampler', 'RadGenPipeline']
+           'make_sampler']
 
 # %% ../nbs/09_diffusion.ipynb #09-diffusion-004
-from pathlib import Path
-
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler, UniPCMultistepScheduler
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import nn
 
-from .core import ConfigError, DataError, index_generator, to_uint8
-from .encoders import TextEmbedding, TextEncoder
+from .core import ConfigError
+from .encoders import TextEmbedding
 
 # %% ../nbs/09_diffusion.ipynb #09-diffusion-006
 def make_schedule(
@@ -120,61 +117,3 @@ def make_sampler(
     "A diffusers scheduler that walks back along `schedule`."
     if name not in SAMPLERS: raise ConfigError(f"no sampler is called {name!r}: choose one of {', '.join(SAMPLERS)}.")
     return SAMPLERS[name](schedule.config)
-
-# %% ../nbs/09_diffusion.ipynb #09-diffusion-028
-class RadGenPipeline(DiffusionPipeline):
-    "Text in, radiology images out: `pipe(['computed tomography, head'])` gives uint8 (N, H, W)."
-    def __init__(self,
-        denoiser: nn.Module,        # UNet or VGG16UNet
-        scheduler: DDPMScheduler,   # the schedule it was trained with
-        encoder: str = "radbert",   # text encoder, as for `TextEncoder`
-        max_length: int = 64,       # tokens a caption is cut to
-        equalize: bool = False,     # whether training images had their histogram equalised
-    ):
-        super().__init__()
-        self.register_modules(denoiser=denoiser, scheduler=scheduler)
-        self.register_to_config(encoder=encoder, max_length=max_length, equalize=equalize)
-        self._encoder = None
-
-    def encode(self, prompts: list[str]) -> TextEmbedding:
-        "Prompts to vectors; the text encoder is loaded at the first call."
-        if self._encoder is None: self._encoder = TextEncoder(self.config.encoder, self.config.max_length, self.device)
-        return self._encoder(prompts)
-
-    @torch.inference_mode()
-    def __call__(self,
-        prompts: list[str]|TextEmbedding, # N captions, or their embedding
-        guidance: float = 2.0,            # classifier-free guidance scale
-        steps: int = 25,                  # sampler steps
-        sampler: str = "dpm++",           # a key of `SAMPLERS`
-        seed: int = 0,                    # with the index, decides each image's noise
-        indices: list[int]|None = None,   # index of each image; 0..N-1 by default
-        batch_size: int = 32,             # images at once
-    ) -> torch.Tensor:                    # (N, H, W) uint8 on the CPU
-        "Sample one image a prompt."
-        if not 1 <= steps <= self.scheduler.config.num_train_timesteps: raise ConfigError(f"{steps} sampler steps: use 1 to {self.scheduler.config.num_train_timesteps}.")
-        N = len(prompts.pooled) if isinstance(prompts, TextEmbedding) else len(prompts)
-        indices, out = list(range(N) if indices is None else indices), []
-        starts = range(0, N, batch_size)
-        for i in self.progress_bar(starts) if len(starts) > 1 else starts:
-            part = prompts[i:i + batch_size]
-            text = (part if isinstance(part, TextEmbedding) else self.encode(list(part))).to(self.device, self.denoiser.dtype)
-            out.append(self._sample(text, guidance, steps, sampler, [index_generator(seed, j) for j in indices[i:i + batch_size]]))
-        return torch.cat(out)
-
-    def _sample(self, text, guidance, steps, sampler, generators):
-        c = self.denoiser.config
-        walk = make_sampler(sampler, self.scheduler)
-        walk.set_timesteps(steps, device=self.device)
-        x = randn_tensor((len(generators), c.in_channels, c.sample_size, c.sample_size), generator=generators, device=self.device, dtype=self.denoiser.dtype)
-        extra = {"generator": generators} if sampler == "ddpm" else {}
-        for t in walk.timesteps:
-            y = guided(self.denoiser, walk.scale_model_input(x, t), t.expand(len(x)).long(), text, guidance)
-            x = walk.step(y.float(), t, x.float(), **extra).prev_sample.to(self.denoiser.dtype)
-        return to_uint8(x)[:, 0].cpu()
-
-    @classmethod
-    def from_pretrained(cls, path, **kwargs):
-        "Load a folder (or hub name) that `save_pretrained` wrote; raises `DataError` where there is none."
-        if not Path(path).exists() and str(path).count("/") != 1: raise DataError(f"no pipeline folder at {path}: give runs/NAME/final of a finished run.")
-        return super().from_pretrained(path, **kwargs)

@@ -28,7 +28,8 @@ from tqdm import tqdm
 from .core import (ConfigError, DataError, RadgenError, atomic_dir, atomic_path, fingerprint, image_grid, index_generator, pick_device, read_json,
                          save_figure, set_seed, stop_signals, to_unit, write_json)
 from .encoders import EmbeddingStore, TextEmbedding, build_store, holds_clip
-from .diffusion import RadGenPipeline, diffusion_loss, make_schedule
+from .diffusion import diffusion_loss, make_schedule
+from .pipeline import RadGenPipeline
 from .prepare import PrepareConfig, Prepared, is_prepared, load_prepared, prepare
 from .unet import UNet, unet_options
 from .vgg_unet import VGG16UNet, best_vgg_weights, load_vgg_weights, split_parameters, vgg16_features, vgg_unet_options
