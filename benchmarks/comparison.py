@@ -4,7 +4,7 @@ from pathlib import Path
 from radgen.captions import concept_facts
 from radgen.core import save_figure
 from radgen.evaluation import EvaluateConfig, comparison_figure, find_samples, read_samples, spread_over
-from radgen.training import load_run
+from radgen.runs import load_run
 
 ROOT = Path(__file__).resolve().parents[1]
 

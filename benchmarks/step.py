@@ -17,10 +17,11 @@ from diffusers import UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 
 from naive import NaiveEMA, NaiveUNet, encode_in_the_loop
-from radgen.core import index_generator, read_json, write_json
+from radgen.core import read_json, write_json
 from radgen.diffusion import guided, make_schedule, q_sample
 from radgen.encoders import TextEmbedding, build_store
-from radgen.training import TrainConfig, resolve, step_loss
+from radgen.runs import TrainConfig, resolve, schedule_of
+from radgen.training import draw, step_loss
 from radgen.unet import UNet, unet_options
 
 RESULTS = Path(__file__).resolve().parent/"results"/"step.json"
@@ -39,10 +40,10 @@ class Ours:
     def __init__(self, preset, dtype, store, rows, **options):
         self.model = UNet(text_dim=D, **{**unet_options(preset, "paper", PX), **options}).to(memory_format=torch.channels_last)
         self.cfg, self.dtype, self.store, self.rows = resolve(TrainConfig("data", recipe=preset, image_size=PX)), dtype, store, rows
-        self.schedule, self.opt, self.ema = make_schedule(self.cfg.prediction), torch.optim.AdamW(self.model.parameters(), 1e-4), EMAModel(self.model.parameters(), foreach=True)
+        self.schedule, self.opt, self.ema = schedule_of(self.cfg), torch.optim.AdamW(self.model.parameters(), 1e-4), EMAModel(self.model.parameters(), foreach=True)
 
     def train(self, x0):
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bf16"): loss = step_loss(self.model, self.model, self.schedule, x0, self.store.get(self.rows), self.cfg, index_generator(0, 0))
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bf16"): loss = step_loss(self.model, self.model, self.schedule, x0, self.store.get(self.rows), draw(self.cfg, 0, B), self.cfg)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.opt.step(); self.opt.zero_grad(); self.ema.step(self.model.parameters())

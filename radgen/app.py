@@ -14,7 +14,7 @@ import numpy as np
 from .core import ConfigError, RadgenError, pick_device
 from .diffusion import SAMPLERS
 from .pipeline import RadGenPipeline
-from .training import load_run
+from .runs import load_run
 
 # %% ../nbs/13_app.ipynb #13-app-006
 LONGEST = 1000 # characters of a prompt

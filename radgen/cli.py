@@ -16,13 +16,15 @@ import tyro
 from .app import AppConfig, serve
 from .caption_audit import AuditConfig, audit_files
 from .clip import ClipConfig, finetune_clip
-from .core import RadgenError, pick_device
+from .core import Preempted, RadgenError, pick_device
 from .evaluation import EvaluateConfig, evaluate
 from .experiments import ExperimentsConfig, experiments
 from .phantoms import make_phantoms
 from .prepare import PrepareConfig, prepare
 from .rewrite import RewriteConfig, rewrite
-from .training import SampleConfig, TrainConfig, resolve, sample, train
+from .runs import TrainConfig, resolve
+from .sampling import SampleConfig, sample
+from .training import train
 
 # %% ../nbs/14_cli.ipynb #14-cli-008
 @dataclass
@@ -47,7 +49,7 @@ def demo_configs(
     tag = "" if (cfg.n_train, cfg.seed) == (1600, 0) else f"-{cfg.n_train}-{cfg.seed}"
     pre = PrepareConfig(cfg.work/f"phantoms{tag}", cfg.work/f"prepared{tag}")
     tr = TrainConfig(pre.out, image_size=32, batch_size=32, size=cfg.size, encoder="minilm", steps=cfg.steps, device=cfg.device, name=cfg.name, runs=cfg.runs, seed=cfg.seed,
-                     checkpoint_every=300, preview_every=300, resume=(cfg.runs/cfg.name/"config.json").exists() and not cfg.overwrite, overwrite=cfg.overwrite)
+                     checkpoint_every=300, overwrite=cfg.overwrite)
     sm = SampleConfig(cfg.runs/cfg.name, n=cfg.n, guidance=cfg.guidance, seed=cfg.seed, device=cfg.device)
     return pre, tr, sm, EvaluateConfig(cfg.runs/cfg.name, device=cfg.device)
 
@@ -123,10 +125,11 @@ COMMANDS = {
 # %% ../nbs/14_cli.ipynb #14-cli-015
 def main(
     args: list[str]|None = None, # by default those of the process
-) -> int: # exit status: 0, 2 for a user's mistake, 130 for an interruption
+) -> int: # exit status: 0, 2 for a user's mistake, 75 where a scheduler's signal was obeyed and the same command goes on, 130 for an interruption
     "The `radgen` command."
     try: tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="radgen", description="Text in, radiology image out.", args=args)
     except RadgenError as e: print(f"radgen: {e}", file=sys.stderr); return 2
+    except Preempted: print("radgen: stopped by a signal, with a checkpoint; the same command goes on.", file=sys.stderr); return 75
     except KeyboardInterrupt: print("radgen: interrupted.", file=sys.stderr); return 130
     except OSError as e:
         if e.filename is None or e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC): raise

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from .captions import concept_facts
 from .core import AssetError, ConfigError, DataError, atomic_path, fingerprint, image_grid, pick_device, read_json, save_figure, to_unit, write_json
-from .training import Run, load_run
+from .runs import Run, load_run
 from .vgg_unet import vgg16_features
 
 # %% ../nbs/11_evaluation.ipynb #11-evaluation-006

@@ -17,7 +17,9 @@ import seaborn as sns
 
 from .core import ConfigError, atomic_path, save_figure
 from .evaluation import EvaluateConfig, evaluate
-from .training import SampleConfig, TrainConfig, resolve, sample, train
+from .runs import TrainConfig, resolve
+from .sampling import SampleConfig, sample
+from .training import train
 
 TEXTS = {0: "caption", 1: "caption + CUI", 2: "transformed", 3: "all three"} # the caption modes in words
 PAPER_TABLE = pd.DataFrame({"UNet": {0: 38.28, 1: 38.78, 2: 37.21, 3: 35.25}, "VGG16UNet": {0: 35.47, 1: 34.41, 2: 36.78, 3: 33.52}}).rename_axis("caption_mode")
@@ -66,7 +68,7 @@ def run_cell(
 ) -> dict: # one row of the results
     "Train, sample and evaluate one cell, whatever of it is missing."
     folder = tr.runs/tr.name
-    run = train(replace(tr, resume=(folder/"config.json").exists()))
+    run = train(tr)
     drawn = sample(SampleConfig(folder, n=cfg.n, guidance=cfg.guidance, steps=cfg.sampler_steps, seed=tr.seed, device=cfg.device))
     r = evaluate(EvaluateConfig(folder, samples=drawn, features=cfg.features, min_images=cfg.min_images, device=cfg.device))
     metrics = run.metrics()

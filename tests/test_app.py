@@ -4,7 +4,8 @@ import importlib.util
 import pytest
 
 from radgen.app import AppConfig, make_page
-from radgen.training import TrainConfig, train
+from radgen.runs import TrainConfig
+from radgen.training import train
 
 needs_gradio = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="gradio is an optional extra: pip install -e .[app]")
 

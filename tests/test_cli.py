@@ -56,7 +56,7 @@ def test_gone_wrong_in_one_sentence():
     assert r.stderr.strip().splitlines()[-1].startswith("radgen: there is no folder or file nowhere")
 
 def test_interrupted_training_resumes(prepared, tmp_path):
-    "Ctrl-C ends with 130 and a checkpoint; --resume True goes on from there and finishes."
+    "Ctrl-C ends with 130 and a checkpoint; the same command goes on from there and finishes."
     args = ["train", "--data-path", prepared.dir, "--image-size", "16", "--batch-size", "4", "--size", "tiny", "--encoder", "minilm", "--device", "cpu", "--steps", "400",
             "--log-every", "1", "--preview-every", "0", "--runs", tmp_path, "--name", "cut"]
     p = subprocess.Popen([RADGEN, *map(str, args)], stderr=subprocess.PIPE, text=True)
@@ -67,7 +67,7 @@ def test_interrupted_training_resumes(prepared, tmp_path):
     assert p.returncode == 130 and "Traceback" not in err, err[-3000:]
     stopped = pd.read_csv(metrics).step.max()
     assert 4 < stopped < 400 and (tmp_path/"cut"/"last").read_text().strip() == f"step-{stopped:08d}"
-    r = radgen(*args, "--resume", "True")
+    r = radgen(*args)
     assert r.returncode == 0, r.stderr[-3000:]
     assert pd.read_csv(metrics).step.tolist() == list(range(1, 401))
     assert (tmp_path/"cut"/"final"/"model_index.json").exists()

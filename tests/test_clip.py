@@ -19,7 +19,7 @@ from radgen.clip import (MAX_SCALE, ClipConfig, Pairs, contrastive_loss, finetun
                          small_clip)
 from radgen.core import AssetError, ConfigError, DataError, RadgenError, read_json
 from radgen.encoders import TextEncoder, store_key
-from radgen.training import TrainConfig, resolve
+from radgen.runs import TrainConfig, resolve
 
 SMALL = dict(image_size=16, patch_size=8, width=32, layers=1)
 

@@ -10,7 +10,9 @@ from PIL import Image
 import radgen.evaluation as E
 from radgen.core import AssetError, ConfigError, DataError
 from radgen.evaluation import EvaluateConfig, Features, evaluate, floor, frechet_distance, kernel_distance, make_features, memorised_share, probe, spread_over, statistics
-from radgen.training import SampleConfig, TrainConfig, sample, train
+from radgen.runs import TrainConfig
+from radgen.sampling import SampleConfig, sample
+from radgen.training import train
 
 @pytest.fixture
 def hub(tmp_path):

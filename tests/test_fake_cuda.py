@@ -3,9 +3,10 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from radgen.diffusion import guided, make_schedule
+from radgen.diffusion import guided
 from radgen.encoders import TextEmbedding
-from radgen.training import TrainConfig, random_crop, resolve, step_loss
+from radgen.runs import TrainConfig, resolve, schedule_of
+from radgen.training import Draws, random_crop, step_loss
 from radgen.unet import TextConditioning, UNet, unet_options
 from radgen.vgg_unet import Preprocess, VGG16UNet, vgg_unet_options
 
@@ -15,12 +16,13 @@ def loss_and_guidance(Model, options, encoder, recipe):
     "One training loss and one guided evaluation on fake CUDA tensors, from images and vectors of texts on."
     D, cfg = WIDTHS[encoder], resolve(TrainConfig("data", recipe=recipe, size="tiny", image_size=32, encoder=encoder))
     with FakeTensorMode(allow_non_fake_inputs=False):
-        schedule = make_schedule(cfg.prediction)
+        schedule = schedule_of(cfg)
         with torch.device("cuda"):
             model = Model(text_dim=D, **options(recipe, "tiny", 32))
-            x0 = random_crop(torch.rand(2, 1, 40, 40), 32, cfg.crop, None)
+            d = Draws(torch.rand(2, 3), torch.randint(0, 1000, (2,)), torch.randn(2, 1, 32, 32), torch.rand(2) < cfg.text_drop)
+            x0 = random_crop(torch.rand(2, 1, 40, 40), 32, cfg.crop, d.crop)
             text = TextEmbedding(torch.randn(2, 12, D), torch.ones(2, 12, dtype=torch.bool), torch.randn(2, D))
-        return step_loss(model, model, schedule, x0, text, cfg, None), guided(model, x0, torch.zeros(2, dtype=torch.long, device="cuda"), text, 2.0)
+        return step_loss(model, model, schedule, x0, text, d, cfg), guided(model, x0, torch.zeros(2, dtype=torch.long, device="cuda"), text, 2.0)
 
 @pytest.mark.parametrize("recipe", ["paper", "radgen"])
 @pytest.mark.parametrize("encoder", WIDTHS)
