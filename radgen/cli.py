@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, Union
 
+import torch
 import tyro
 
 from .app import AppConfig, serve
@@ -134,4 +135,6 @@ def main(
     except OSError as e:
         if e.filename is None or e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC): raise
         print(f"radgen: cannot write {e.filename} ({os.strerror(e.errno).lower()}): choose another folder.", file=sys.stderr); return 2
+    finally:
+        if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
     return 0

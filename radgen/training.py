@@ -445,7 +445,7 @@ def run_loop(
         if main and saves: save_checkpoint(s.run, step, s.model, s.ema, s.opt, acc.scaler, {"losses": list(s.watch.losses), "window": s.window}, cfg.keep_checkpoints)
         if stop: break
     bar.close()
-    acc.end_training()
+    for tracker in acc.trackers: tracker.finish() # and not `acc.end_training`, which would also part the processes
     return stop
 
 def agreed(
