@@ -1,6 +1,6 @@
 """What the recipes are worth at equal time: `python benchmarks/recipes.py [--data phantoms] [--data real] [--minutes 15] [--seeds 3] [--ablation-minutes 5] [--threads 2]`.
 
-Recipe `paper` with the paper's UNet and batch of 12 against recipe `radgen` with its small UNet and batch of 32, at 32 px, on the demonstration's phantoms and on ../shared/data/radiology_sample (numbers only). Seconds a step are measured first, all contenders in turn, and every run gets
+Recipe `paper` with the paper's UNet and batch of 12 against recipe `radgen` with its small UNet and batch of 32, at 32 px, on the demonstration's phantoms and on ../shared/data/radiology_sample (numbers only). Seconds a step are measured first, all kinds in turn, and every run gets
 the steps that fit into its minutes. Texts by MiniLM (stand-in for RadBERT), captions by rules, histograms never equalised, so that all are held against the same pictures. A run is judged by FD-VGG16 (a stand-in, not FID) over as many samples as there are test captions, guidance 2, with
 DPM-Solver++ at 25 steps and with DDIM at 50 (which clips, and so forgives a noise prediction more); the better of the two counts. Then each choice of `radgen` is taken away alone, one seed. Runs lie in runs/recipes; an interrupted call goes on, and what was measured is in
 benchmarks/results/recipes.json.
@@ -38,15 +38,19 @@ def config(folder, name, options, **more):
     "Options of one run."
     return resolve(TrainConfig(folder, image_size=32, encoder="minilm", equalize=False, device="cpu", runs=RUNS, name=name, preview_every=0, **{**options, **more}))
 
-def seconds_a_step(folder, contenders, rounds=2):
-    "Name -> median seconds of a step, from short runs of all in turn."
-    seconds = {n: [] for n in contenders}
+COSTS = ("recipe", "size", "attention_max", "batch_size", "precision") # options on which the time of a step depends
+
+def seconds_a_step(folder, contenders, rounds=3):
+    "Name -> median seconds of a step, from short runs of all kinds in turn; contenders of one kind share theirs."
+    kind = lambda options: str({k: options.get(k) for k in COSTS})
+    kinds = {kind(options): options for options in contenders.values()}
+    seconds = {k: [] for k in kinds}
     for r in range(rounds):
-        for n, options in contenders.items():
+        for k, options in kinds.items():
             run = train(config(folder, "timing", options, steps=14, log_every=1, valid_every=0, overwrite=True))
-            seconds[n] += (run.config.batch_size/run.metrics().images_per_s.iloc[4:]).tolist()
-            print(f"round {r}: {n:36} {st.median(seconds[n]):.3f} s a step", flush=True)
-    return {n: st.median(s) for n, s in seconds.items()}
+            seconds[k] += (run.config.batch_size/run.metrics().images_per_s.iloc[4:]).tolist()
+            print(f"round {r}: {k} {st.median(seconds[k]):.3f} s a step", flush=True)
+    return {n: st.median(seconds[kind(options)]) for n, options in contenders.items()}
 
 def judge(run, features, n, guidance=2.0):
     "Distance of `n` samples from the test images, sampler by sampler, and the share of pixels that are black or white."

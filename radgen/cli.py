@@ -107,7 +107,7 @@ def group(
 def _run(cfg, run, dry_run):
     "Do the work and print its answer, or only say with which options."
     if dry_run: return show_options(cfg)
-    if (told := run(cfg)) is not None: print(told)
+    if (told := run(cfg)) is not None and os.environ.get("RANK", "0") == "0": print(told) # one of several processes answers for all
 
 # %% ../nbs/14_cli.ipynb #14-cli-013
 COMMANDS = {

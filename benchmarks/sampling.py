@@ -1,0 +1,125 @@
+"""What fast samplers cost and gain: `python benchmarks/sampling.py [--n 1000] [--slow-n 1000] [--rounds 3] [--threads 2] [--part speed] [--part slow] [--part steps] [--part guidance]`, all parts by default.
+
+The model is that of `make demo` (phantoms, 32 px; run it first), in 32 bits; captions are those of the test split, repeated. speed: images a second of DPM-Solver++ at 20 steps with both halves of guidance in one batch against 999 ancestral steps (DDPM) with two passes each, in turn; of
+the slow one some steps are timed and counted up. slow: the Fréchet distance of both over `n` images each. steps and guidance: the distance over 5 to 250 steps of three samplers and over the guidance scale, drawn as fig/sampling.png. Distances are FD-VGG16 (a stand-in, not FID) to the test
+images. What was drawn stays in runs/sampling, so that an interrupted call goes on; the numbers are in benchmarks/results/sampling.json.
+"""
+import argparse, statistics as st, time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+
+from radgen.core import atomic_path, index_generator, read_json, save_figure, to_uint8, write_json
+from radgen.encoders import build_store
+from radgen.evaluation import floor, frechet_distance, make_features, statistics
+from radgen.runs import load_run
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, DRAWN, FIGURE = ROOT/"benchmarks"/"results"/"sampling.json", ROOT/"runs"/"sampling", ROOT/"fig"/"sampling.png"
+BATCH, SCALE, FAST, SLOW = 50, 2.0, 20, 999
+STEPS, SAMPLERS, SCALES = (5, 8, 12, 20, 35, 60, 120, 250), ("dpm++", "unipc", "ddim"), (0.0, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
+
+class Ancestral:
+    "999 steps of DDPM, with text and without in two passes: what one writes who follows the papers line by line."
+    def __init__(self, pipe):
+        self.net, self.schedule = pipe.denoiser, DDPMScheduler.from_config(pipe.scheduler.config)
+        self.schedule.set_timesteps(timesteps=list(range(SLOW - 1, -1, -1)))
+
+    @torch.inference_mode()
+    def __call__(self, text, generators, steps=SLOW):
+        "The first `steps` of the walk for a batch."
+        c, B = self.net.config, len(generators)
+        x = torch.cat([torch.randn(1, 1, c.sample_size, c.sample_size, generator=g) for g in generators])
+        null = self.net.drop_text(text, torch.ones(B).bool())
+        for t in self.schedule.timesteps[:steps]:
+            with_text, without = (self.net(x, t.expand(B), y) for y in (text, null))
+            x = self.schedule.step(without + SCALE*(with_text - without), t, x, generator=generators).prev_sample
+        return to_uint8(x)[:, 0]
+
+class Model:
+    "The demonstration's model, its captions and the real images."
+    def __init__(self):
+        self.run = load_run(ROOT/"runs"/"demo")
+        self.pipe, p = self.run.pipeline(), self.run.prepared
+        self.pipe.set_progress_bar_config(disable=True)
+        texts = p.texts("test", self.run.config.caption_mode)
+        store = build_store(texts, p.dir/"embeddings", self.run.config.encoder, self.run.config.max_length)
+        self.text = lambda i: store.get(store.rows([texts[k % len(texts)] for k in i]))
+        self.features, size = make_features("vgg16"), self.run.config.image_size
+        self.train, self.test = (self.features(p.images(s, size, self.run.config.equalize)) for s in ("train", "test"))
+
+    def draw(self, n, label, batch_of):
+        "`n` images, batch by batch, each kept on disk."
+        parts = []
+        for i in range(0, n, BATCH):
+            at, path = list(range(i, min(i + BATCH, n))), DRAWN/self.run.weights()[:12]/label/f"{i:06d}-{min(i + BATCH, n)}.npy"
+            if not path.exists():
+                with atomic_path(path) as tmp: np.save(tmp, batch_of(at).numpy())
+                print(f"{label}: {at[-1] + 1} of {n}", flush=True)
+            parts.append(np.load(path))
+        return np.concatenate(parts)
+
+    def fast(self, n, sampler="dpm++", steps=FAST, scale=SCALE):
+        return self.draw(n, f"{sampler.replace('+', 'p')}-{steps}-{scale:g}", lambda at: self.pipe(prompt_embeds=self.text(at), guidance_scale=scale, num_inference_steps=steps, sampler=sampler, indices=at, batch_size=BATCH, output_type="pt").images)
+
+    def slow(self, n):
+        walk = Ancestral(self.pipe)
+        return self.draw(n, f"ancestral-{SLOW}-{SCALE:g}", lambda at: walk(self.text(at), [index_generator(0, j) for j in at]))
+
+    def distance(self, images): return frechet_distance(*statistics(self.features(images)), *statistics(self.test))
+
+def speed(m, rounds):
+    "Seconds of a batch by the one and the other, in turn."
+    walk, at, some = Ancestral(m.pipe), list(range(BATCH)), 25
+    text, seconds = m.text(at), {"fast": [], "slow": []}
+    for r in range(rounds + 1): # the first round warms up
+        began = time.perf_counter(); m.pipe(prompt_embeds=text, guidance_scale=SCALE, num_inference_steps=FAST, batch_size=BATCH, output_type="pt"); fast = time.perf_counter() - began
+        began = time.perf_counter(); walk(text, [index_generator(0, j) for j in at], some); slow = (time.perf_counter() - began)*SLOW/some
+        if r: seconds["fast"].append(fast); seconds["slow"].append(slow)
+        print(f"round {r}: {BATCH/fast:.2f} images a second against {BATCH/slow:.4f}", flush=True)
+    ratio = st.median(s/f for f, s in zip(seconds["fast"], seconds["slow"]))
+    return dict(images_per_s=BATCH/st.median(seconds["fast"]), images_per_s_ancestral=BATCH/st.median(seconds["slow"]), ratio=ratio)
+
+def figure(m, results):
+    fig, axs = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    for s in SAMPLERS: axs[0].plot(STEPS, [results["steps"][f"{s} {n}"] for n in STEPS], marker="o", ms=3, label=s)
+    if "slow" in results: axs[0].axhline(results["slow"]["ancestral"], color="0.4", ls="--", lw=1, label=f"DDPM, {SLOW} steps")
+    axs[0].set(xscale="log", yscale="log", xlabel="sampler steps", ylabel="FD-VGG16 (stand-in, not FID)"); axs[0].set_xticks(STEPS, STEPS); axs[0].minorticks_off()
+    axs[1].plot(SCALES, [results["guidance"][f"{g:g}"] for g in SCALES], marker="o", ms=3, color="C3")
+    axs[1].set(xlabel=f"guidance scale, DPM-Solver++ at {FAST} steps", yscale="log")
+    for ax in axs: ax.axhline(results["floor"], color="0.7", lw=4, alpha=0.6, label="floor (real against real)")
+    axs[0].legend(fontsize=7)
+    save_figure(fig, FIGURE)
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument("--n", type=int, default=1000); a.add_argument("--slow-n", type=int, default=1000); a.add_argument("--rounds", type=int, default=3); a.add_argument("--threads", type=int, default=2)
+    a.add_argument("--part", action="append", choices=["speed", "slow", "steps", "guidance"])
+    a = a.parse_args()
+    torch.set_num_threads(a.threads)
+    m, parts = Model(), a.part or ("speed", "slow", "steps", "guidance")
+    results = read_json(RESULTS) if RESULTS.exists() else {}
+    if results.get("weights") != m.run.weights(): results = {"weights": m.run.weights()}
+    results.update(n=a.n, real=len(m.test), training=len(m.train), guidance_scale=SCALE, floor=floor(m.train, m.test, a.n)[0])
+    def keep(part, value): results[part] = value; write_json(RESULTS, results)
+    if "speed" in parts: keep("speed", speed(m, a.rounds))
+    if "steps" in parts: keep("steps", {f"{s} {n}": m.distance(m.fast(a.n, s, n)) for s in SAMPLERS for n in STEPS})
+    if "guidance" in parts: keep("guidance", {f"{g:g}": m.distance(m.fast(a.n, scale=g)) for g in SCALES})
+    if "slow" in parts: keep("slow", dict(n=a.slow_n, ancestral=m.distance(m.slow(a.slow_n)), fast=m.distance(m.fast(a.slow_n))))
+    print(f"\n{results['n']} samples of {m.run.config.name} (phantoms) against {len(m.test)} test images, guidance {SCALE:g}, floor {results['floor']:.2f}; FD-VGG16, a stand-in, not FID")
+    if "steps" in results:
+        print("steps    " + "".join(f"{n:8}" for n in STEPS))
+        for s in SAMPLERS: print(f"{s:9}" + "".join(f"{results['steps'][f'{s} {n}']:8.2f}" for n in STEPS))
+    if "guidance" in results: print("guidance " + ", ".join(f"{g}: {d:.2f}" for g, d in results["guidance"].items()))
+    if "steps" in results and "guidance" in results: figure(m, results)
+    if "speed" in results:
+        s = results["speed"]
+        print(("met    " if s["ratio"] >= 40 else "missed ") + f"DPM-Solver++ at {FAST} steps draws {s['images_per_s']:.2f} images a second, {s['ratio']:.1f} times as many as {SLOW} ancestral steps of two passes ({s['images_per_s_ancestral']:.3f}); wanted 40")
+    if "slow" in results:
+        r = results["slow"]["fast"]/results["slow"]["ancestral"]
+        print(("met    " if r <= 1.05 else "missed ") + f"its distance is {results['slow']['fast']:.2f} against {results['slow']['ancestral']:.2f} over {results['slow']['n']} images each, {r:.3f} times; wanted at most 1.05")
+
+if __name__ == "__main__": main()
