@@ -164,3 +164,105 @@ def test_run_of_another_version_is_told(cfg):
     del config["compile"]
     (run.dir/"config.json").write_text(json.dumps(config))
     with pytest.raises(DataError, match="another version of radgen .compile is lacking"): load_run(run.dir)
+
+@pytest.mark.parametrize("options", [dict(prediction="epsilon"), dict(prediction="sample"), dict(betas="cosine", zero_snr=False), dict(prediction="sample", zero_snr=True, betas="cosine", snr_gamma=0.0), dict(shift=2.0, lr_schedule="warmup_cosine")], ids=str)
+def test_every_objective_reaches_the_saved_schedule(cfg, options):
+    run = train(replace(cfg, recipe="radgen", steps=3, **options))
+    saved, wanted = run.pipeline().scheduler, R.schedule_of(run.config)
+    assert saved.config.prediction_type == run.config.prediction and torch.equal(saved.alphas_cumprod, wanted.alphas_cumprod)
+    assert np.isfinite(run.metrics().loss).all()
+
+def poisoned(monkeypatch, when, what):
+    "Let the loss of step `when` (0-based) be multiplied by `what`."
+    at, loss, step = [0], T.step_loss, T.train_step
+    def noted(s, i, read): at[0] = i; step(s, i, read)
+    monkeypatch.setattr(T, "train_step", noted)
+    monkeypatch.setattr(T, "step_loss", lambda *a: loss(*a)*(what if at[0] == when else 1))
+
+@pytest.mark.parametrize("what, says", [(float("nan"), "the loss is nan at step 31"), (1e6, "the loss is .*, after at most .* at step 31")])
+def test_a_bad_step_stops_with_its_images_and_keeps_what_was(cfg, monkeypatch, what, says):
+    poisoned(monkeypatch, 30, what)
+    with pytest.raises(RadgenError, match=says) as e: train(replace(cfg, steps=40, checkpoint_every=5, log_every=7))
+    told = json.loads((cfg.runs/"r"/"bad-step-31.json").read_text())
+    rows = R.load_prepared(cfg.data_path).rows("train")
+    assert told["images"] == [rows.id[i] for i in batch_indices(len(rows), 4, 30, cfg.seed)] and told["images"][0] in str(e.value) and "lower --lr" in str(e.value)
+    assert (cfg.runs/"r"/"last").read_text().strip() == "step-00000030" and not (cfg.runs/"r"/"final").exists()
+    monkeypatch.undo() # the cause is gone: the same command goes on and ends where an untouched run does
+    weights = train(replace(cfg, steps=40, checkpoint_every=5, log_every=7)).weights()
+    assert weights == train(replace(cfg, steps=40, name="untouched")).weights()
+
+@pytest.mark.parametrize("what", [float("nan"), float("inf"), 1e6])
+def test_a_bad_step_is_left_out_if_wanted(cfg, monkeypatch, what):
+    poisoned(monkeypatch, 25, what)
+    run = train(replace(cfg, steps=30, skip_bad_steps=True, log_every=1))
+    assert run.metrics().step[run.metrics().loss.isna()].tolist() == [26]
+    assert all(torch.isfinite(v).all() for v in load_file(run.final()/"denoiser/diffusion_pytorch_model.safetensors").values())
+
+def test_skipping_may_be_switched_on_to_go_on(cfg, monkeypatch):
+    poisoned(monkeypatch, 25, float("nan"))
+    with pytest.raises(RadgenError, match="at step 26"): train(replace(cfg, steps=30, checkpoint_every=5))
+    assert train(replace(cfg, steps=30, checkpoint_every=5, skip_bad_steps=True)).final()
+
+def test_randomness_of_the_network_is_no_state(cfg, monkeypatch):
+    "A network with dropout, stopped and continued, ends with the bits of one that was not."
+    make = T.make_model
+    def with_dropout(*a):
+        model = make(*a)
+        model.mid[0].register_forward_hook(lambda m, args, out: torch.nn.functional.dropout(out, 0.2, m.training))
+        return model
+    monkeypatch.setattr(T, "make_model", with_dropout)
+    whole = train(replace(cfg, steps=6, name="whole"))
+    with monkeypatch.context() as m:
+        step = T.train_step
+        def stop(s, i, read):
+            if i == 4: raise MemoryError
+            step(s, i, read)
+        m.setattr(T, "train_step", stop)
+        with pytest.raises(MemoryError): train(replace(cfg, steps=6, checkpoint_every=3))
+    torch.rand(7) # the state of the global generator is another one now
+    assert train(replace(cfg, steps=6, checkpoint_every=3)).weights() == whole.weights()
+
+def test_looking_changes_nothing(cfg):
+    "Validation, previews, checkpoints and the log leave no trace in the weights."
+    plain = train(replace(cfg, steps=5, valid_every=0))
+    watched = train(replace(cfg, steps=5, valid_every=0.004, preview_every=0.008, checkpoint_every=1, log_every=1, name="watched"))
+    assert plain.weights() == watched.weights()
+    assert watched.metrics().valid_loss.notna().all() and "valid_loss" in plain.metrics() and plain.metrics().valid_loss.isna().all()
+    strips = sorted((watched.dir/"samples").glob("step-*.png"))
+    assert [p.name for p in strips] == ["step-00000002.png", "step-00000004.png", "step-00000005.png"] and (watched.dir/"previews.png").exists()
+    im = Image.open(strips[0])
+    assert im.size == (8*16, 16) and im.text["synthetic"] == "true" and len(json.loads(im.text["prompts"])) == 8
+    assert list((watched.dir/"logs").rglob("events*"))
+
+def test_tensorboard_holds_curve_and_pictures(cfg):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    run = train(replace(cfg, steps=4, log_every=2, valid_every=0.008, preview_every=0.008))
+    events = EventAccumulator(str(next((run.dir/"logs").rglob("events*")).parent)).Reload()
+    assert [e.step for e in events.Scalars("loss")] == [2, 4] and [e.value for e in events.Scalars("valid_loss")] == pytest.approx(run.metrics().valid_loss.tolist())
+    assert [e.step for e in events.Images("samples")] == [2, 4]
+
+def test_model_card_says_what_was_trained(cfg):
+    run = train(replace(cfg, model="VGG16UNet"))
+    card = (run.final()/"README.md").read_text(encoding="utf-8")
+    for what in ("Apache-2.0", "C0040405", "all-MiniLM-L6-v2 as text encoder, for RadBERT", "Keras training", "not for diagnosis", "v\\_prediction"): assert what in card, what
+    assert str(cfg.data_path.parent) not in card
+
+def test_other_files_are_not_taken_for_a_run(cfg):
+    (cfg.runs/"r").mkdir(parents=True)
+    (cfg.runs/"r"/"thesis.txt").write_text("years of work")
+    for more in ({}, dict(overwrite=True)):
+        with pytest.raises(ConfigError, match="holds other files"): train(replace(cfg, **more))
+    assert (cfg.runs/"r"/"thesis.txt").exists()
+
+def test_half_precision_needs_a_gpu(cfg):
+    with pytest.raises(ConfigError, match="fp16 needs a GPU"): train(replace(cfg, precision="fp16"))
+    assert train(replace(cfg, precision="bf16")).weights()
+
+def test_checkpoint_of_another_run_is_not_taken(cfg, capsys):
+    one, other = train(replace(cfg, steps=4, checkpoint_every=2, name="one")), train(replace(cfg, steps=4, checkpoint_every=2, seed=1))
+    shutil.rmtree(other.dir/"final")
+    shutil.rmtree(other.dir/"checkpoints"/"step-00000004")
+    shutil.copytree(one.dir/"checkpoints"/"step-00000004", other.dir/"checkpoints"/"step-00000004")
+    weights = other.dir/"checkpoints"/"damaged-step-00000004"
+    assert train(replace(cfg, steps=4, checkpoint_every=2, seed=1)).weights() != one.weights()
+    assert weights.exists() and "belongs to a run with other options" in capsys.readouterr().err
