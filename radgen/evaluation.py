@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from .captions import concept_facts
 from .core import AssetError, ConfigError, DataError, atomic_path, fingerprint, image_grid, pick_device, read_json, save_figure, to_unit, write_json
+from .pipeline import update_card
 from .runs import Run, load_run
 from .vgg_unet import vgg16_features
 
@@ -323,6 +324,8 @@ def evaluate(
     if r.get("asked") != asked or not report.exists() or f"{folder.name}/{done.name}" not in report.read_text(encoding="utf-8"):
         r = measure(*read_samples(folder), run, s["split"], features, cfg.min_images, cfg.seed) | {"asked": asked, "report": str(report)}
         write_report(run, folder, r)
+        scores = {r["features"]: r["distance"], f"floor of it ({r['generated']} real against {r['real']} real)": r["floor"], "image type as asked": r["alignment"]}
+        update_card(run.final(), scores={k: v for k, v in scores.items() if v is not None})
         write_json(done, r)
     print(f"{report}: {r['features']} {r['distance']:.1f}, floor {r['floor']:.1f} ± {r['floor_std']:.1f} (real against real).")
     return r

@@ -186,7 +186,7 @@ def open_run(
 ) -> Path: # the run folder
     "Look whether runs/NAME may be begun or continued, and touch nothing; raises `ConfigError` rather than mix two runs."
     run = cfg.runs/cfg.name
-    if run.exists() and not (run/"config.json").exists() and any(run.iterdir()): raise ConfigError(f"{run} holds other files: choose another --name.")
+    if run.exists() and not (run/"config.json").exists() and any(run.iterdir()): raise ConfigError(f"{run} holds other files and no run: choose another --name.")
     if cfg.overwrite or not (run/"config.json").exists(): return run
     old, new = identity(read_config(run)), identity(config)
     changed = [f"{k} {old[k]} instead of {new[k]}" for k in new if old[k] != new[k]]

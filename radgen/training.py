@@ -31,7 +31,7 @@ from tqdm import tqdm
 from .core import ConfigError, Preempted, RadgenError, atomic_dir, fingerprint, image_grid, index_generator, pick_device, save_figure, set_seed, stop_signals, to_unit, write_json
 from .diffusion import diffusion_loss
 from .encoders import EmbeddingStore, TextEmbedding, build_store
-from .pipeline import RadGenPipeline, save_png
+from .pipeline import LICENCES, RadGenPipeline, save_png
 from .prepare import PrepareConfig, Prepared, is_prepared, load_prepared, prepare
 from .runs import MetricsLog, Run, TrainConfig, describe, load_checkpoint, open_run, resolve, run_lock, save_checkpoint, schedule_of, start_run
 from .unet import UNet, unet_options
@@ -487,9 +487,11 @@ def about(
     "What a finished model should say of itself."
     c, names = prepared.manifest["config"], prepared.names
     stand_ins = {"minilm": "all-MiniLM-L6-v2 as text encoder, for RadBERT", "mpnet": "all-mpnet-base-v2 as text encoder, for RadBERT"}
+    known = {"PHANTOM_": LICENCES["phantoms"], "ROCOv2_": LICENCES["rocov2"]}
+    licence = next((licence for prefix, licence in known.items() if prepared.rows("train").id.str.startswith(prefix).all()), None)
     kept = ("model", "size", "image_size", "caption_mode", "prediction", "betas", "zero_snr", "shift", "snr_gamma", "text_drop", "lr", "lr_schedule", "batch_size", "grad_accum", "epochs", "steps", "ema_decay", "equalize", "crop", "seed")
     return {"name": cfg.name, "data": Path(c["data_path"]).name, "images": len(prepared.rows("train")), "concepts": {u: names.get(u, "") for u in prepared.manifest["selected"]}, "recipe": cfg.recipe,
-            "options": {k: getattr(cfg, k) for k in kept}, "text_encoder": cfg.encoder, "llm": c["llm"],
+            "options": {k: getattr(cfg, k) for k in kept}, "text_encoder": cfg.encoder, "llm": c["llm"], "licence": licence,
             "stand_ins": [stand_ins[cfg.encoder]]*(cfg.encoder in stand_ins) + ["VGG16 of the Keras training, for torchvision's"]*(cfg.vgg_weights == "keras")}
 
 def finish(

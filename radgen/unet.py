@@ -280,7 +280,7 @@ class UNet(Denoiser):
         x_t: torch.Tensor,   # (B, C, H, W) noisy images, about unit variance
         t: torch.Tensor,     # (B,) time steps 0..T-1
         text: TextEmbedding, # what the images should show; never None, see `drop_text`
-    ) -> torch.Tensor:       # (B, C, H, W) the predicted noise or velocity
+    ) -> torch.Tensor:       # (B, C, H, W) the predicted noise, velocity or picture
         "Predict what chapter 9 asks for; raises `ConfigError` for inputs that do not fit."
         self.check(x_t, t, text)
         emb, tokens = self.cond(t, text)
