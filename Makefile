@@ -22,7 +22,7 @@ demo: assets
 	$(BIN)/radgen demo
 
 test: assets
-	$(BIN)/python -m pytest -q -rs tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile tests
 
 # For those who edit notebooks.
 export: $(STAMP)

@@ -2,7 +2,7 @@
 
 Recipe `paper` with the paper's UNet and batch of 12 against recipe `radgen` with its small UNet and batch of 32, at 32 px, on the demonstration's phantoms and on ../shared/data/radiology_sample (numbers only). Seconds a step are measured first, all kinds in turn, and every run gets
 the steps that fit into its minutes. Texts by MiniLM (stand-in for RadBERT), captions by rules, histograms never equalised, so that all are held against the same pictures. A run is judged by FD-VGG16 (a stand-in, not FID) over as many samples as there are test captions, guidance 2, with
-DPM-Solver++ at 25 steps and with DDIM at 50 (which clips, and so forgives a noise prediction more); the better of the two counts. Then each choice of `radgen` is taken away alone, one seed. Runs lie in runs/recipes; an interrupted call goes on, and what was measured is in
+DPM-Solver++ at 25 steps and with DDIM at 50 (which clips, and so forgives a noise prediction more); the better of the two counts. Then each choice of `radgen` is changed alone, one seed. Runs lie in runs/recipes; an interrupted call goes on, and what was measured is in
 benchmarks/results/recipes.json.
 """
 import argparse, statistics as st
@@ -24,7 +24,7 @@ RESULTS, RUNS = ROOT/"benchmarks"/"results"/"recipes.json", ROOT/"runs"/"recipes
 PAPER = dict(recipe="paper", size="paper", batch_size=12)
 OURS = dict(recipe="radgen", size="small", batch_size=32)
 CONTENDERS = {"paper": PAPER, "radgen": OURS}
-ABLATIONS = {"predicts noise": dict(prediction="epsilon"), "predicts the picture": dict(prediction="sample"), "all steps weigh alike": dict(snr_gamma=0.0), "schedule ends before pure noise": dict(zero_snr=False), "cosine schedule": dict(betas="cosine"),
+ABLATIONS = {"predicts noise": dict(prediction="epsilon"), "predicts the picture": dict(prediction="sample"), "all steps weigh alike": dict(snr_gamma=0.0), "schedule ends in pure noise": dict(zero_snr=True), "cosine schedule": dict(betas="cosine"),
              "rate constant, then linear": dict(lr_schedule="constant_linear"), "rate falls as a cosine": dict(lr_schedule="warmup_cosine"), "rate 3e-4": dict(lr=3e-4), "crops down to 0.8": dict(crop=0.8), "batch of 12": dict(batch_size=12), "average without memory": dict(ema_decay=0.0),
              "bf16": dict(precision="bf16"), "recipe paper, same network": dict(recipe="paper", attention_max=8), "the paper's network, recipe radgen": dict(size="paper", batch_size=12)}
 SAMPLERS = (("dpm++", 25), ("ddim", 50))

@@ -80,7 +80,7 @@ class TrainConfig:
 # %% ../nbs/09d_runs.ipynb #09d-runs-008
 RECIPES = {
     "paper": dict(prediction="epsilon", betas="linear", zero_snr=False, snr_gamma=0.0, lr_schedule="constant_linear", equalize=True, crop=0.8),
-    "radgen": dict(prediction="v_prediction", betas="linear", zero_snr=True, snr_gamma=5.0, lr_schedule="warmup_linear", equalize=False, crop=0.9),
+    "radgen": dict(prediction="v_prediction", betas="linear", zero_snr=False, snr_gamma=5.0, lr_schedule="warmup_linear", equalize=False, crop=0.9),
 }
 LEAST = dict(epochs=1, batch_size=1, image_size=8, k=1, max_length=2, grad_accum=1, checkpoint_every=1, keep_checkpoints=1, valid_images=1, log_every=1, steps=0)
 RANGES = {"lr": (lambda v: 0 < v < 1, "between 0 and 1"), "snr_gamma": (lambda v: 0 <= v < float("inf"), "at least 0"), "crop": (lambda v: 0 < v <= 1, "a share above 0, at most 1"),
@@ -104,7 +104,6 @@ def resolve(
     paper = cfg.recipe == "paper"
     chosen = {**RECIPES[cfg.recipe], "encoder": "clip" if cfg.use_clip else "radbert", "shift": 1.0 if paper else resolution_shift(cfg.image_size),
               "lr": 3e-4 if paper or cfg.size == "paper" else 1e-3, "attention_max": unet_options(cfg.recipe, cfg.size, cfg.image_size)["attention_max"]}
-    if cfg.prediction == "epsilon": chosen["zero_snr"] = False # noise says nothing of the picture where there is only noise
     if cfg.model != "UNet": chosen["vgg_weights"] = best_vgg_weights() # decided once: a run that resumes must not find others
     cfg = replace(cfg, data_path=Path(cfg.data_path), runs=Path(cfg.runs), **{k: v for k, v in chosen.items() if k not in given})
     schedule_of(cfg)

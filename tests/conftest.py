@@ -9,8 +9,10 @@ SHARED = ROOT.parent/"shared"/"data"
 @pytest.fixture(scope="session")
 def phantoms():
     "The default phantoms, the same folder that chapters and the demonstration use."
+    from filelock import FileLock
+    (ROOT/"work").mkdir(exist_ok=True)
     from radgen.phantoms import make_phantoms
-    return make_phantoms(ROOT/"work"/"phantoms")
+    with FileLock(ROOT/"work"/".phantoms.lock"): return make_phantoms(ROOT/"work"/"phantoms") # two workers need it at once
 
 @pytest.fixture(scope="session")
 def prepared(phantoms, tmp_path_factory):
