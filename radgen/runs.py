@@ -260,6 +260,7 @@ def load_checkpoint(
 ) -> dict: # its state; step 0 and no history where there is none yet
     "Restore the newest whole checkpoint and set newer ones aside; raises `DataError` where all are damaged."
     mine, damaged = fingerprint(identity(read_config(run))), {}
+    for p in (run/"checkpoints").glob(".tmp-*"): shutil.rmtree(p, ignore_errors=True) # of a write that was killed; the lock says that nobody writes now
     for path in sorted((run/"checkpoints").glob("step-*"), reverse=True):
         try: state = check_checkpoint(path, mine)
         except DataError as e:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-STEPS = 720
+STEPS = 480
 RARELY = ("--checkpoint-every", "240") # may differ from one call to the next
 
 def command(prepared, runs, name, *more):
@@ -68,7 +68,7 @@ def test_killed_twenty_times_and_stopped_five(start, prepared, untouched, tmp_pa
     caught = 0
     for way in ways:
         p = start(command(prepared, tmp_path, "r"))
-        goal, pause = steps_done(run) + rng.randint(0, 24), rng.random()*0.05
+        goal, pause = steps_done(run) + rng.randint(0, 14), rng.random()*0.05
         writing = lambda: [q for q in (run/"checkpoints").glob(f".tmp-*-{p.pid}-*")]
         while p.is_alive() and steps_done(run) < goal: time.sleep(0.001)
         if way == "kill in a write":
