@@ -21,7 +21,7 @@ from radgen.core import read_json, write_json
 from radgen.diffusion import guided, make_schedule, q_sample
 from radgen.encoders import TextEmbedding, build_store
 from radgen.runs import TrainConfig, resolve, schedule_of
-from radgen.training import draw, step_loss
+from radgen.training import draw_step, step_loss
 from radgen.unet import UNet, unet_options
 
 RESULTS = Path(__file__).resolve().parent/"results"/"step.json"
@@ -43,7 +43,7 @@ class Ours:
         self.schedule, self.opt, self.ema = schedule_of(self.cfg), torch.optim.AdamW(self.model.parameters(), 1e-4), EMAModel(self.model.parameters(), foreach=True)
 
     def train(self, x0):
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bf16"): loss = step_loss(self.model, self.model, self.schedule, x0, self.store.get(self.rows), draw(self.cfg, 0, B), self.cfg)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bf16"): loss = step_loss(self.model, self.model, self.schedule, x0, self.store.get(self.rows), draw_step(self.cfg, 0, B), self.cfg)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.opt.step(); self.opt.zero_grad(); self.ema.step(self.model.parameters())

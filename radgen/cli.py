@@ -115,7 +115,7 @@ COMMANDS = {
     "captions": group("Rewrite the captions of a data set without its images, or count what a rewriting did to the facts.",
         rewrite=(RewriteConfig, rewrite, "Rewrite captions into the template."), audit=(AuditConfig, audit_files, "Hold rewritten captions against captions and concepts, files side by side.")),
     "finetune-clip": command(ClipConfig, finetune_clip, "Fine-tune CLIP on the pairs of a prepared folder, for train --use-clip True."),
-    "train": command(TrainConfig, lambda c: train(c).dir, "Train a denoiser on a prepared folder."),
+    "train": command(TrainConfig, lambda c: train(c).dir, "Train a denoiser on a prepared folder, or go on with a run of this name (exit status 75 after SIGTERM or SIGUSR1, 130 after Ctrl-C, both with a checkpoint)."),
     "sample": command(SampleConfig, sample, "Draw images for captions with a finished run."),
     "evaluate": command(EvaluateConfig, lambda c: evaluate(c) and None, "Judge the samples of a run and write its report."),
     "demo": command(DemoConfig, lambda c: demo(c) and None, "All stages on the embedded phantoms."),
@@ -133,7 +133,8 @@ def main(
     except Preempted: print("radgen: stopped by a signal, with a checkpoint; the same command goes on.", file=sys.stderr); return 75
     except KeyboardInterrupt: print("radgen: interrupted.", file=sys.stderr); return 130
     except OSError as e:
-        if e.filename is None or e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC): raise
+        if e.errno in (errno.ENOSPC, errno.EDQUOT): print(f"radgen: the disk is full ({e}): make room and give the same command again.", file=sys.stderr); return 2
+        if e.filename is None or e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST): raise
         print(f"radgen: cannot write {e.filename} ({os.strerror(e.errno).lower()}): choose another folder.", file=sys.stderr); return 2
     finally:
         if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'LEAST', 'RANGES', 'EXTRA', 'FREE', 'PARTS', 'TrainConfig', 'resolve', 'schedule_of', 'Run', 'describe',
-           'read_config', 'load_run', 'identity', 'open_run', 'start_run', 'run_lock', 'save_checkpoint',
+           'read_config', 'load_run', 'identity', 'open_run', 'start_run', 'run_lock', 'told_disk', 'save_checkpoint',
            'check_checkpoint', 'load_checkpoint', 'MetricsLog']
 
 # %% ../nbs/09d_runs.ipynb #09d-runs-004
@@ -12,10 +12,11 @@ import csv, hashlib, shutil, sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pandas as pd
 import torch
+from diffusers.training_utils import EMAModel
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -82,7 +83,7 @@ RECIPES = {
     "paper": dict(prediction="epsilon", betas="linear", zero_snr=False, snr_gamma=0.0, lr_schedule="constant_linear", equalize=True, crop=0.8),
     "radgen": dict(prediction="v_prediction", betas="linear", zero_snr=False, snr_gamma=5.0, lr_schedule="warmup_linear", equalize=False, crop=0.9),
 }
-LEAST = dict(epochs=1, batch_size=1, image_size=8, k=1, max_length=2, grad_accum=1, checkpoint_every=1, keep_checkpoints=1, valid_images=1, log_every=1, steps=0)
+LEAST = dict(attention_max=0, epochs=1, batch_size=1, image_size=8, k=1, max_length=2, grad_accum=1, checkpoint_every=1, keep_checkpoints=2, valid_images=1, log_every=1, steps=0)
 RANGES = {"lr": (lambda v: 0 < v < 1, "between 0 and 1"), "snr_gamma": (lambda v: 0 <= v < float("inf"), "at least 0"), "crop": (lambda v: 0 < v <= 1, "a share above 0, at most 1"),
           "ema_decay": (lambda v: 0 <= v < 1, "at least 0 and below 1"), "text_drop": (lambda v: 0 <= v < 1, "a probability below 1"), "max_grad_norm": (lambda v: v > 0, "above 0"),
           "valid_every": (lambda v: 0 <= v < float("inf"), "at least 0"), "preview_every": (lambda v: 0 <= v < float("inf"), "at least 0")}
@@ -93,9 +94,12 @@ def resolve(
     "Fill what the recipe decides; raises `ConfigError` for values that cannot work."
     given = {k: v for k, v in vars(cfg).items() if v is not None}
     flag = lambda name: f"--{name.replace('_', '-')}"
-    if cfg.recipe not in RECIPES: raise ConfigError(f"no recipe is called {cfg.recipe!r}: choose one of {', '.join(RECIPES)}.")
+    for name, kind in get_type_hints(TrainConfig).items():
+        choices = [c for k in (kind, *get_args(kind)) if get_origin(k) is Literal for c in get_args(k)]
+        if choices and name in given and given[name] not in choices: raise ConfigError(f"{flag(name)} is {given[name]!r}: choose one of {', '.join(map(str, choices))}.")
     for name, low in LEAST.items():
-        if given.get(name, low) < low: raise ConfigError(f"{flag(name)} is {given[name]}: it must be at least {low}.")
+        v = given.get(name, low)
+        if isinstance(v, bool) or not isinstance(v, int) or v < low: raise ConfigError(f"{flag(name)} is {v}: it must be a whole number of at least {low}.")
     for name, (fits, what) in RANGES.items():
         if name in given and not fits(given[name]): raise ConfigError(f"{flag(name)} is {given[name]}: it must be {what}.")
     if cfg.image_size % 8: raise ConfigError(f"--image-size {cfg.image_size} is not a multiple of 8: the UNet halves the image three times.")
@@ -185,8 +189,10 @@ def open_run(
 ) -> Path: # the run folder
     "Look whether runs/NAME may be begun or continued, and touch nothing; raises `ConfigError` rather than mix two runs."
     run = cfg.runs/cfg.name
-    if run.exists() and not (run/"config.json").exists() and any(run.iterdir()): raise ConfigError(f"{run} holds other files and no run: choose another --name.")
-    if cfg.overwrite or not (run/"config.json").exists(): return run
+    begun = (run/"config.json").exists()
+    ours = begun and {"data_path", "recipe"} <= set(read_json(run/"config.json")) # another version's too: it may be overwritten
+    if not ours and run.exists() and any(not p.name.startswith(".tmp-") for p in run.iterdir()): raise ConfigError(f"{run} holds other files and no run: choose another --name.")
+    if cfg.overwrite or not begun: return run
     old, new = identity(read_config(run)), identity(config)
     changed = [f"{k} {old[k]} instead of {new[k]}" for k in new if old[k] != new[k]]
     if changed: raise ConfigError(f"{run} was started with other options ({', '.join(changed)}): go on with the same ones, replace it with --overwrite True, or choose another --name.")
@@ -198,7 +204,11 @@ def start_run(
     overwrite: bool, # whether a run of this name goes
 ):
     "Make the run folder, once everything that can fail at the start has not."
-    if overwrite and run.exists(): shutil.rmtree(run)
+    if overwrite and run.exists(): # renamed first: a kill while it goes must not leave half a run
+        old = run.with_name(f".old-{run.name}")
+        shutil.rmtree(old, ignore_errors=True)
+        run.rename(old)
+        shutil.rmtree(old)
     write_json(run/"config.json", config)
 
 @contextmanager
@@ -217,25 +227,37 @@ PARTS = ("model.safetensors", "ema.safetensors", "optimizer.pt")
 def _sha256(path):
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
+@contextmanager
+def told_disk(
+    what: str,  # what is written, for the message
+    where: Path,# on the disk in question
+):
+    "Turn the several words that writers have for a full disk into one `RadgenError`."
+    try: yield
+    except (OSError, SafetensorError) as e:
+        raise RadgenError(f"could not write {what} to {where} ({str(e).splitlines()[0][:120]}; {shutil.disk_usage(where).free/2**30:.1f} GiB free): make room and give the same command again, it goes on from the newest whole checkpoint.") from None
+
 def save_checkpoint(
     run: Path,                    # run folder
     step: int,                    # optimiser steps done
-    model, ema, optimizer,        # what is saved
+    model: torch.nn.Module,       # its weights are saved
+    ema: EMAModel,                # their average
+    optimizer: torch.optim.Optimizer, # its moments
     scaler=None,                  # gradient scaler of fp16
     history: dict|None = None,    # losses of the last steps, in lists of numbers
     keep: int = 2,                # how many checkpoints stay
 ) -> Path: # the checkpoint's folder
     "Write `checkpoints/step-N`, point `last` at it, delete the oldest; raises `RadgenError` where the disk does not take it."
     path = run/"checkpoints"/f"step-{step:08d}"
-    try:
+    with told_disk(f"the checkpoint of step {step}", run):
         with atomic_dir(path) as d:
-            save_file({k: v.contiguous() for k, v in model.state_dict().items()}, d/PARTS[0])
-            save_file({k: v.contiguous() for (k, _), v in zip(model.named_parameters(), ema.shadow_params)}, d/PARTS[1])
-            torch.save({"optimizer": optimizer.state_dict(), "scaler": scaler and scaler.state_dict()}, d/PARTS[2])
+            save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, d/PARTS[0])
+            save_file({k: v.cpu().contiguous() for (k, _), v in zip(model.named_parameters(), ema.shadow_params)}, d/PARTS[1])
+            state = {"optimizer": optimizer.state_dict(), "scaler": scaler and scaler.state_dict()}
+            try: torch.save(state, d/PARTS[2])
+            except RuntimeError as e: raise OSError(str(e)) from None # its words for a write that failed
             write_json(d/"state.json", {"step": step, "ema_step": ema.optimization_step, "history": history or {}, "run": fingerprint(identity(read_config(run))), "sha256": {p: _sha256(d/p) for p in PARTS}})
         with atomic_path(run/"last") as p: p.write_text(path.name + "\n")
-    except (OSError, SafetensorError, RuntimeError) as e: # each writer has its own words for a full disk
-        raise RadgenError(f"could not write the checkpoint of step {step} to {run} ({str(e).splitlines()[0][:120]}; {shutil.disk_usage(run).free/2**30:.1f} GiB free): make room and give the same command again, it goes on from the checkpoint before.") from None
     for old in sorted((run/"checkpoints").glob("step-*"))[:-keep]: shutil.rmtree(old)
     return path
 
@@ -254,13 +276,16 @@ def check_checkpoint(
     return state
 
 def load_checkpoint(
-    run: Path,             # run folder
-    model, ema, optimizer, # filled in place
-    scaler=None,           # gradient scaler of fp16, filled in place
+    run: Path,              # run folder
+    model: torch.nn.Module, # filled in place
+    ema: EMAModel,          # filled in place
+    optimizer: torch.optim.Optimizer, # filled in place
+    scaler=None,            # gradient scaler of fp16, filled in place
 ) -> dict: # its state; step 0 and no history where there is none yet
     "Restore the newest whole checkpoint and set newer ones aside; raises `DataError` where all are damaged."
     mine, damaged = fingerprint(identity(read_config(run))), {}
-    for p in (run/"checkpoints").glob(".tmp-*"): shutil.rmtree(p, ignore_errors=True) # of a write that was killed; the lock says that nobody writes now
+    for p in (*run.glob(".tmp-*"), *run.glob("checkpoints/.tmp-*")): # of writes that were killed; the lock says that nobody writes now
+        p.unlink() if p.is_file() else shutil.rmtree(p, ignore_errors=True)
     for path in sorted((run/"checkpoints").glob("step-*"), reverse=True):
         try: state = check_checkpoint(path, mine)
         except DataError as e:
@@ -275,7 +300,9 @@ def load_checkpoint(
         if scaler and saved["scaler"]: scaler.load_state_dict(saved["scaler"])
         for p, why in damaged.items():
             print(f"{why}: set aside, going on from step {state['step']:,}.", file=sys.stderr)
-            p.rename(p.with_name(f"damaged-{p.name}"))
+            aside = p.with_name(f"damaged-{p.name}")
+            shutil.rmtree(aside, ignore_errors=True) # of an earlier time
+            p.rename(aside)
         return state
     if damaged: raise DataError(f"{run} has no whole checkpoint left ({next(iter(damaged.values()))}): start again with --overwrite True.")
     return {"step": 0, "history": {}}
@@ -284,12 +311,18 @@ def load_checkpoint(
 class MetricsLog:
     "Rows of metrics.csv, cut back to `step` when a run goes on."
     columns = ["step", "epoch", "loss", "valid_loss", "lr", "grad_norm", "images_per_s", "seconds"]
-    def __init__(self, path, step):
+    def __init__(self,
+        path: Path, # metrics.csv
+        step: int,  # rows behind it go
+    ):
         text = path.read_text() if path.exists() else ""
         rows = [r for r in csv.DictReader(text[:text.rfind("\n") + 1].splitlines()) if int(r["step"]) <= step]
         self.before = float(rows[-1]["seconds"]) if rows else 0.0
         with atomic_path(path) as p: pd.DataFrame(rows, columns=self.columns).to_csv(p, index=False)
         self.path = path
 
-    def add(self, **row):
+    def add(self,
+        **row, # some of the columns
+    ):
+        "Append a row."
         with self.path.open("a", newline="") as f: csv.DictWriter(f, self.columns).writerow(row)
