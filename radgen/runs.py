@@ -123,9 +123,9 @@ def schedule_of(
 @dataclass
 class Run:
     "A run folder, opened."
-    dir: Path
+    dir: Path           # runs/NAME
     config: TrainConfig # resolved
-    prepared: Prepared
+    prepared: Prepared  # what it was trained on
 
     def final(self) -> Path:
         "Folder of the finished model; raises `DataError` where training has not finished."

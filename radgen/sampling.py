@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
@@ -41,8 +42,8 @@ class SampleConfig:
     out: Path|None = None # folder; by default RUN/samples/LABEL
 
 def what_to_draw(
-    cfg: SampleConfig,
-    run: Run,
+    cfg: SampleConfig, # which captions or prompts
+    run: Run,          # whose data they come from
 ) -> tuple[list[str], list[str], TextEmbedding|None]: # prompts, the ids of the images that they describe, and their embedding where it is stored
     "The captions of a split, or the prompts given, repeated until there are `n`; raises `DataError` where the split is empty."
     if cfg.prompts:
@@ -56,8 +57,8 @@ def what_to_draw(
 
 # %% ../nbs/10a_sampling.ipynb #10a-sampling-008
 def sample_folder(
-    cfg: SampleConfig,
-    run: Run,
+    cfg: SampleConfig, # the request
+    run: Run,          # finished
 ) -> tuple[Path, dict]: # the folder, and what is asked of it
     "Where the pictures go, and the settings that decide them; raises `ConfigError` for a folder that holds other files."
     what = f"prompts-{fingerprint(cfg.prompts)[:6]}" if cfg.prompts else cfg.split
@@ -76,12 +77,12 @@ def up_to_date(
     return (out/"sample.json").exists() and read_json(out/"sample.json")["fingerprint"] == asked["fingerprint"]
 
 def draw_share(
-    cfg: SampleConfig,
-    run: Run,
+    cfg: SampleConfig, # how to draw
+    run: Run,          # finished
     texts: list[str], # all prompts
     given: TextEmbedding|None, # their embedding, where it is stored
     mine: list[int],  # indices that this process draws
-    device,
+    device: torch.device, # where
 ) -> list: # PIL images
     "Draw some of the pictures; raises `ConfigError` for values that cannot work."
     pipe = run.pipeline(device)
@@ -93,7 +94,8 @@ def sample(
     cfg: SampleConfig,
 ) -> Path: # folder with NNNNNN.png, samples.csv, sample.json and grid.png
     "Draw images with a finished run; raises `RadgenError` for a run or options that cannot work."
-    if cfg.n is not None and cfg.n < 1: raise ConfigError(f"--n is {cfg.n}: ask for at least one image.")
+    for name, v in (("n", cfg.n), ("batch-size", cfg.batch_size)):
+        if v is not None and v < 1: raise ConfigError(f"--{name} is {v}: ask for at least one image.")
     run = load_run(cfg.run)
     out, asked = sample_folder(cfg, run)
     if up_to_date(out, asked):
@@ -115,7 +117,7 @@ def write_samples(
     texts: list[str], # prompts, one an image
     ids: list[str],   # of the images that they describe
     asked: dict,  # of `sample_folder`, and the seconds that it took
-    run: Run,
+    run: Run,     # finished
 ):
     "Write pictures, samples.csv, sample.json and grid.png at once."
     c, n = run.config, len(images)

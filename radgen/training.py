@@ -160,7 +160,7 @@ def make_batches(
     return Batches(images, store, store.rows(texts["train"]), cfg, processes, rank, torch.device(device).type == "cuda")
 
 def prefetch(
-    batches: Batches,
+    batches: Batches, # of this process
     start: int, # first step
     total: int, # end
 ): # yields (step, what `Batches.read` returns)
@@ -287,8 +287,8 @@ def train_step(
     s.ema.step(s.model.parameters())
 
 def optimizer_step(
-    s: Loop, # changed
-    step: int,
+    s: Loop,      # changed: weights, moments
+    step: int,    # 0-based
     losses: list, # of the batches of this step
 ) -> bool: # False where the step was left out
     "Clip, look, and let the optimiser move."
@@ -325,7 +325,7 @@ def fetch_losses(
     s.pending.clear()
 
 def bad_step(
-    s: Loop,
+    s: Loop,   # whose batches name the images
     step: int, # 0-based
     why: str,  # of `Watch.wrong`
 ) -> str: # what to tell
@@ -346,7 +346,7 @@ class Validation(NamedTuple):
 
 def make_validation(
     cfg: TrainConfig,   # resolved
-    prepared: Prepared,
+    prepared: Prepared, # the data
     store: EmbeddingStore, # holds the validation texts
     T: int = 1000,      # time steps of the schedule
 ) -> Validation|None: # None where there are no validation images
@@ -371,8 +371,8 @@ def averaged(
 
 @torch.no_grad()
 def valid_loss(
-    s: Loop,
-    v: Validation,
+    s: Loop,       # whose averaged weights are judged
+    v: Validation, # of `make_validation`
 ) -> float: # mean over the images
     "The weighted loss of the averaged weights on the validation images."
     n, total, dev = len(v.images), 0.0, s.acc.device
@@ -387,7 +387,7 @@ def valid_loss(
 SHOWN = 8 # captions that previews draw
 
 def preview(
-    s: Loop,
+    s: Loop,   # whose averaged weights draw
     step: int, # steps done
 ) -> Path: # samples/step-N.png
     "Draw some validation (else training) captions with the averaged weights, always from the same noise: one strip, and previews.png with all strips so far."
@@ -455,7 +455,7 @@ def run_loop(
     return stop
 
 def stop_agreed(
-    s: Loop,
+    s: Loop,     # whose processes are asked
     asked: list, # of `stop_signals`
     now: bool,   # whether the processes talk to each other at this step
 ) -> bool: # the same in all processes
@@ -467,9 +467,9 @@ def stop_agreed(
 def set_up(
     cfg: TrainConfig,   # resolved
     run: Path,          # begun
-    prepared: Prepared,
-    batches: Batches,
-    acc: Accelerator,
+    prepared: Prepared, # the data
+    batches: Batches,   # of this process
+    acc: Accelerator,   # of `make_accelerator`
 ) -> Loop:
     "Model, optimiser and average, as the newest whole checkpoint left them."
     set_seed(cfg.seed) # after the text encoder, which may or may not have been loaded
@@ -489,8 +489,8 @@ def set_up(
     return Loop(run, cfg, prepared, batches, acc, schedule, wrapped, model, opt, ema, total, state["step"], Watch(history.get("losses", ())), window=list(history.get("window", ())))
 
 def card_facts(
-    cfg: TrainConfig, # resolved
-    prepared: Prepared,
+    cfg: TrainConfig,   # resolved
+    prepared: Prepared, # the data
 ) -> dict: # for the model card
     "What a finished model should say of itself."
     c, names = prepared.manifest["config"], prepared.names
@@ -499,8 +499,8 @@ def card_facts(
     licence = next((licence for prefix, licence in known.items() if prepared.rows("train").id.str.startswith(prefix).all()), None)
     kept = ("model", "size", "image_size", "caption_mode", "prediction", "betas", "zero_snr", "shift", "snr_gamma", "text_drop", "lr", "lr_schedule", "batch_size", "grad_accum", "epochs", "steps", "ema_decay", "equalize", "crop", "seed")
     return {"name": cfg.name, "data": Path(c["data_path"]).name, "images": len(prepared.rows("train")), "concepts": {u: names.get(u, "") for u in prepared.manifest["selected"]}, "recipe": cfg.recipe,
-            "options": {k: getattr(cfg, k) for k in kept}, "text_encoder": cfg.encoder, "llm": c["llm"], "licence": licence,
-            "stand_ins": [stand_ins[cfg.encoder]]*(cfg.encoder in stand_ins) + ["VGG16 of the Keras training, for torchvision's"]*(cfg.vgg_weights == "keras")}
+            "options": {k: getattr(cfg, k) for k in kept}, "text_encoder": Path(cfg.encoder).name if Path(cfg.encoder).is_dir() else cfg.encoder, "llm": c["llm"], "licence": licence,
+            "stand_ins": [v for k, v in stand_ins.items() if k == cfg.encoder] + ["VGG16 of the Keras training, for torchvision's"]*(cfg.vgg_weights == "keras")}
 
 def write_final(
     s: Loop, # at its last step
