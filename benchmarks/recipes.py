@@ -1,8 +1,8 @@
-"""What the recipes are worth at equal time: `python benchmarks/recipes.py [--data phantoms] [--data real] [--minutes 15] [--seeds 3] [--ablation-minutes 5] [--threads 2]`.
+"""What the recipes are worth at equal time: `python benchmarks/recipes.py [--data phantoms] [--data real] [--minutes 10] [--seeds 3] [--ablation-minutes 4] [--n 160] [--threads 2]`.
 
 Recipe `paper` with the paper's UNet and batch of 12 against recipe `radgen` with its small UNet and batch of 32, at 32 px, on the demonstration's phantoms and on ../shared/data/radiology_sample (numbers only). Seconds a step are measured first, all kinds in turn, and every run gets
-the steps that fit into its minutes. Texts by MiniLM (stand-in for RadBERT), captions by rules, histograms never equalised, so that all are held against the same pictures. A run is judged by FD-VGG16 (a stand-in, not FID) over as many samples as there are test captions, guidance 2, with
-DPM-Solver++ at 25 steps and with DDIM at 50 (which clips, and so forgives a noise prediction more); the better of the two counts. Then each choice of `radgen` is changed alone, one seed. Runs lie in runs/recipes; an interrupted call goes on, and what was measured is in
+the steps that fit into its minutes. Texts by MiniLM (stand-in for RadBERT), captions by rules, histograms never equalised, so that all are held against the same pictures. A run is judged by FD-VGG16 (a stand-in, not FID) over `n` samples for test captions, guidance 2, by
+DPM-Solver++ at 25 steps; where noise is predicted also by DDIM at 25 (which clips, and so forgives such a prediction more), and the better of the two counts. Then each choice of `radgen` is changed alone, one seed. Runs lie in runs/recipes; an interrupted call goes on, and what was measured is in
 benchmarks/results/recipes.json.
 """
 import argparse, statistics as st
@@ -27,7 +27,6 @@ CONTENDERS = {"paper": PAPER, "radgen": OURS}
 ABLATIONS = {"predicts noise": dict(prediction="epsilon"), "predicts the picture": dict(prediction="sample"), "all steps weigh alike": dict(snr_gamma=0.0), "schedule ends in pure noise": dict(zero_snr=True), "cosine schedule": dict(betas="cosine"),
              "rate constant, then linear": dict(lr_schedule="constant_linear"), "rate falls as a cosine": dict(lr_schedule="warmup_cosine"), "rate 3e-4": dict(lr=3e-4), "crops down to 0.8": dict(crop=0.8), "batch of 12": dict(batch_size=12), "average without memory": dict(ema_decay=0.0),
              "bf16": dict(precision="bf16"), "recipe paper, same network": dict(recipe="paper", attention_max=8), "the paper's network, recipe radgen": dict(size="paper", batch_size=12)}
-SAMPLERS = (("dpm++", 25), ("ddim", 50))
 
 def prepared(data):
     "The folder of one of the two data sets."
@@ -55,15 +54,14 @@ def seconds_a_step(folder, contenders, rounds=3):
 def judge(run, features, n, guidance=2.0):
     "Distance of `n` samples from the test images, sampler by sampler, and the share of pixels that are black or white."
     real, out = features(run.prepared.images("test", 32)), {}
-    for sampler, steps in SAMPLERS:
-        images = read_samples(sample(SampleConfig(run.dir, n=n, guidance=guidance, sampler=sampler, steps=steps, device="cpu")))[0]
-        out[f"{sampler} {steps}"] = dict(distance=frechet_distance(*statistics(features(images)), *statistics(real)), saturated=float(np.isin(images, (0, 255)).mean()))
+    for sampler in ("dpm++", "ddim") if run.config.prediction == "epsilon" else ("dpm++",):
+        images = read_samples(sample(SampleConfig(run.dir, n=n, guidance=guidance, sampler=sampler, device="cpu")))[0]
+        out[sampler] = dict(distance=frechet_distance(*statistics(features(images)), *statistics(real)), saturated=float(np.isin(images, (0, 255)).mean()))
     return out
 
-def measure(data, contenders, seeds, minutes, results):
+def measure(data, contenders, seeds, minutes, n, results):
     "Train and judge what is missing; `results` is written after each run."
     p, features = prepared(data), make_features("vgg16")
-    n = max(256, len(p.rows("test")))
     part = results.setdefault(data, {})
     mean, std = floor(features(p.images("train", 32)), features(p.images("test", 32)), n)
     part.update(floor=mean, floor_std=std, generated=n, real=len(p.rows("test")), training=len(p.rows("train")))
@@ -95,14 +93,14 @@ def table(data, part):
 
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    a.add_argument("--data", action="append", choices=["phantoms", "real"]); a.add_argument("--minutes", type=float, default=15); a.add_argument("--seeds", type=int, default=3)
-    a.add_argument("--ablation-minutes", type=float, default=5); a.add_argument("--only", action="append", default=None, help="of the ablations"); a.add_argument("--threads", type=int, default=2)
+    a.add_argument("--data", action="append", choices=["phantoms", "real"]); a.add_argument("--minutes", type=float, default=10); a.add_argument("--seeds", type=int, default=3)
+    a.add_argument("--ablation-minutes", type=float, default=4); a.add_argument("--n", type=int, default=160); a.add_argument("--only", action="append", default=None, help="of the ablations"); a.add_argument("--threads", type=int, default=2)
     a = a.parse_args()
     torch.set_num_threads(a.threads)
     results = read_json(RESULTS) if RESULTS.exists() else {}
     for data in a.data or ("phantoms", "real"):
-        if a.seeds: measure(data, CONTENDERS, a.seeds, a.minutes, results)
-        if a.ablation_minutes: measure(data, {"radgen": OURS, **{k: {**OURS, **v} for k, v in ABLATIONS.items() if not a.only or k in a.only}}, 1, a.ablation_minutes, results)
+        if a.seeds: measure(data, CONTENDERS, a.seeds, a.minutes, a.n, results)
+        if a.ablation_minutes: measure(data, {"radgen": OURS, **{k: {**OURS, **v} for k, v in ABLATIONS.items() if not a.only or k in a.only}}, 1, a.ablation_minutes, a.n, results)
         table(data, results[data])
 
 if __name__ == "__main__": main()
