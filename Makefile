@@ -23,7 +23,7 @@ demo: assets
 
 # Two workers of one thread each (pytest-xdist): two thirds of the time that one of two threads takes on two cores.
 test: assets
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder tests
 
 # For those who edit notebooks.
 export: $(STAMP)

@@ -72,9 +72,9 @@ def measure(data, contenders, seeds, minutes, n, results):
             if key in part.setdefault("runs", {}): continue
             steps = max(1, round(60*minutes/part["seconds"][f"{name}|{minutes}"]))
             run = train(config(p.dir, f"{data}-{key}".replace(" ", "-").replace(",", "").replace("|", "-"), options, steps=steps, seed=seed))
-            part["runs"][key] = dict(steps=steps, train_seconds=float(run.metrics().seconds.iloc[-1]), valid_loss=float(run.metrics().valid_loss.dropna().iloc[-1]), samplers=judge(run, features, n))
+            part["runs"][key] = dict(steps=steps, valid_loss=float(run.metrics().valid_loss.dropna().iloc[-1]), samplers=judge(run, features, n))
             write_json(RESULTS, results)
-            print(f"{data}: {name}, seed {seed}, {steps:,} steps in {part['runs'][key]['train_seconds']/60:.1f} min: " + ", ".join(f"{s} {r['distance']:.1f} ({r['saturated']:.0%} black or white)" for s, r in part["runs"][key]["samplers"].items()), flush=True)
+            print(f"{data}: {name}, seed {seed}, {steps:,} steps for {minutes:g} min: " + ", ".join(f"{s} {r['distance']:.1f} ({r['saturated']:.0%} black or white)" for s, r in part["runs"][key]["samplers"].items()), flush=True)
 
 def best(run): return min(s["distance"] for s in run["samplers"].values())
 

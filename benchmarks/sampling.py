@@ -14,8 +14,9 @@ from diffusers import DDPMScheduler
 
 from radgen.core import atomic_path, index_generator, read_json, save_figure, to_uint8, write_json
 from radgen.encoders import build_store
-from radgen.evaluation import floor, frechet_distance, make_features, statistics
+from radgen.evaluation import floor, frechet_distance, make_features, read_samples, statistics
 from radgen.runs import load_run
+from radgen.sampling import SampleConfig, sample
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DRAWN, FIGURE = ROOT/"benchmarks"/"results"/"sampling.json", ROOT/"runs"/"sampling", ROOT/"fig"/"sampling.png"
@@ -52,23 +53,19 @@ class Model:
         self.features, size = make_features("vgg16"), self.run.config.image_size
         self.train, self.test = (self.features(p.images(s, size, self.run.config.equalize)) for s in ("train", "test"))
 
-    def draw(self, n, label, batch_of):
-        "`n` images, batch by batch, each kept on disk."
-        parts = []
-        for i in range(0, n, BATCH):
-            at, path = list(range(i, min(i + BATCH, n))), DRAWN/self.run.weights()[:12]/label/f"{i:06d}-{min(i + BATCH, n)}.npy"
-            if not path.exists():
-                with atomic_path(path) as tmp, HALF(): np.save(tmp, batch_of(at).numpy())
-                print(f"{label}: {at[-1] + 1} of {n}", flush=True)
-            parts.append(np.load(path))
-        return np.concatenate(parts)
-
     def fast(self, n, sampler="dpm++", steps=FAST, scale=SCALE):
-        return self.draw(n, f"{sampler.replace('+', 'p')}-{steps}-{scale:g}", lambda at: self.pipe(prompt_embeds=self.text(at), guidance_scale=scale, num_inference_steps=steps, sampler=sampler, indices=at, batch_size=BATCH, output_type="pt").images)
+        with HALF(): return read_samples(sample(SampleConfig(self.run.dir, n=n, sampler=sampler, steps=steps, guidance=scale, batch_size=BATCH, device="cpu", out=DRAWN/f"{sampler}-{steps}-{scale:g}-{n}")))[0]
 
     def slow(self, n):
-        walk = Ancestral(self.pipe)
-        return self.draw(n, f"ancestral-{SLOW}-{SCALE:g}", lambda at: walk(self.text(at), [index_generator(0, j) for j in at]))
+        "The same captions and starting noise; each batch takes minutes and is kept."
+        walk, parts = Ancestral(self.pipe), []
+        for i in range(0, n, BATCH):
+            at, path = list(range(i, min(i + BATCH, n))), DRAWN/self.run.weights()[:12]/f"{i:06d}-{min(i + BATCH, n)}.npy"
+            if not path.exists():
+                with atomic_path(path) as tmp, HALF(): np.save(tmp, walk(self.text(at), [index_generator(0, j) for j in at]).numpy())
+                print(f"{SLOW} ancestral steps: {at[-1] + 1} of {n}", flush=True)
+            parts.append(np.load(path))
+        return np.concatenate(parts)
 
     def distance(self, images): return frechet_distance(*statistics(self.features(images)), *statistics(self.test))
 

@@ -175,7 +175,13 @@ SAMPLERS = {"dpm++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler, "unipc"
 def make_sampler(
     name: str,               # a key of `SAMPLERS`
     schedule: DDPMScheduler, # the one trained with
+    steps: int,              # 1..T
+    device="cpu",            # where x_t will be
 ):
-    "A diffusers scheduler that walks back along `schedule`. Source: Lin et al. 2024, section 3.3 (from the last step on)."
+    "A diffusers scheduler that walks back along `schedule` in so many steps. Source: Lin et al. 2024, section 3.3 (from the last step on)."
     if name not in SAMPLERS: raise ConfigError(f"no sampler is called {name!r}: choose one of {', '.join(SAMPLERS)}.")
-    return SAMPLERS[name].from_config(schedule.config, timestep_spacing="trailing")
+    back = SAMPLERS[name].from_config(schedule.config, timestep_spacing="trailing")
+    back.set_timesteps(steps, device=device)
+    if hasattr(back, "sigmas"): back.sigmas = torch.cat([back.sigmas[:steps], back.sigmas[-1:]]) # not the step too many
+    back.timesteps = back.timesteps[:steps]
+    return back

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'NOTICE', 'ABOUT', 'LICENCES', 'HUB_LICENCES', 'DENOISERS', 'check_number', 'check_prompt', 'check_prompts',
-           'Walk', 'way_back', 'draw', 'weights_fingerprint', 'save_png', 'check_about', 'model_card', 'RadGenPipeline',
+           'Walk', 'draw', 'weights_fingerprint', 'save_png', 'check_about', 'model_card', 'RadGenPipeline',
            'read_index', 'update_card']
 
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-004
@@ -108,18 +108,6 @@ class Walk:
         return [self.scale if self.interval[0] <= i/self.steps < self.interval[1] else 1.0 for i in range(self.steps)]
 
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-020
-def way_back(
-    walk: Walk,              # checked
-    schedule: DDPMScheduler, # the one trained with
-    device="cpu",            # where x_t will be
-):
-    "A diffusers scheduler that is set to the steps of `walk`."
-    back = make_sampler(walk.sampler, schedule)
-    back.set_timesteps(walk.steps, device=device)
-    if hasattr(back, "sigmas"): back.sigmas = torch.cat([back.sigmas[:walk.steps], back.sigmas[-1:]])
-    back.timesteps = back.timesteps[:walk.steps]
-    return back
-
 def draw(
     denoiser: nn.Module,         # UNet or VGG16UNet
     schedule: DDPMScheduler,     # the one it was trained with
@@ -131,7 +119,7 @@ def draw(
 ) -> torch.Tensor:               # (B, H, W) uint8 on the CPU
     "One batch, from noise to pictures."
     c, B = denoiser.config, len(generators)
-    back = way_back(walk, schedule, denoiser.device)
+    back = make_sampler(walk.sampler, schedule, walk.steps, denoiser.device)
     x = randn_tensor((B, c.in_channels, c.sample_size, c.sample_size), generator=generators, device=denoiser.device)
     fresh = {"generator": generators} if walk.sampler == "ddpm" else {}
     for t, scale in zip(back.timesteps, walk.scales(), strict=True):

@@ -82,7 +82,7 @@ def test_a_schedule_survives_saving(options, tmp_path):
     again = DDPMScheduler.from_pretrained(tmp_path)
     assert torch.equal(again.alphas_cumprod, schedule.alphas_cumprod)
     for name in SAMPLERS: # which put 2**-24 where the SNR is 0, if they have to
-        s = make_sampler(name, again)
+        s = make_sampler(name, again, 20)
         assert (s.alphas_cumprod - schedule.alphas_cumprod).abs().max() <= 2**-24 and s.config.prediction_type == "v_prediction"
 
 @pytest.mark.parametrize("options, says", [
@@ -283,7 +283,7 @@ def test_everything_stays_on_the_device():
 # samplers
 
 def walk(name, schedule, steps, x, answer, seed=0, path=False):
-    w = make_sampler(name, schedule); w.set_timesteps(steps)
+    w = make_sampler(name, schedule, steps)
     more, seen = {"generator": gen(seed)} if name == "ddpm" else {}, [x]
     assert w.timesteps[0] == len(schedule) - 1 # from pure noise on
     for t in w.timesteps:
@@ -334,7 +334,7 @@ def test_samplers_keep_what_the_schedule_says_about_clipping():
             assert (end - (1. if clip else 3.)).abs().max() < 1e-5
 
 def test_an_unknown_sampler_is_refused():
-    with pytest.raises(ConfigError, match="no sampler is called 'euler'"): make_sampler("euler", make_schedule())
+    with pytest.raises(ConfigError, match="no sampler is called 'euler'"): make_sampler("euler", make_schedule(), 20)
 
 # a Gaussian world
 
@@ -390,7 +390,7 @@ def last_jump(schedule, steps):
 def ddim_covariance(schedule, steps):
     "Along an axis each step of DDIM is a factor: a' g + s' (1 - a g)/s, where g = a lambda/(a^2 lambda + s^2)."
     lam, Q = torch.linalg.eigh(SIGMA.double())
-    w = make_sampler("ddim", schedule); w.set_timesteps(steps)
+    w = make_sampler("ddim", schedule, steps)
     ab = torch.cat([schedule.alphas_cumprod[w.timesteps].double(), torch.ones(1, dtype=torch.float64)])[:, None]
     a, s = ab.sqrt(), (1 - ab).sqrt()
     g = (a*lam/(a**2*lam + s**2))[:-1]

@@ -1,5 +1,6 @@
 """What a run promises beyond the chapter: VGG16's recipe by recipe, a loss that explodes is told, options are guarded."""
 import json, shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,17 @@ from radgen.prepare import PrepareConfig, prepare
 from radgen.runs import TrainConfig, load_run
 from radgen.sampling import SampleConfig, sample
 from radgen.training import batch_indices, train
+
+@contextmanager
+def dies_at(step):
+    "Within the block a training is cut off before it takes this step (0-based)."
+    with pytest.MonkeyPatch.context() as m, pytest.raises(MemoryError):
+        go = T.train_step
+        def stop(s, i, read):
+            if i == step: raise MemoryError
+            go(s, i, read)
+        m.setattr(T, "train_step", stop)
+        yield
 
 @pytest.fixture
 def cfg(prepared, tmp_path):
@@ -67,11 +79,8 @@ def test_run_folder_loads_from_elsewhere(cfg, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert load_run("r").config.steps == 2
 
-def test_run_killed_before_its_first_checkpoint_starts_over(cfg, monkeypatch):
-    def killed(s, step, read): raise MemoryError
-    with monkeypatch.context() as m:
-        m.setattr(T, "train_step", killed)
-        with pytest.raises(MemoryError): train(cfg)
+def test_run_killed_before_its_first_checkpoint_starts_over(cfg):
+    with dies_at(0): train(cfg)
     assert (cfg.runs/"r"/"config.json").exists() and not (cfg.runs/"r"/"last").exists()
     assert train(cfg).metrics().step.tolist() == [2]
 
@@ -125,13 +134,7 @@ def test_compiled_and_checkpointed_runs_resume_without(cfg, monkeypatch):
         return acc
     monkeypatch.setattr(T, "Accelerator", accelerator)
     plain = train(replace(cfg, name="plain", steps=4))
-    with monkeypatch.context() as m:
-        step = T.train_step
-        def stop(s, i, read):
-            if i == 2: raise MemoryError
-            return step(s, i, read)
-        m.setattr(T, "train_step", stop)
-        with pytest.raises(MemoryError): train(replace(cfg, steps=4, compile=True, gradient_checkpointing=True, checkpoint_every=2))
+    with dies_at(2): train(replace(cfg, steps=4, compile=True, gradient_checkpointing=True, checkpoint_every=2))
     assert counter.frame_count == 1 # texts are padded to one length, so that two batches make one graph
     run = train(replace(cfg, steps=4))
     a, b = (load_file(r.final()/"denoiser/diffusion_pytorch_model.safetensors") for r in (plain, run))
@@ -208,13 +211,7 @@ def test_randomness_of_the_network_is_no_state(cfg, monkeypatch):
         return model
     monkeypatch.setattr(T, "make_model", with_dropout)
     whole = train(replace(cfg, steps=6, name="whole"))
-    with monkeypatch.context() as m:
-        step = T.train_step
-        def stop(s, i, read):
-            if i == 4: raise MemoryError
-            step(s, i, read)
-        m.setattr(T, "train_step", stop)
-        with pytest.raises(MemoryError): train(replace(cfg, steps=6, checkpoint_every=3))
+    with dies_at(4): train(replace(cfg, steps=6, checkpoint_every=3))
     torch.rand(7) # the state of the global generator is another one now
     assert train(replace(cfg, steps=6, checkpoint_every=3)).weights() == whole.weights()
 
@@ -237,15 +234,9 @@ def test_tensorboard_holds_curve_and_pictures(cfg):
     assert [e.step for e in events.Scalars("loss")] == [2, 4] and [e.value for e in events.Scalars("valid_loss")] == pytest.approx(run.metrics().valid_loss.tolist())
     assert [e.step for e in events.Images("samples")] == [2, 4]
 
-def test_tensorboard_keeps_all_rows_of_a_run_that_goes_on(cfg, monkeypatch):
+def test_tensorboard_keeps_all_rows_of_a_run_that_goes_on(cfg):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    with monkeypatch.context() as m:
-        step = T.train_step
-        def stop(s, i, read):
-            if i == 5: raise MemoryError
-            step(s, i, read)
-        m.setattr(T, "train_step", stop)
-        with pytest.raises(MemoryError): train(replace(cfg, steps=8, log_every=1, checkpoint_every=4))
+    with dies_at(5): train(replace(cfg, steps=8, log_every=1, checkpoint_every=4))
     run = train(replace(cfg, steps=8, log_every=1, checkpoint_every=4))
     events = EventAccumulator(str(next((run.dir/"logs").rglob("events*")).parent)).Reload()
     assert [e.step for e in events.Scalars("loss")] == list(range(1, 9)) == run.metrics().step.tolist()
