@@ -1,10 +1,12 @@
-"""What fast samplers cost and gain: `python benchmarks/sampling.py [--n 1000] [--curve-n 500] [--rounds 3] [--threads 2] [--part speed] [--part slow] [--part steps] [--part guidance]`, all parts by default.
+"""What fast samplers cost and gain: `python benchmarks/sampling.py [--n 1000] [--curve-n 500] [--rounds 3] [--workers 2] [--part speed] [--part slow] [--part steps] [--part guidance]`, all parts by default.
 
 The model is that of `make demo` (phantoms, 32 px; run it first), its products in bfloat16; captions are those of the test split, repeated. speed: images a second of DPM-Solver++ at 20 steps with both halves of guidance in one batch against 999 ancestral steps (DDPM) with two passes each, in turn; of
-the slow one some steps are timed and counted up. slow: the Fréchet distance of both over `n` images each. steps and guidance: the distance over 5 to 250 steps and over the guidance scale, `curve-n` images a point, drawn as fig/sampling.png. Distances are FD-VGG16 (a stand-in, not FID) to the test
+the slow one some steps are timed and counted up. slow: the Fréchet distance of both over `n` images each, the slow ones drawn in `workers` processes of one thread. steps and guidance: the distance over 5 to 250 steps and over the guidance scale, `curve-n` images a point, drawn as fig/sampling.png. Distances are FD-VGG16 (a stand-in, not FID) to the test
 images. What was drawn stays in runs/sampling, so that an interrupted call goes on; the numbers are in benchmarks/results/sampling.json.
 """
-import argparse, statistics as st, time
+import argparse, multiprocessing, statistics as st, time
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, cached_property
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -45,29 +47,36 @@ class Model:
     "The demonstration's model, its captions and the real images."
     def __init__(self):
         self.run = load_run(ROOT/"runs"/"demo")
-        self.pipe, p = self.run.pipeline(), self.run.prepared
+        self.pipe, self.prepared = self.run.pipeline(), self.run.prepared
         self.pipe.set_progress_bar_config(disable=True)
-        texts = p.texts("test", self.run.config.caption_mode)
-        store = build_store(texts, p.dir/"embeddings", self.run.config.encoder, self.run.config.max_length)
+        texts = self.prepared.texts("test", self.run.config.caption_mode)
+        store = build_store(texts, self.prepared.dir/"embeddings", self.run.config.encoder, self.run.config.max_length)
         self.text = lambda i: store.get(store.rows([texts[k % len(texts)] for k in i]))
-        self.features, size = make_features("vgg16"), self.run.config.image_size
-        self.train, self.test = (self.features(p.images(s, size, self.run.config.equalize)) for s in ("train", "test"))
+
+    @cached_property
+    def features(self): return make_features("vgg16")
+
+    @cache
+    def real(self, split): return self.features(self.prepared.images(split, self.run.config.image_size, self.run.config.equalize))
 
     def fast(self, n, sampler="dpm++", steps=FAST, scale=SCALE):
         with HALF(): return read_samples(sample(SampleConfig(self.run.dir, n=n, sampler=sampler, steps=steps, guidance=scale, batch_size=BATCH, device="cpu", out=DRAWN/f"{sampler}-{steps}-{scale:g}-{n}")))[0]
 
-    def slow(self, n):
+    def slow(self, n, workers):
         "The same captions and starting noise; each batch takes minutes and is kept."
-        walk, parts = Ancestral(self.pipe), []
-        for i in range(0, n, BATCH):
-            at, path = list(range(i, min(i + BATCH, n))), DRAWN/self.run.weights()[:12]/f"{i:06d}-{min(i + BATCH, n)}.npy"
-            if not path.exists():
-                with atomic_path(path) as tmp, HALF(): np.save(tmp, walk(self.text(at), [index_generator(0, j) for j in at]).numpy())
-                print(f"{SLOW} ancestral steps: {at[-1] + 1} of {n}", flush=True)
-            parts.append(np.load(path))
-        return np.concatenate(parts)
+        parts = {DRAWN/self.run.weights()[:12]/f"{i:06d}-{min(i + BATCH, n)}.npy": list(range(i, min(i + BATCH, n))) for i in range(0, n, BATCH)}
+        missing = [path for path in parts if not path.exists()]
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for path in pool.map(draw_slowly, missing, [parts[p] for p in missing]): print(f"{SLOW} ancestral steps: {path.stem}", flush=True)
+        return np.concatenate([np.load(path) for path in parts])
 
-    def distance(self, images): return frechet_distance(*statistics(self.features(images)), *statistics(self.test))
+    def distance(self, images): return frechet_distance(*statistics(self.features(images)), *statistics(self.real("test")))
+
+def draw_slowly(path, at):
+    "One batch of ancestral samples, written to `path`."
+    m = Model()
+    with atomic_path(path) as tmp, HALF(): np.save(tmp, Ancestral(m.pipe)(m.text(at), [index_generator(0, i) for i in at]).numpy())
+    return path
 
 def speed(m, rounds):
     "Seconds of a batch by the one and the other, in turn."
@@ -94,20 +103,20 @@ def figure(m, results):
 
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    a.add_argument("--n", type=int, default=1000); a.add_argument("--curve-n", type=int, default=500); a.add_argument("--rounds", type=int, default=3); a.add_argument("--threads", type=int, default=2)
+    a.add_argument("--n", type=int, default=1000); a.add_argument("--curve-n", type=int, default=500); a.add_argument("--rounds", type=int, default=3); a.add_argument("--workers", type=int, default=2)
     a.add_argument("--part", action="append", choices=["speed", "slow", "steps", "guidance"])
     a = a.parse_args()
-    torch.set_num_threads(a.threads)
     m, parts = Model(), a.part or ("speed", "slow", "steps", "guidance")
     results = read_json(RESULTS) if RESULTS.exists() else {}
     if results.get("weights") != m.run.weights(): results = {"weights": m.run.weights()}
-    results.update(n=a.n, curve_n=a.curve_n, real=len(m.test), training=len(m.train), guidance_scale=SCALE, floor=floor(m.train, m.test, a.n)[0], curve_floor=floor(m.train, m.test, a.curve_n)[0])
+    train, test = m.real("train"), m.real("test")
+    results.update(n=a.n, curve_n=a.curve_n, real=len(test), training=len(train), guidance_scale=SCALE, floor=floor(train, test, a.n)[0], curve_floor=floor(train, test, a.curve_n)[0])
     def keep(part, value): results[part] = value; write_json(RESULTS, results)
     if "speed" in parts: keep("speed", speed(m, a.rounds))
     if "steps" in parts: keep("steps", {f"{s} {n}": m.distance(m.fast(a.curve_n, s, n)) for s, counts in STEPS.items() for n in counts})
     if "guidance" in parts: keep("guidance", {f"{g:g}": m.distance(m.fast(a.curve_n, scale=g)) for g in SCALES})
-    if "slow" in parts: keep("slow", dict(n=a.n, ancestral=m.distance(m.slow(a.n)), fast=m.distance(m.fast(a.n))))
-    print(f"\n{results['n']} samples of {m.run.config.name} (phantoms) against {len(m.test)} test images, guidance {SCALE:g}, floor {results['floor']:.2f}; FD-VGG16, a stand-in, not FID")
+    if "slow" in parts: keep("slow", dict(n=a.n, ancestral=m.distance(m.slow(a.n, a.workers)), fast=m.distance(m.fast(a.n))))
+    print(f"\n{results['n']} samples of {m.run.config.name} (phantoms) against {results['real']} test images, guidance {SCALE:g}, floor {results['floor']:.2f}; FD-VGG16, a stand-in, not FID")
     if "steps" in results:
         print(f"{a.curve_n} samples a point, floor {results['curve_floor']:.2f}\nsteps    " + "".join(f"{n:8}" for n in STEPS["dpm++"]))
         for s, counts in STEPS.items(): print(f"{s:9}" + "".join(f"{results['steps'][f'{s} {n}']:8.2f}" for n in counts))

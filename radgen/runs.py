@@ -81,7 +81,7 @@ class TrainConfig:
 # %% ../nbs/09d_runs.ipynb #09d-runs-008
 RECIPES = {
     "paper": dict(prediction="epsilon", betas="linear", zero_snr=False, snr_gamma=0.0, lr_schedule="constant_linear", equalize=True, crop=0.8),
-    "radgen": dict(prediction="v_prediction", betas="linear", zero_snr=False, snr_gamma=5.0, lr_schedule="warmup_linear", equalize=False, crop=0.9),
+    "radgen": dict(prediction="v_prediction", betas="cosine", zero_snr=False, snr_gamma=5.0, lr_schedule="warmup_linear", equalize=False, crop=0.9),
 }
 LEAST = dict(attention_max=0, epochs=1, batch_size=1, image_size=8, k=1, max_length=2, grad_accum=1, checkpoint_every=1, keep_checkpoints=2, valid_images=1, log_every=1, steps=0)
 RANGES = {"lr": (lambda v: 0 < v < 1, "between 0 and 1"), "snr_gamma": (lambda v: 0 <= v < float("inf"), "at least 0"), "crop": (lambda v: 0 < v <= 1, "a share above 0, at most 1"),
