@@ -91,7 +91,7 @@ def speed(m, rounds):
     ratio = st.median(s/f for f, s in zip(seconds["fast"], seconds["slow"]))
     return dict(images_per_s=BATCH/st.median(seconds["fast"]), images_per_s_ancestral=BATCH/st.median(seconds["slow"]), ratio=ratio)
 
-def figure(m, results):
+def figure(results):
     fig, axs = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
     for s, counts in STEPS.items(): axs[0].plot(counts, [results["steps"][f"{s} {n}"] for n in counts], marker="o", ms=3, label=s)
     axs[0].set(xscale="log", yscale="log", xlabel="sampler steps", ylabel="FD-VGG16 (stand-in, not FID)"); axs[0].set_xticks(STEPS["dpm++"], STEPS["dpm++"]); axs[0].minorticks_off()
@@ -121,7 +121,7 @@ def main():
         print(f"{a.curve_n} samples a point, floor {results['curve_floor']:.2f}\nsteps    " + "".join(f"{n:8}" for n in STEPS["dpm++"]))
         for s, counts in STEPS.items(): print(f"{s:9}" + "".join(f"{results['steps'][f'{s} {n}']:8.2f}" for n in counts))
     if "guidance" in results: print("guidance " + ", ".join(f"{g}: {d:.2f}" for g, d in results["guidance"].items()))
-    if "steps" in results and "guidance" in results: figure(m, results)
+    if "steps" in results and "guidance" in results: figure(results)
     if "speed" in results:
         s = results["speed"]
         print(("met    " if s["ratio"] >= 40 else "missed ") + f"DPM-Solver++ at {FAST} steps draws {s['images_per_s']:.2f} images a second, {s['ratio']:.1f} times as many as {SLOW} ancestral steps of two passes ({s['images_per_s_ancestral']:.3f}); wanted 40")

@@ -333,6 +333,12 @@ def test_samplers_keep_what_the_schedule_says_about_clipping():
             end = walk(name, schedule, 10, rand(1, 1, 8, 8), lambda x, t: torch.full_like(x, 3.))
             assert (end - (1. if clip else 3.)).abs().max() < 1e-5
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 2, 61, 1000])
+def test_the_way_back_has_the_steps_asked_for(sampler, steps):
+    t = make_sampler(sampler, make_schedule(), steps).timesteps
+    assert len(t) == steps and (t >= 0).all() and (t < 1000).all() and (t[1:] < t[:-1]).all()
+
 def test_an_unknown_sampler_is_refused():
     with pytest.raises(ConfigError, match="no sampler is called 'euler'"): make_sampler("euler", make_schedule(), 20)
 
