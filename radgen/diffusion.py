@@ -8,6 +8,7 @@ __all__ = ['PREDICTIONS', 'BETAS', 'SAMPLERS', 'make_schedule', 'q_sample', 'res
 
 # %% ../nbs/09_diffusion.ipynb #09-diffusion-004
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -184,4 +185,5 @@ def make_sampler(
     back.set_timesteps(steps, device=device)
     if hasattr(back, "sigmas"): back.sigmas = torch.cat([back.sigmas[:steps], back.sigmas[-1:]]) # not the step too many
     back.timesteps = back.timesteps[:steps]
+    if name == "ddim": back.step = partial(back.step, use_clipped_model_output=True) # the noise that goes with the clipped picture, or long walks drift to grey
     return back

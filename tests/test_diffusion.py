@@ -339,6 +339,19 @@ def test_the_way_back_has_the_steps_asked_for(sampler, steps):
     t = make_sampler(sampler, make_schedule(), steps).timesteps
     assert len(t) == steps and (t >= 0).all() and (t < 1000).all() and (t[1:] < t[:-1]).all()
 
+def test_long_walks_do_not_drift_where_pictures_are_clipped():
+    "Guidance asks for pictures darker than black; more steps must not make them brighter."
+    schedule, mu, sd = make_schedule(betas="cosine"), -1.2, 0.2
+    def answer(x, t):
+        a, s = coefficients(schedule, t)
+        x0 = mu + sd**2*a*(x - a*mu)/(a*a*sd**2 + s*s)
+        return target(schedule, x0, t, (x - a*x0)/s)
+    x = torch.randn(500, 1, 2, 2, generator=gen())
+    mean = {steps: walk("ddim", schedule, steps, x, answer).clamp(-1, 1).mean().item() for steps in (20, 60, 200)}
+    z = (mu + 1)/sd
+    truth = -1 + sd*(math.exp(-z*z/2)/math.sqrt(2*math.pi) + z*(1 + math.erf(z/math.sqrt(2)))/2) # what lies below -1 is moved there
+    assert all(abs(m - truth) < 0.05 for m in mean.values()), mean
+
 def test_an_unknown_sampler_is_refused():
     with pytest.raises(ConfigError, match="no sampler is called 'euler'"): make_sampler("euler", make_schedule(), 20)
 
