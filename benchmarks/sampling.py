@@ -1,7 +1,7 @@
 """What fast samplers cost and gain: `python benchmarks/sampling.py [--n 1000] [--curve-n 500] [--rounds 3] [--workers 2] [--part speed] [--part slow] [--part steps] [--part guidance]`, all parts by default.
 
 The model is that of `make demo` (phantoms, 32 px; run it first), its products in bfloat16; captions are those of the test split, repeated. speed: images a second of DPM-Solver++ at 20 steps with both halves of guidance in one batch against 999 ancestral steps (DDPM) with two passes each, in turn; of
-the slow one some steps are timed and counted up. slow: the Fréchet distance of both over `n` images each, the slow ones drawn in `workers` processes of one thread. steps and guidance: the distance over 5 to 250 steps and over the guidance scale, `curve-n` images a point, drawn as fig/sampling.png. Distances are FD-VGG16 (a stand-in, not FID) to the test
+the slow one some steps are timed and counted up. slow: the Fréchet distance of both over `n` images each, the slow ones drawn in `workers` processes of one thread. steps and guidance: the distance over 5 to 250 steps, and of the slow walk, and over the guidance scale, `curve-n` images a point, drawn as fig/sampling.png. Distances are FD-VGG16 (a stand-in, not FID) to the test
 images. What was drawn stays in runs/sampling, so that an interrupted call goes on; the numbers are in benchmarks/results/sampling.json.
 """
 import argparse, multiprocessing, statistics as st, time
@@ -92,13 +92,14 @@ def speed(m, rounds):
     return dict(images_per_s=BATCH/st.median(seconds["fast"]), images_per_s_ancestral=BATCH/st.median(seconds["slow"]), ratio=ratio)
 
 def figure(results):
-    fig, axs = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-    for s, counts in STEPS.items(): axs[0].plot(counts, [results["steps"][f"{s} {n}"] for n in counts], marker="o", ms=3, label=s)
-    axs[0].set(xscale="log", yscale="log", xlabel="sampler steps", ylabel="FD-VGG16 (stand-in, not FID)"); axs[0].set_xticks(STEPS["dpm++"], STEPS["dpm++"]); axs[0].minorticks_off()
-    axs[1].plot(SCALES, [results["guidance"][f"{g:g}"] for g in SCALES], marker="o", ms=3, color="C3")
-    axs[1].set(xlabel=f"guidance scale, DPM-Solver++ at {FAST} steps", yscale="log")
-    for ax in axs: ax.axhline(results["curve_floor"], color="0.7", lw=4, alpha=0.6, label="floor (real against real)")
-    axs[0].legend(fontsize=7)
+    fig, axs = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", sharey=True)
+    for s, counts in STEPS.items(): axs[0].plot(counts, [results["steps"]["distance"][f"{s} {n}"] for n in counts], marker="o", ms=3, label=s)
+    axs[0].set(xscale="log", yscale="log", xlabel="sampler steps", ylabel="FD-VGG16 (stand-in, not FID)"); axs[0].set_xticks(STEPS["dpm++"], STEPS["dpm++"]); axs[0].set_yticks((4, 6, 10, 15, 20, 30), (4, 6, 10, 15, 20, 30)); axs[0].minorticks_off()
+    axs[1].plot(SCALES, [results["guidance"]["distance"][f"{g:g}"] for g in SCALES], marker="o", ms=3, color="C3")
+    axs[1].set_xlabel(f"guidance scale, DPM-Solver++ at {FAST} steps")
+    for ax, part in zip(axs, ("steps", "guidance")): ax.axhline(results[part]["floor"], color="0.7", lw=4, alpha=0.6, label="floor (real against real)")
+    axs[0].axhline(results["steps"]["distance"][f"ddpm {SLOW}"], color="k", ls="--", lw=1, label=f"{SLOW} ancestral steps")
+    axs[0].legend(fontsize=7, loc=(0.02, 0.12))
     save_figure(fig, FIGURE)
 
 def main():
@@ -110,23 +111,27 @@ def main():
     results = read_json(RESULTS) if RESULTS.exists() else {}
     if results.get("weights") != m.run.weights(): results = {"weights": m.run.weights()}
     train, test = m.real("train"), m.real("test")
-    results.update(n=a.n, curve_n=a.curve_n, real=len(test), training=len(train), guidance_scale=SCALE, floor=floor(train, test, a.n)[0], curve_floor=floor(train, test, a.curve_n)[0])
+    results.update(real=len(test), training=len(train), guidance_scale=SCALE)
     def keep(part, value): results[part] = value; write_json(RESULTS, results)
+    def curve(n, distances): return dict(n=n, floor=floor(train, test, n)[0], distance=distances)
     if "speed" in parts: keep("speed", speed(m, a.rounds))
-    if "steps" in parts: keep("steps", {f"{s} {n}": m.distance(m.fast(a.curve_n, s, n)) for s, counts in STEPS.items() for n in counts})
-    if "guidance" in parts: keep("guidance", {f"{g:g}": m.distance(m.fast(a.curve_n, scale=g)) for g in SCALES})
-    if "slow" in parts: keep("slow", dict(n=a.n, ancestral=m.distance(m.slow(a.n, a.workers)), fast=m.distance(m.fast(a.n))))
-    print(f"\n{results['n']} samples of {m.run.config.name} (phantoms) against {results['real']} test images, guidance {SCALE:g}, floor {results['floor']:.2f}; FD-VGG16, a stand-in, not FID")
+    if "steps" in parts: keep("steps", curve(a.curve_n, {f"{s} {n}": m.distance(m.fast(a.curve_n, s, n)) for s, counts in STEPS.items() for n in counts} | {f"ddpm {SLOW}": m.distance(m.slow(a.curve_n, a.workers))}))
+    if "guidance" in parts: keep("guidance", curve(a.curve_n, {f"{g:g}": m.distance(m.fast(a.curve_n, scale=g)) for g in SCALES}))
+    if "slow" in parts: keep("slow", dict(n=a.n, floor=floor(train, test, a.n)[0], ancestral=m.distance(m.slow(a.n, a.workers)), fast=m.distance(m.fast(a.n))))
+    print(f"\nsamples of {m.run.config.name} (phantoms) against {results['real']} test images, guidance {SCALE:g}; FD-VGG16, a stand-in, not FID")
     if "steps" in results:
-        print(f"{a.curve_n} samples a point, floor {results['curve_floor']:.2f}\nsteps    " + "".join(f"{n:8}" for n in STEPS["dpm++"]))
-        for s, counts in STEPS.items(): print(f"{s:9}" + "".join(f"{results['steps'][f'{s} {n}']:8.2f}" for n in counts))
-    if "guidance" in results: print("guidance " + ", ".join(f"{g}: {d:.2f}" for g, d in results["guidance"].items()))
+        part = results["steps"]
+        print(f"{part['n']} samples a point, floor {part['floor']:.2f}, {SLOW} ancestral steps {part['distance'][f'ddpm {SLOW}']:.2f}\nsteps    " + "".join(f"{n:8}" for n in STEPS["dpm++"]))
+        for s, counts in STEPS.items(): print(f"{s:9}" + "".join(f"{part['distance'][f'{s} {n}']:8.2f}" for n in counts))
+    if "guidance" in results:
+        part = results["guidance"]
+        print(f"guidance, {part['n']} samples a point, floor {part['floor']:.2f}: " + ", ".join(f"{g}: {d:.2f}" for g, d in part["distance"].items()))
     if "steps" in results and "guidance" in results: figure(results)
     if "speed" in results:
         s = results["speed"]
         print(("met    " if s["ratio"] >= 40 else "missed ") + f"DPM-Solver++ at {FAST} steps draws {s['images_per_s']:.2f} images a second, {s['ratio']:.1f} times as many as {SLOW} ancestral steps of two passes ({s['images_per_s_ancestral']:.3f}); wanted 40")
     if "slow" in results:
         r = results["slow"]["fast"]/results["slow"]["ancestral"]
-        print(("met    " if r <= 1.05 else "missed ") + f"its distance is {results['slow']['fast']:.2f} against {results['slow']['ancestral']:.2f} over {results['slow']['n']} images each, {r:.3f} times; wanted at most 1.05")
+        print(("met    " if r <= 1.05 else "missed ") + f"its distance is {results['slow']['fast']:.2f} against {results['slow']['ancestral']:.2f} over {results['slow']['n']} images each, floor {results['slow']['floor']:.2f}, {r:.3f} times; wanted at most 1.05")
 
 if __name__ == "__main__": main()

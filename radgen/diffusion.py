@@ -8,11 +8,10 @@ __all__ = ['PREDICTIONS', 'BETAS', 'SAMPLERS', 'make_schedule', 'q_sample', 'res
 
 # %% ../nbs/09_diffusion.ipynb #09-diffusion-004
 import math
-from functools import partial
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import nn
 
 from .core import ConfigError
@@ -171,7 +170,7 @@ def guided(
     return y*torch.where(std > 0, 1 + rescale*(wanted/std - 1), 1.).to(y.dtype)
 
 # %% ../nbs/09_diffusion.ipynb #09-diffusion-024
-SAMPLERS = {"dpm++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler, "unipc": UniPCMultistepScheduler, "ddpm": DDPMScheduler}
+SAMPLERS = {"dpm++": DPMSolverMultistepScheduler, "ddim": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler, "ddpm": DDPMScheduler}
 
 def make_sampler(
     name: str,               # a key of `SAMPLERS`
@@ -181,9 +180,9 @@ def make_sampler(
 ):
     "A diffusers scheduler that walks back along `schedule` in so many steps. Source: Lin et al. 2024, section 3.3 (from the last step on)."
     if name not in SAMPLERS: raise ConfigError(f"no sampler is called {name!r}: choose one of {', '.join(SAMPLERS)}.")
-    back = SAMPLERS[name].from_config(schedule.config, timestep_spacing="trailing")
+    first_order = dict(solver_order=1, thresholding=schedule.config.clip_sample) if name == "ddim" else {}
+    back = SAMPLERS[name].from_config(schedule.config, timestep_spacing="trailing", **first_order)
     back.set_timesteps(steps, device=device)
     if hasattr(back, "sigmas"): back.sigmas = torch.cat([back.sigmas[:steps], back.sigmas[-1:]]) # not the step too many
     back.timesteps = back.timesteps[:steps]
-    if name == "ddim": back.step = partial(back.step, use_clipped_model_output=True) # the noise that goes with the clipped picture, or long walks drift to grey
     return back

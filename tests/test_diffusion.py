@@ -424,9 +424,16 @@ def test_samples_are_the_data(name, kind, options):
     start = schedule.alphas_cumprod[-1].sqrt().item()
     assert (m - MU).norm() < start*MU.norm() + 4*2**-12*options["zero_snr"] + 1e-3*(name == "ddpm") # starting from mean 0 instead of a*MU
     if name in ("dpm++", "unipc"): assert off(P) < 1.2*last_jump(schedule, BUDGET[name])
-    if name == "ddim": assert torch.allclose(P, ddim_covariance(schedule, BUDGET[name]), rtol=0, atol=1e-5)
+    if name == "ddim": assert torch.allclose(P, ddim_covariance(schedule, BUDGET[name]), rtol=0, atol=2e-4 if kind == "epsilon" and options["betas"] == "cosine" else 1e-5) # noise divided by an a of 5e-5 is rounded
     n = 2000 if name == "ddpm" else 20000
     check(walk(name, schedule, BUDGET[name], rand(n, 1, 1, 2, seed=11), ask(schedule), seed=12).view(n, 2), m, P)
+
+@pytest.mark.parametrize("steps", [3, 7, 35, 60, 130, 600])
+@pytest.mark.parametrize("kind, options", [("epsilon", dict()), ("v_prediction", dict(betas="cosine")), ("sample", dict(zero_snr=True))], ids=str)
+def test_ddim_follows_its_law_where_the_steps_do_not_divide(kind, options, steps):
+    "The library's takes every step for 1000//steps long, and leaves noise behind where the next one begins elsewhere."
+    schedule = gaussian(kind, **options)
+    assert torch.allclose(law("ddim", schedule, ask(schedule), steps=steps)[1], ddim_covariance(schedule, steps), rtol=0, atol=1e-5)
 
 @pytest.mark.parametrize("name", ["dpm++", "ddim", "unipc"])
 def test_the_error_of_discretisation_vanishes_with_the_steps(name):
@@ -444,7 +451,7 @@ def test_zero_terminal_snr_removes_the_bias_of_the_mean():
     for options, bias in ((dict(), True), (dict(zero_snr=True), False)):
         schedule = gaussian("v_prediction", **options)
         b, A = split(walk("ddim", schedule, 25, BASIS, ask(schedule)))
-        assert torch.allclose(b - MU, -schedule.alphas_cumprod[-1].sqrt()*MU @ A, rtol=0, atol=1e-6)
+        assert torch.allclose(b - MU, -schedule.alphas_cumprod[-1].sqrt()*MU @ A, rtol=0, atol=1e-6 if bias else 2**-14) # the solver takes 2**-24 for an SNR of 0
         assert ((b - MU).norm() > 1e-4) == bias
 
 @pytest.mark.parametrize("name, negative", [*[(n, None) for n in SAMPLERS], *[(n, torch.tensor([0.5, 0.2])) for n in list(SAMPLERS)[:3]]], ids=[*SAMPLERS, *[f"{n}-negative" for n in list(SAMPLERS)[:3]]])
