@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from radgen.core import read_json, write_json
-from radgen.evaluation import floor, frechet_distance, make_features, read_samples, statistics
+from radgen.distance import floor, frechet_distance, make_features, statistics
+from radgen.evaluation import read_samples
 from radgen.phantoms import make_phantoms
 from radgen.prepare import PrepareConfig, prepare
 from radgen.runs import RECIPES, TrainConfig, resolve
@@ -60,7 +61,7 @@ def judge(run, n, guidance=2.0):
     real = statistics(features(run.prepared.images("test", 32)))
     for sampler in ("dpm++", "ddim") if run.config.prediction == "epsilon" else ("dpm++",):
         with torch.autocast("cpu", torch.bfloat16): images = read_samples(sample(SampleConfig(run.dir, n=n, guidance=guidance, sampler=sampler, device="cpu")))[0]
-        out[sampler] = dict(distance=frechet_distance(*statistics(features(images)), *real), saturated=float(np.isin(images, (0, 255)).mean()))
+        out[sampler] = dict(distance=frechet_distance(statistics(features(images)), real), saturated=float(np.isin(images, (0, 255)).mean()))
     return out
 
 def one_run(c, n):

