@@ -3,7 +3,8 @@ from pathlib import Path
 
 from radgen.captions import concept_facts
 from radgen.core import save_figure
-from radgen.evaluation import EvaluateConfig, comparison_figure, find_samples, read_samples, spread_over
+from radgen.evaluation import EvaluateConfig, find_samples, read_samples
+from radgen.report import comparison_figure, spread_over
 from radgen.runs import load_run
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,7 +17,7 @@ def test_help_lists_the_stages():
     assert r.returncode == 0
     for word in ("prepare", "train", "sample", "evaluate", "demo"): assert word in r.stdout
 
-@pytest.mark.parametrize("name", ["prepare", "captions rewrite", "captions audit", "finetune-clip", "train", "sample", "evaluate", "demo", "experiments", "app"])
+@pytest.mark.parametrize("name", ["prepare", "captions rewrite", "captions audit", "finetune-clip", "train", "sample", "evaluate", "compare", "demo", "experiment table3", "experiment table4", "experiment table5", "app"])
 def test_every_option_is_explained(name, capsys):
     with pytest.raises(SystemExit) as e: main([*name.split(), "--help"])
     assert e.value.code == 0

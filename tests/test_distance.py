@@ -40,13 +40,26 @@ def test_without_inception_the_stand_in_is_named(hub):
     f = make_features("auto")
     assert not f.is_fid and "not FID" in f.name
     with pytest.raises(AssetError, match="download"): make_features("inception")
-    with pytest.raises(ConfigError, match="auto, inception, vgg16, efficientnet or timm:NAME"): make_features("resnet")
+    with pytest.raises(ConfigError, match="auto, inception, vgg16, efficientnet, astra or timm:NAME"): make_features("resnet")
     with pytest.raises(ConfigError, match="timm knows no network 'resnet7'"): make_features("timm:resnet7")
 
 def test_efficientnet_is_a_named_stand_in():
     f = make_features("efficientnet")
     a = f(pictures(2))
     assert a.shape == (2, 1280) and a.std() > 0 and f.name == "FD-EfficientNet-Lite0 (stand-in, not FID)" and not f.net.training
+
+def test_inflated_kernels_are_summed_over_depth(tmp_path, monkeypatch):
+    "The CT network's checkpoint, made on the spot from a flat one: what its slices sum to must come out."
+    import timm
+    import radgen.distance as D
+    torch.manual_seed(0)
+    flat = timm.create_model("resnet152", num_classes=0).eval()
+    depth = torch.tensor([0.25, 0.5, 0.25]).view(3, 1, 1)
+    torch.save({"state_dict": {k: v[:, :, None]*depth if v.ndim == 4 else v for k, v in flat.state_dict().items()}}, tmp_path/"astra.pt")
+    monkeypatch.setattr(D, "fetch_asset", lambda name: tmp_path/f"{name}.pt")
+    f, u = make_features("astra"), pictures(2)
+    with torch.inference_mode(): expected = flat(torch.nn.functional.interpolate(torch.from_numpy(u)[:, None].expand(-1, 3, -1, -1)/255, (224, 224), mode="bilinear", antialias=True))
+    assert f(u) == pytest.approx(expected.numpy(), abs=1e-4) and f.name == "FD-CT-ResNet-152 (stand-in, not FID)"
 
 def test_network_of_the_hub_is_a_named_stand_in(monkeypatch):
     import timm

@@ -1,0 +1,87 @@
+"""The paper's tables as one command: cells that are stopped go on, and a ranking that does not crown chance."""
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import radgen.experiments as X
+from radgen.cli import main
+from radgen.core import ConfigError
+from radgen.experiments import Table3, Table4, Table5, cells, differ, experiment, plan, summary, table_text
+
+TINY = dict(size="tiny", image_size=16, batch_size=4, steps=2, n=50, device="cpu", encoders={"radbert": "minilm", "clip": "mpnet"})
+
+@pytest.fixture
+def budget(monkeypatch): monkeypatch.setitem(X.BUDGETS, "cpu", TINY)
+
+def table3(prepared, runs, **options): return Table3(prepared.dir, budget="cpu", runs=runs, seeds=(0,), sampler_steps=2, features="vgg16", **options)
+
+def test_the_tables_have_the_cells_that_the_paper_names():
+    eight = cells(Table3("d", seeds=(0,)))
+    assert len({(c.model, c.caption_mode) for c in eight}) == 8 and {(c.epochs, c.batch_size, c.image_size, c.encoder, c.size) for c in eight} == {(100, 12, 64, "radbert", "paper")}
+    assert {c.encoder for c in cells(Table4("d"))} == {"radbert", "clip"} and {c.image_size for c in cells(Table5("d"))} == {64, 128, 256}
+    names = [c.name for c in cells(Table4("d", seeds=(0, 1)))]
+    assert len(set(names)) == len(names) == 32 and all(n.endswith("-0") for n in names[:16])
+
+@pytest.mark.parametrize("options, message", [(dict(models=("GAN",)), "no model is called GAN"), (dict(caption_modes=(7,)), "no caption mode 7"), (dict(seeds=()), "--seeds is empty"), (dict(scales=(0,)), "--scales has 0"), (dict(budget="much"), "no budget is called 'much'")])
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(ConfigError, match=message): cells(Table3("d", **options))
+
+def test_dry_run_prints_cells_cost_and_memory(prepared, budget, capsys, tmp_path):
+    assert main(["experiment", "table3", "--data-path", str(prepared.dir), "--budget", "cpu", "--runs", str(tmp_path), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    p = plan(table3(prepared, tmp_path))
+    assert "UNet" in out and "VGG16UNet" in out and list(p.cells) == [4, 4] and (p.pflop > 0).all() and (p.gib > 0).all() and not list(tmp_path.iterdir())
+
+def test_a_table_that_is_stopped_goes_on(prepared, budget, tmp_path, monkeypatch):
+    "Two of eight cells, Ctrl-C in the training of the third, then the rest: as if it had never been stopped, and nothing twice."
+    cfg, real, trained = table3(prepared, tmp_path/"a"), X.train, []
+    def train(tr):
+        trained.append(tr.name)
+        if len(trained) == 3: raise KeyboardInterrupt
+        return real(tr)
+    monkeypatch.setattr(X, "train", train)
+    with pytest.raises(KeyboardInterrupt): experiment(cfg)
+    home = tmp_path/"a"/"table3"
+    assert len(pd.read_csv(home/"results.csv")) == len(list((home/"cells").glob("*.json"))) == 2
+    before = {p: p.stat().st_mtime_ns for name in trained[:2] for p in (home/name).rglob("*") if p.is_file()}
+    t = experiment(cfg)
+    assert trained[3:] == [c.name for c in cells(cfg)[2:]] and before == {p: p.stat().st_mtime_ns for p in before}
+    again = experiment(cfg) # now there is nothing to do
+    assert len(trained) == 9 and again.equals(t)
+    saved = pd.read_csv(home/"results.csv")
+    assert len(saved) == 8 and np.allclose(saved.distance, t.distance) and (home/"results.png").stat().st_size > 5000
+    text = (home/"results.md").read_text()
+    assert "FD-VGG16 (stand-in, not FID)" in text and "nothing here tells a difference from chance" in text and text.count("\n| ") == 5 and "MiniLM, a stand-in" in text
+    monkeypatch.setattr(X, "train", real)
+    whole = experiment(replace(cfg, runs=tmp_path/"b", models=("UNet",), caption_modes=(0, 1)))
+    assert np.allclose(whole.distance, t[(t.model == "UNet") & (t.caption_mode < 2)].distance, rtol=1e-9) # the third cell, UNet with captions and CUIs, was the one interrupted
+
+def test_another_question_is_asked_again(prepared, budget, tmp_path):
+    cfg = table3(prepared, tmp_path, models=("UNet",), caption_modes=(0,))
+    first, other = experiment(cfg), experiment(replace(cfg, guidance=1.0))
+    assert len(first) == len(other) == 1 and first.distance[0] != other.distance[0]
+
+def test_two_devices_fill_the_same_table(prepared, budget, tmp_path, monkeypatch):
+    "Two processes of one thread; the budget is given by options, as a spawned process does not see the test's."
+    cfg = Table3(prepared.dir, budget="cpu", runs=tmp_path, seeds=(0,), models=("UNet",), caption_modes=(0, 1), sampler_steps=2, features="vgg16", steps=2, n=50, devices=("cpu", "cpu"))
+    t = experiment(cfg)
+    assert list(t.caption_mode) == [0, 1] and json.loads((tmp_path/"table3"/"cells"/"UNet-1-minilm-16-0.json").read_text())["distance"] == t.distance[1]
+
+def made_up(rng, cells=8, seeds=3, best=0.0): return pd.DataFrame([dict(model="UNet", encoder="minilm", pixels=32, caption_mode=c, seed=s, distance=rng.normal(40 - best*(c == 2), 1)) for c in range(cells) for s in range(seeds)])
+
+def test_chance_has_no_winner_and_a_winner_is_found():
+    rng = np.random.default_rng(0)
+    assert 0.01 < np.mean([differ(made_up(rng)) < 0.05 for _ in range(300)]) < 0.1
+    s = summary(made_up(rng, best=6))
+    assert s.caption_mode[0] == 2 and s["rank"].tolist() == list(range(1, 9)) and s.tied.tolist() == [True] + [False]*7
+
+def test_intervals_by_hand():
+    s = summary(pd.DataFrame(dict(model="UNet", encoder="minilm", pixels=32, caption_mode=0, seed=[0, 1, 2], distance=[1.0, 2.0, 3.0])))
+    assert s["mean"][0] == 2 and s["std"][0] == 1 and s.upper[0] - 2 == pytest.approx(4.302653/3**0.5, rel=1e-5) # t of two degrees of freedom at 97.5%
+
+def test_one_training_a_cell_is_called_chance():
+    t = made_up(np.random.default_rng(0), seeds=1).assign(features="FD-X", generated=9, real=9, floor=1.0, floor_std=0.1)
+    assert differ(t) is None and "nothing here tells a difference from chance" in table_text(t) and "*" not in table_text(t).replace("**", "")
