@@ -76,14 +76,16 @@ def read_types(
     f: np.ndarray, rows: pd.DataFrame,        # of the generated images: features, and the `id` of the image that each was drawn for
     f_test: np.ndarray, f_train: np.ndarray,  # of the real images
     p: Prepared, split: str,                  # whose captions were drawn
-) -> dict: # types, types_real, types_deaf: 0..1, or None where no concept names an image type
+) -> dict: # types, types_real, types_deaf: 0..1, and doubt: the probability of the type asked for, image by image; None where no concept names an image type
     "Whether the image type is the one that was asked for."
     types = lambda table: np.array([concept_facts(c, p.names).image_type for c in table.cuis])
     asked, test, train = types(p.rows(split).set_index("id").loc[rows.id]), types(p.rows(split)), types(p.rows("train"))
-    if len(set(train) - {""}) < 2 or not any(asked): return dict.fromkeys(("types", "types_real", "types_deaf"))
+    if len(set(train) - {""}) < 2 or not any(asked): return dict.fromkeys(("types", "types_real", "types_deaf", "doubt"))
     reader = fit_reader(f_train[train != ""], train[train != ""])
     right = lambda f, want: float((reader.predict(np.asarray(f[want != ""])) == want[want != ""]).mean())
-    return dict(types=right(f, asked), types_real=right(f_test, test), types_deaf=float(pd.Series(asked[asked != ""]).value_counts(normalize=True).iloc[0]))
+    chances, column = reader.predict_proba(np.asarray(f)), {k: i for i, k in enumerate(reader.classes_)}
+    doubt = [float(c[column[a]]) if a in column else 1.0 for c, a in zip(chances, asked)]
+    return dict(doubt=doubt, types=right(f, asked), types_real=right(f_test, test), types_deaf=float(pd.Series(asked[asked != ""]).value_counts(normalize=True).iloc[0]))
 
 # %% ../nbs/11b_alignment.ipynb #11b-alignment-014
 class GridVGG16(PooledVGG16):
@@ -111,7 +113,7 @@ def read_truth(
     images: np.ndarray, rows: pd.DataFrame, # generated images, the `id` each was drawn for and its `prompt`
     p: Prepared, split: str, size: int, equalize: bool, # the data, and how images were made
     grid: Features,                         # of `grid_features`
-) -> pd.DataFrame|None: # by finding, side and size (mm off): asked (prompts that say it), generated, real, deaf; None where nobody knows the truth
+) -> pd.DataFrame|None: # by finding, side and size (mm off): asked (prompts that say it), generated, real, deaf, and whether the reader is at all better than a constant; None where nobody knows the truth
     "Whether finding, side and size are those of the prompt."
     truth = truth_of(p)
     if truth is None: return None
@@ -124,12 +126,14 @@ def read_truth(
         column, says = {"finding": "name", "side": "side"}[what], np.array(says)
         reader = fit_reader(x_train[chosen(train)], train[column][chosen(train)].to_numpy())
         right = lambda x, want: float((reader.predict(x) == want.to_numpy()).mean()) if len(x) else None
-        out[what] = dict(asked=int(says.sum()), generated=right(x[says], said[column][says]), real=right(x_test[chosen(test)], test[column][chosen(test)]), deaf=float(test[column][chosen(test)].value_counts(normalize=True).iloc[0]))
+        real, deaf = right(x_test[chosen(test)], test[column][chosen(test)]), float(test[column][chosen(test)].value_counts(normalize=True).iloc[0])
+        out[what] = dict(asked=int(says.sum()), generated=right(x[says], said[column][says]), real=real, deaf=deaf, readable=real > 1.1*deaf)
     says = np.array([f"{n} mm" in t for n, t in zip(said["size"], prompts)])
     reader = make_pipeline(StandardScaler(), Ridge(1000)).fit(x_train[train.name != ""], train["size"][train.name != ""])
     off = lambda x, want: float(np.abs(reader.predict(x) - want.to_numpy()).mean()) if len(x) else None
     sizes = test["size"][test.name != ""]
-    out["size, mm off"] = dict(asked=int(says.sum()), generated=off(x[says], said["size"][says]), real=off(x_test[test.name != ""], sizes), deaf=float((sizes - sizes.median()).abs().mean()))
+    real, deaf = off(x_test[test.name != ""], sizes), float((sizes - sizes.median()).abs().mean())
+    out["size, mm off"] = dict(asked=int(says.sum()), generated=off(x[says], said["size"][says]), real=real, deaf=deaf, readable=real < 0.9*deaf)
     return pd.DataFrame(out).T
 
 # %% ../nbs/11b_alignment.ipynb #11b-alignment-017

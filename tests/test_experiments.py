@@ -16,7 +16,7 @@ TINY = dict(size="tiny", image_size=16, batch_size=4, steps=2, n=50, device="cpu
 @pytest.fixture
 def budget(monkeypatch): monkeypatch.setitem(X.BUDGETS, "cpu", TINY)
 
-def table3(prepared, runs, **options): return Table3(prepared.dir, budget="cpu", runs=runs, seeds=(0,), sampler_steps=2, features="vgg16", **options)
+def table3(data, runs, **options): return Table3(data.dir, budget="cpu", runs=runs, seeds=(0,), sampler_steps=2, features="vgg16", **options)
 
 def test_the_tables_have_the_cells_that_the_paper_names():
     eight = cells(Table3("d", seeds=(0,)))
@@ -29,15 +29,15 @@ def test_the_tables_have_the_cells_that_the_paper_names():
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ConfigError, match=message): cells(Table3("d", **options))
 
-def test_dry_run_prints_cells_cost_and_memory(prepared, budget, capsys, tmp_path):
-    assert main(["experiment", "table3", "--data-path", str(prepared.dir), "--budget", "cpu", "--runs", str(tmp_path), "--dry-run"]) == 0
-    out = capsys.readouterr().out
-    p = plan(table3(prepared, tmp_path))
-    assert "UNet" in out and "VGG16UNet" in out and list(p.cells) == [4, 4] and (p.pflop > 0).all() and (p.gib > 0).all() and not list(tmp_path.iterdir())
+def test_dry_run_prints_cells_cost_and_memory(few, budget, capsys, tmp_path):
+    assert main(["experiment", "table3", "--data-path", str(few.dir), "--budget", "cpu", "--runs", str(tmp_path), "--seeds", "0", "--dry-run"]) == 0
+    table = [l.split() for l in capsys.readouterr().out.split("\n\n")[1].splitlines()]
+    assert table[0] == ["model", "encoder", "pixels", "cells", "steps", "batch", "pflop", "gib"] and [r[:6] for r in table[1:]] == [[m, "minilm", "16", "4", "2", "4"] for m in ("UNet", "VGG16UNet")]
+    assert all(float(x) > 0 for r in table[1:] for x in r[6:]) and not list(tmp_path.iterdir())
 
-def test_a_table_that_is_stopped_goes_on(prepared, budget, tmp_path, monkeypatch):
-    "Two of eight cells, Ctrl-C in the training of the third, then the rest: as if it had never been stopped, and nothing twice."
-    cfg, real, trained = table3(prepared, tmp_path/"a"), X.train, []
+def test_a_table_that_is_stopped_goes_on(few, budget, tmp_path, monkeypatch):
+    "Two of four cells, Ctrl-C in the training of the third, then the rest: as if it had never been stopped, and nothing twice."
+    cfg, real, trained = table3(few, tmp_path/"a", caption_modes=(0, 1)), X.train, []
     def train(tr):
         trained.append(tr.name)
         if len(trained) == 3: raise KeyboardInterrupt
@@ -50,23 +50,27 @@ def test_a_table_that_is_stopped_goes_on(prepared, budget, tmp_path, monkeypatch
     t = experiment(cfg)
     assert trained[3:] == [c.name for c in cells(cfg)[2:]] and before == {p: p.stat().st_mtime_ns for p in before}
     again = experiment(cfg) # now there is nothing to do
-    assert len(trained) == 9 and again.equals(t)
+    assert len(trained) == 5 and again.equals(t)
     saved = pd.read_csv(home/"results.csv")
-    assert len(saved) == 8 and np.allclose(saved.distance, t.distance) and (home/"results.png").stat().st_size > 5000
+    assert len(saved) == 4 and np.allclose(saved.distance, t.distance) and (home/"results.png").stat().st_size > 5000
     text = (home/"results.md").read_text()
-    assert "FD-VGG16 (stand-in, not FID)" in text and "nothing here tells a difference from chance" in text and text.count("\n| ") == 5 and "MiniLM, a stand-in" in text
+    assert "FD-VGG16 (stand-in, not FID)" in text and "nothing here tells a difference from chance" in text and text.count("\n| ") == 3 and "MiniLM, a stand-in" in text
     monkeypatch.setattr(X, "train", real)
-    whole = experiment(replace(cfg, runs=tmp_path/"b", models=("UNet",), caption_modes=(0, 1)))
-    assert np.allclose(whole.distance, t[(t.model == "UNet") & (t.caption_mode < 2)].distance, rtol=1e-9) # the third cell, UNet with captions and CUIs, was the one interrupted
+    whole = experiment(replace(cfg, runs=tmp_path/"b", models=("UNet",), caption_modes=(1,)))
+    assert np.allclose(whole.distance, t[(t.model == "UNet") & (t.caption_mode == 1)].distance, rtol=1e-9) # the cell that was interrupted
 
-def test_another_question_is_asked_again(prepared, budget, tmp_path):
-    cfg = table3(prepared, tmp_path, models=("UNet",), caption_modes=(0,))
-    first, other = experiment(cfg), experiment(replace(cfg, guidance=1.0))
-    assert len(first) == len(other) == 1 and first.distance[0] != other.distance[0]
+def test_another_question_is_asked_again(few, budget, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(X, "train", lambda tr: type("Run", (), {"metrics": lambda self: pd.DataFrame({"seconds": [1.0]})})())
+    monkeypatch.setattr(X, "sample", lambda cfg: asked.append(cfg.guidance) or tmp_path)
+    monkeypatch.setattr(X, "evaluate", lambda cfg: dict(features="FD-X", distance=10.0*len(asked), concepts=None, types=None, generated=9, real=9, interval=(1.0, 2.0), floor=(1.0, 0.1), neighbourhoods=dict(recall=0.5), copies=dict(share=0.0)))
+    cfg = table3(few, tmp_path, models=("UNet",), caption_modes=(0,))
+    first, same, other = experiment(cfg), experiment(cfg), experiment(replace(cfg, guidance=1.0))
+    assert first.equals(same) and asked == [2.0, 1.0] and [*first.distance, *other.distance] == [10, 20]
 
-def test_two_devices_fill_the_same_table(prepared, budget, tmp_path, monkeypatch):
+def test_two_devices_fill_the_same_table(few, budget, tmp_path, monkeypatch):
     "Two processes of one thread; the budget is given by options, as a spawned process does not see the test's."
-    cfg = Table3(prepared.dir, budget="cpu", runs=tmp_path, seeds=(0,), models=("UNet",), caption_modes=(0, 1), sampler_steps=2, features="vgg16", steps=2, n=50, devices=("cpu", "cpu"))
+    cfg = Table3(few.dir, budget="cpu", runs=tmp_path, seeds=(0,), models=("UNet",), caption_modes=(0, 1), sampler_steps=2, features="vgg16", steps=2, n=50, devices=("cpu", "cpu"))
     t = experiment(cfg)
     assert list(t.caption_mode) == [0, 1] and json.loads((tmp_path/"table3"/"cells"/"UNet-1-minilm-16-0.json").read_text())["distance"] == t.distance[1]
 
