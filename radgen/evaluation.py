@@ -14,11 +14,10 @@ import pandas as pd
 from PIL import Image
 
 from .alignment import clip_retrieval, concept_labels, grid_features, read_concepts, read_truth, read_types, usefulness
-from .captions import concept_facts
 from .core import ConfigError, DataError, pick_device, read_json
 from .distance import Features, bootstrap, cached_features, extrapolated, floor, frechet_distance, kernel_distance, likeness_within, neighbourhoods, statistics, thinned
 from .memorisation import audit_copies, memorised_share
-from .runs import Run, load_run
+from .runs import Run
 
 # %% ../nbs/11c_evaluation.ipynb #11c-evaluation-025
 @dataclass
