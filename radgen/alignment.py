@@ -63,7 +63,7 @@ def read_concepts(
     known = train.any(0) & ~train.all(0)
     if not known.any(): return pd.DataFrame(columns=["concept", "asked", "real", "generated"]), dict(concepts_real=None, concepts=None, concepts_interval=None)
     reader = fit_reader(f_train, train[:, known])
-    scores, of_test = reader.predict_proba(np.asarray(f)), reader.predict_proba(np.asarray(f_test))
+    scores, of_test = (reader.predict_proba(np.asarray(x))[:, -known.sum():] for x in (f, f_test)) # of one concept scikit-learn also gives the probability that it is absent
     table = pd.DataFrame(dict(concept=np.array(names)[known], asked=asked[:, known].sum(0), real=auroc(labels[:, known], of_test), generated=auroc(asked[:, known], scores)))
     both, rng = table.real.notna() & table.generated.notna(), np.random.default_rng(seed)
     if not both.any(): return table, dict(concepts_real=None, concepts=None, concepts_interval=None)

@@ -208,16 +208,16 @@ def table_text(
     table: pd.DataFrame, # one row a training
 ) -> str: # markdown
     "The results in the paper's layout."
-    s = summary(table)
+    s, first, p = summary(table), table.iloc[0], differ(table)
+    won = p is not None and p < 0.05 # before that nothing is marked
     column = lambda r: " ".join(str(r[k]) for k in ("model", "encoder", "pixels") if k == "model" or table[k].nunique() > 1) + (" px" if table.pixels.nunique() > 1 else "")
-    cell = lambda r: (f"**{r['mean']:.1f}**" if r["rank"] == 1 else f"{r['mean']:.1f}") + (f" ({r['lower']:.1f} to {r['upper']:.1f})" if r["seeds"] > 1 else "") + ("*" if r["tied"] and r["rank"] > 1 and r["seeds"] > 1 else "")
+    cell = lambda r: (f"**{r['mean']:.1f}**" if won and r["rank"] == 1 else f"{r['mean']:.1f}") + (f" ({r['lower']:.1f} to {r['upper']:.1f})" if r["seeds"] > 1 else "") + ("*" if won and r["tied"] and r["rank"] > 1 else "")
     s = s.assign(column=s.apply(column, axis=1), text=s.caption_mode.map(TEXTS), cell=s.apply(cell, axis=1))
     wide = s.pivot(index="caption_mode", columns="column", values="cell").rename(index=TEXTS).fillna("")
-    first, p = table.iloc[0], differ(table)
     lines = [f"# {first.features}", "", "| text | " + " | ".join(wide.columns) + " |", "|---"*(1 + len(wide.columns)) + "|"]
     lines += [f"| {text} | " + " | ".join(row) + " |" for text, row in zip(wide.index, wide.values)]
     lines += ["", f"{first.generated} generated against {first.real} held-out images a cell, {table.seed.nunique()} training(s) each, in brackets 95% intervals of the mean over seeds. Floor {table.floor.mean():.1f} ± {table.floor_std.mean():.1f} (as many real training images against the same held-out ones).",
-              "One training a cell: nothing here tells a difference from chance." if p is None else f"Do cells differ by more than seeds? One-way analysis of variance: p = {p:.2g}. " + ("A star marks what Tukey's test cannot tell from the best (in bold) at 5%." if p < 0.05 else "No: the order of the cells is chance, and bold type marks no winner."),
+              "One training a cell: nothing here tells a difference from chance." if p is None else f"Do cells differ by more than seeds? One-way analysis of variance: p = {p:.2g}. " + ("Yes; a star marks what Tukey's test cannot tell from the best (in bold) at 5%." if won else "No: their order is chance, and no winner is marked."),
               *(f"By {name}: {', '.join(f'{k} {v:.1f}' for k, v in table.groupby(by).distance.mean().rename(index=TEXTS if by == 'caption_mode' else {}).items())} (p = {differ(table, [by]):.2g})." for name, by in (("denoiser", "model"), ("text", "caption_mode"), ("encoder", "encoder")) if table[by].nunique() > 1 and p is not None),
               f"Text encoder: {', '.join(STAND_INS.get(e, e) for e in table.encoder.unique())}.", "The paper's numbers (33.5 to 38.8) come from other features and another formula and do not compare with these."]
     return "\n".join(lines) + "\n"

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GUIDANCE', 'STEPS', 'STYLE', 'FACTS', 'loss_figure', 'distance_figure', 'comparison_figure', 'spread_over',
-           'failures_figure', 'curves', 'curves_figure', 'as_page', 'as_read', 'report_text', 'write_report',
-           'evaluate']
+           'failures_figure', 'curves', 'curves_figure', 'as_page', 'as_read', 'score_table', 'concept_table',
+           'report_text', 'write_report', 'evaluate']
 
 # %% ../nbs/11d_report.ipynb #11d-report-004
 import base64, html, re
@@ -128,16 +128,19 @@ def as_page(
 # %% ../nbs/11d_report.ipynb #11d-report-011
 FACTS = {"finding": "finding as the prompt says", "side": "side as the prompt says", "size, mm off": "size as the prompt says, mm off"}
 
-def as_read(t, who):
+def as_read(
+    t: dict,  # one fact of `read_truth`
+    who: str, # generated, real or deaf
+) -> str:
     "A cell of what the readers of phantoms say."
     v = t[who]
     if who == "generated" and not t["readable"]: return "cannot be read"
     return "unknown" if v is None or v != v else f"{v:.1f}" if "mm" in t["fact"] else f"{v:.0%}"
 
-def report_text(run, folder, s, r):
-    c, m = run.config, run.metrics()
-    stand = {"minilm": "MiniLM (stand-in for RadBERT)", "mpnet": "MPNet (stand-in for RadBERT)"}.get(c.encoder, inline_markdown(c.encoder))
-    step, seconds = (int(m.step.iloc[-1]), m.seconds.iloc[-1]) if len(m) else (0, 0)
+def score_table(
+    r: dict, # of `measure`
+) -> str: # Markdown
+    "Every number beside that of real images."
     (lo, hi), g, h, copies = r["interval"], r["neighbourhoods"], r["neighbourhoods_real"], r["copies"]
     likeness = lambda v: "no caption twice" if v is None else f"{v[0]:.2f} ({v[1]} pairs)"
     share = lambda v: "unknown" if v is None else f"{v:.0%}"
@@ -148,16 +151,8 @@ def report_text(run, folder, s, r):
         learnt = pd.DataFrame(r["usefulness"]).groupby("trained_on").auroc.agg(["mean", "std"])
         spread = lambda k: "{:.2f} ± {:.2f}".format(*learnt.loc[k])
         lines.append(f"| learnt from them (AUROC) | {spread('generated')} | {spread('real')} | a small classifier of the concepts, trained on as many images of either kind and tested on real ones, three seeds; on half of each {spread('half of each')} |\n")
-    concepts = "\n".join(["| concept | images asked for | generated (AUROC) | real (AUROC) |", "|---|---|---|---|", *(f"| {inline_markdown(c['concept'])} | {c['asked']} | {number(c['generated'])} | {number(c['real'])} |" for c in r["by_concept"])])
-    knobs = "" if not r["curves"] else f"## Guidance and steps\n\n![distance over guidance and steps](fig/curves.png)\n\n{r['curves']['n']} images a point, all else as above; the band is the floor of as many real images.\n\n"
-    failures = "" if r["types"] is None else "## Failures\n\nChosen by rule: the images in which the reader sees least of the image type asked for, with the probability that it gives.\n\n![least like what was asked for](fig/failures.png)\n\n"
     if r["clip"]: lines.append(f"| captions that find their picture (CLIP, recall at 5) | {share(r['clip']['recall_5'])} | {share(r['clip_real']['recall_5'])} | {share(r['clip']['chance_5'])} by guessing |\n")
-    return f"""# {inline_markdown(c.name)}
-
-{c.model} ({c.size}), recipe {c.recipe}, {c.image_size} px, caption mode {c.caption_mode}, text encoder {stand}, captions rewritten by {inline_markdown(run.prepared.manifest["config"]["llm"])}. Trained for {step:,} steps of {c.batch_size*c.grad_accum} images in {seconds/60:.1f} minutes on {r["training"]:,} images.
-Sampled by {s["sampler"]} in {s["steps"]} steps with guidance {s["guidance"]:g}, {s["images_per_s"]:.1f} images a second.
-
-| measure | generated | real | what it says |
+    return f"""| measure | generated | real | what it says |
 |---|---|---|---|
 | **{r["features"]}** | **{r["distance"]:.1f}** ({lo:.1f} to {hi:.1f}) | {r["floor"][0]:.1f} ± {r["floor"][1]:.1f} (floor) | {r["generated"]} generated against {r["real"]} held-out images, 95% interval over other draws; the floor is as many training images against the same |
 | the same, at infinitely many images | {r["infinite"]:.1f} | {r["infinite_floor"]:.1f} | without the bias of small numbers, by extrapolation |
@@ -169,8 +164,34 @@ Sampled by {s["sampler"]} in {s["steps"]} steps with guidance {s["guidance"]:g},
 | image type as asked | {share(r["types"])} | {share(r["types_real"])} | by another; a model that ignores its text reaches {share(r["types_deaf"])} |
 {"".join(lines)}| near copies of training images | {copies["share"]:.1%} ({copies["lower"]:.1%} to {copies["upper"]:.1%}) | {copies["share_held_out"]:.1%} | registered, in pixels |
 | nearer to a training image than 99% of held-out ones | {r["memorised"]:.1%} | 1% | in the space of features |
+"""
 
-Privacy: {privacy_line(copies, r["generated"])}
+def concept_table(
+    r: dict, # of `measure`
+) -> str: # Markdown
+    "The concepts that were asked for, one by one."
+    number = lambda v: "unknown" if v is None or v != v else f"{v:.2f}"
+    return "\n".join(["| concept | images asked for | generated (AUROC) | real (AUROC) |", "|---|---|---|---|", *(f"| {inline_markdown(c['concept'])} | {c['asked']} | {number(c['generated'])} | {number(c['real'])} |" for c in r["by_concept"])])
+
+# %% ../nbs/11d_report.ipynb #11d-report-018
+def report_text(
+    run: Run, folder: Path, # that was judged, and the folder of its samples
+    s: dict,                # sample.json
+    r: dict,                # of `measure`, with `curves` and `asked`
+) -> str:                   # Markdown
+    "The page in Markdown."
+    c, m = run.config, run.metrics()
+    stand = {"minilm": "MiniLM (stand-in for RadBERT)", "mpnet": "MPNet (stand-in for RadBERT)"}.get(c.encoder, inline_markdown(c.encoder))
+    step, seconds = (int(m.step.iloc[-1]), m.seconds.iloc[-1]) if len(m) else (0, 0)
+    knobs = "" if not r["curves"] else f"## Guidance and steps\n\n![distance over guidance and steps](fig/curves.png)\n\n{r['curves']['n']} images a point, all else as above; the band is the floor of as many real images.\n\n"
+    failures = "" if r["types"] is None else "## Failures\n\nChosen by rule: the images in which the reader sees least of the image type asked for, with the probability that it gives.\n\n![least like what was asked for](fig/failures.png)\n\n"
+    return f"""# {inline_markdown(c.name)}
+
+{c.model} ({c.size}), recipe {c.recipe}, {c.image_size} px, caption mode {c.caption_mode}, text encoder {stand}, captions rewritten by {inline_markdown(run.prepared.manifest["config"]["llm"])}. Trained for {step:,} steps of {c.batch_size*c.grad_accum} images in {seconds/60:.1f} minutes on {r["training"]:,} images.
+Sampled by {s["sampler"]} in {s["steps"]} steps with guidance {s["guidance"]:g}, {s["images_per_s"]:.1f} images a second.
+
+{score_table(r)}
+Privacy: {privacy_line(r["copies"], r["generated"])}
 
 Features: {r["source"]}.{"" if r["is_fid"] else " **They are not Inception's: this distance is no FID and compares only with distances on the same features, the same held-out images and as many samples.**"}
 
@@ -182,7 +203,7 @@ Features: {r["source"]}.{"" if r["is_fid"] else " **They are not Inception's: th
 
 {failures}## Concept by concept
 
-{concepts}
+{concept_table(r)}
 
 {knobs}## Training
 

@@ -87,5 +87,10 @@ def test_intervals_by_hand():
     assert s["mean"][0] == 2 and s["std"][0] == 1 and s.upper[0] - 2 == pytest.approx(4.302653/3**0.5, rel=1e-5) # t of two degrees of freedom at 97.5%
 
 def test_one_training_a_cell_is_called_chance():
-    t = made_up(np.random.default_rng(0), seeds=1).assign(features="FD-X", generated=9, real=9, floor=1.0, floor_std=0.1)
-    assert differ(t) is None and "nothing here tells a difference from chance" in table_text(t) and "*" not in table_text(t).replace("**", "")
+    t = made_up(np.random.default_rng(0), cells=4, seeds=1).assign(features="FD-X", generated=9, real=9, floor=1.0, floor_std=0.1)
+    assert differ(t) is None and "nothing here tells a difference from chance" in table_text(t) and "*" not in table_text(t)
+
+def test_only_what_differs_is_marked():
+    told = lambda best: table_text(made_up(np.random.default_rng(2), cells=4, best=best).assign(features="FD-X", generated=9, real=9, floor=1.0, floor_std=0.1))
+    assert "No: their order is chance" in told(0) and "**" not in told(0)
+    assert "Yes; a star" in told(6) and told(6).count("**") == 2
