@@ -68,8 +68,9 @@ def read_concepts(
     both, rng = table.real.notna() & table.generated.notna(), np.random.default_rng(seed)
     if not both.any(): return table, dict(concepts_real=None, concepts=None, concepts_interval=None)
     mean = lambda y, s: float(np.nanmean(auroc(y[:, known][:, both], s[:, both])))
-    draws = [mean(asked[i], scores[i]) for i in rng.integers(0, len(f), (repeats, len(f)))]
-    return table, dict(concepts_real=mean(labels, of_test), concepts=mean(asked, scores), concepts_interval=np.quantile(draws, [0.025, 0.975]).tolist())
+    draws = [auroc(asked[i][:, known][:, both], scores[i][:, both]) for i in rng.integers(0, len(f), (repeats, len(f)))]
+    drawn = np.array([np.nanmean(d) for d in draws if not np.isnan(d).all()]) # a rare concept may be missing from a draw
+    return table, dict(concepts_real=mean(labels, of_test), concepts=mean(asked, scores), concepts_interval=np.quantile(drawn, [0.025, 0.975]).tolist() if len(drawn) else None)
 
 # %% ../nbs/11b_alignment.ipynb #11b-alignment-011
 def read_types(
@@ -172,14 +173,15 @@ def usefulness(
     device: str|torch.device = "cpu",
 ) -> pd.DataFrame: # trained_on, seed, images, auroc (mean over concepts, of real test images)
     "Train on generated, on real and on half of each, with as many images; test on real ones."
-    n, rows = min(len(generated), len(train)), []
+    n, rows, some = min(len(generated), len(train)), [], truth.any(0) & ~truth.all(0) # concepts that some test images have and some do not
     if n < 20: raise ConfigError(f"{n} images a side are too few to train a classifier.")
+    if not some.any(): raise ConfigError("no concept tells one test image from another, so no classifier can be tested.")
     for seed in seeds:
         rng = np.random.default_rng(seed)
         g, r = rng.permutation(len(generated))[:n], rng.permutation(len(train))[:n]
         for name, i, j in (("real", g[:0], r), ("generated", g, r[:0]), ("half of each", g[:n//2], r[:n - n//2])):
             x, y = np.concatenate([generated[np.sort(i)], train[np.sort(j)]]), np.concatenate([asked[np.sort(i)], labels[np.sort(j)]])
-            rows.append(dict(trained_on=name, seed=seed, images=n, auroc=float(np.nanmean(auroc(truth, learn(x, y, test, seed, steps, device))))))
+            rows.append(dict(trained_on=name, seed=seed, images=n, auroc=float(auroc(truth, learn(x, y, test, seed, steps, device))[some].mean())))
     return pd.DataFrame(rows)
 
 # %% ../nbs/11b_alignment.ipynb #11b-alignment-021

@@ -11,7 +11,7 @@ __all__ = ['INCEPTION', 'BETAS', 'PICTURES', 'Features', 'shown', 'PooledVGG16',
 
 # %% ../nbs/11_distance.ipynb #11-distance-004
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from torchmetrics.image.kid import poly_mmd
 from tqdm import tqdm
 
 from .core import AssetError, ConfigError, DataError, atomic_path, fetch_asset, fingerprint, pick_device, to_unit
+from .images import FORMATS
 from .vgg_unet import vgg16_features
 
 # %% ../nbs/11_distance.ipynb #11-distance-006
@@ -161,6 +162,7 @@ class Statistics:
     root: np.ndarray # (R, D), R <= D; root.T@root is the covariance
     n: int           # pictures
     features: str = "" # identity of the network, '' where it is not known
+    pictures: str = "" # size and mode, '' where they are not known
 
     @property
     def covariance(self) -> np.ndarray: # (D, D)
@@ -203,7 +205,7 @@ def frechet_distance(
 def floor(
     f_train: np.ndarray, # (N, D) features of real training images
     f_test: np.ndarray,  # (M, D) features of real held-out images
-    n: int,              # as many as were generated
+    n: int,              # as many as were generated; all where there are fewer
     repeats: int = 5,    # random subsets
     seed: int = 0,
 ) -> tuple[float, float]: # mean and standard deviation over subsets
@@ -293,14 +295,14 @@ def likeness_within(
     prompts: list[str],  # one an image
     pairs: int = 200,    # at most, evenly over the captions
     seed: int = 0,
-) -> tuple[float, int]|None: # mean MS-SSIM and how many pairs; None where no caption occurs twice
+) -> tuple[float, int]|None: # mean MS-SSIM and how many pairs; None where no caption occurs twice or images are smaller than 12 pixels
     "How alike pictures of one caption are: 1 for copies."
     rng, groups = np.random.default_rng(seed), pd.Series(range(len(prompts))).groupby(list(prompts)).agg(list)
     groups = [rng.permutation(g) for g in groups if len(g) > 1]
     found = [(g[i], g[i + 1]) for i in range(0, max(map(len, groups), default=0), 2) for g in groups if i + 1 < len(g)][:pairs]
-    if not found: return None
+    if not found or min(images.shape[1:]) < 12: return None
     a, b = (torch.from_numpy(np.array(images[list(at)])).float()[:, None] for at in zip(*found))
-    scales = BETAS[:1 + int(np.sqrt(min(a.shape[-2:])/10))] # torchmetrics wants 10 pixels for two scales, 40 for three, 160 for five
+    scales = BETAS[:1 + int(np.sqrt(min(a.shape[-2:])/11))] # torchmetrics wants 12 pixels for two scales, 44 for three, 176 for five
     score = multiscale_structural_similarity_index_measure(a, b, data_range=255.0, betas=tuple(scales/scales.sum()), normalize="relu")
     return score.item(), len(found)
 
@@ -310,14 +312,16 @@ def save_statistics(
     path: str|Path, # .safetensors
 ):
     "Write a summary with the name of its features, atomically."
-    with atomic_path(path) as p: save_file({"mean": s.mean, "root": np.ascontiguousarray(s.root)}, p, {"n": str(s.n), "features": s.features})
+    with atomic_path(path) as p: save_file({"mean": s.mean, "root": np.ascontiguousarray(s.root)}, p, {"n": str(s.n), "features": s.features, "pictures": s.pictures})
 
 def load_statistics(
     path: str|Path, # of `save_statistics`
 ) -> Statistics:
     "Read a summary; raises `DataError` where the file is something else."
     try:
-        with safe_open(path, "numpy") as f: return Statistics(f.get_tensor("mean"), f.get_tensor("root"), int(f.metadata()["n"]), f.metadata()["features"])
+        with safe_open(path, "numpy") as f: s = Statistics(f.get_tensor("mean"), f.get_tensor("root"), int(f.metadata()["n"]), f.metadata()["features"], f.metadata()["pictures"])
+        if not (s.features and s.pictures and s.root.shape[1:] == s.mean.shape and np.isfinite(s.mean).all() and np.isfinite(s.root).all()): raise ValueError
+        return s
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e: raise DataError(f"{path} does not hold statistics of radgen compare ({type(e).__name__}): compute them anew with --save.") from None
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -331,7 +335,7 @@ def read_folder(
     images, first = [], None
     for p in tqdm(paths, desc=f"reading {Path(folder).name}", unit="image", leave=False, mininterval=1):
         try:
-            with Image.open(p) as im: kind, a = im.mode, np.asarray(im.convert("L"))
+            with Image.open(p, formats=FORMATS) as im: kind, a = im.mode, np.asarray(im.convert("L"))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e: raise DataError(f"{p} cannot be read as a picture ({type(e).__name__}): remove it or write it again.") from None
         first = first or (p.name, kind, a.shape)
         if kind not in ("L", "RGB"): raise DataError(f"{p} is of mode {kind}: write 8-bit grey or RGB, as the other side of the comparison is.")
@@ -358,20 +362,24 @@ def compare(
 ) -> dict: # name of the measure -> number
     "Hold generated pictures against real ones; raises `DataError` for folders and `ConfigError` for options that do not go together."
     if Path(cfg.real).resolve() == Path(cfg.fake).resolve(): raise ConfigError(f"--real and --fake are both {cfg.real}: a folder is at distance 0 from itself.")
+    if cfg.repeats < 1: raise ConfigError(f"--repeats is {cfg.repeats}: give at least 1, and some 100 for an interval.")
     features, given = make_features(cfg.features, pick_device(cfg.device)), Path(cfg.real).suffix == ".safetensors"
     (fake, mode), (real, real_mode) = read_folder(cfg.fake), (None, "") if given else read_folder(cfg.real)
+    seed, pictures = cfg.seed % 2**32, f"{mode}, {fake.shape[2]} x {fake.shape[1]} pixels"
     if real is not None:
         if mode != real_mode: raise DataError(f"the pictures of {cfg.real} are {real_mode} and those of {cfg.fake} {mode}: write colour and grey in one way on both sides.")
         if real.shape[1:] != fake.shape[1:]: raise DataError(f"the pictures of {cfg.real} have {real.shape[2]} x {real.shape[1]} pixels and those of {cfg.fake} {fake.shape[2]} x {fake.shape[1]}: bring both to one size in one way, or the resizing is measured too.")
         if sorted(map(bytes, real)) == sorted(map(bytes, fake)): raise DataError(f"{cfg.real} and {cfg.fake} hold the same pictures: one is a copy of the other.")
+    if given and load_statistics(cfg.real).pictures != pictures: raise DataError(f"the statistics of {cfg.real} are of pictures in {load_statistics(cfg.real).pictures} and those of {cfg.fake} are {pictures}: bring both to one size and kind.")
     f = features(fake)
     f_real = None if real is None else features(real)
-    s = load_statistics(cfg.real) if given else statistics(f_real, cfg.min_images, features.identity)
+    s = load_statistics(cfg.real) if given else replace(statistics(f_real, cfg.min_images, features.identity), pictures=pictures)
+    if s.n < cfg.min_images: raise ConfigError(f"the statistics of {cfg.real} are of {s.n} images, too few for a distance: give at least {cfg.min_images}.")
     if cfg.save and not given: save_statistics(s, cfg.save)
     r = {features.name: frechet_distance(statistics(f, cfg.min_images, features.identity), s)}
-    r["lower end of 95 %"], r["upper end of 95 %"] = bootstrap(f, s, cfg.repeats, seed=cfg.seed)
+    r["lower end of 95 %"], r["upper end of 95 %"] = bootstrap(f, s, cfg.repeats, seed=seed)
     if f_real is not None:
-        r["extrapolated to infinitely many"] = extrapolated(thinned(f, f_real, seed=cfg.seed))
-        r["kernel distance"], r["its spread over subsets"] = kernel_distance(f, f_real, seed=cfg.seed)
+        r["extrapolated to infinitely many"] = extrapolated(thinned(f, f_real, seed=seed))
+        r["kernel distance"], r["its spread over subsets"] = kernel_distance(f, f_real, seed=seed)
         r |= neighbourhoods(f, f_real)
     return r | {"generated": len(f), "real": s.n}

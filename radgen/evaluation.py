@@ -59,7 +59,7 @@ def read_samples(
     table = pd.read_csv(folder/"samples.csv", keep_default_na=False, dtype={"id": str, "prompt": str})
     paths = [folder/f"{i:06d}.png" for i in table["index"]]
     if missing := [p for p in paths if not p.exists()]: raise DataError(f"{missing[0]} is missing ({len(missing)} of {len(paths)} images): sample anew.")
-    try: return np.stack([np.asarray(Image.open(p).convert("L")) for p in paths]), table
+    try: return np.stack([np.asarray(Image.open(p, formats=("PNG",)).convert("L")) for p in paths]), table
     except (OSError, SyntaxError) as e: raise DataError(f"an image of {folder} cannot be read ({e}): sample anew.") from None
 
 # %% ../nbs/11c_evaluation.ipynb #11c-evaluation-026
@@ -71,7 +71,7 @@ def measure(
     cfg: EvaluateConfig,
 ) -> dict:
     "All numbers of the report."
-    p, size, eq, seed = run.prepared, run.config.image_size, run.config.equalize, cfg.seed
+    p, size, eq, seed = run.prepared, run.config.image_size, run.config.equalize, cfg.seed % 2**32
     for what, n, way in (("generated", len(generated), "sample more (--n)"), (f"real {split}", len(p.rows(split)), "prepare more data")):
         if n < cfg.min_images: raise ConfigError(f"{n} {what} images are too few for a distance: {way}, or lower --min-images {cfg.min_images} and read the number with care.")
     real = lambda s: cached_features(p.images(s, size, eq), features, p.dir/"features")
@@ -82,7 +82,7 @@ def measure(
     near = dict(floor=floor(f_train, f_test, len(f), seed=seed), infinite_floor=extrapolated(thinned(f_train, f_test, seed=seed)), kernel_floor=kernel_distance(f_train, f_test, seed=seed))
     within = dict(likeness=likeness_within(generated, rows.prompt), likeness_real=likeness_within(p.images(split, size, eq), p.texts(split, run.config.caption_mode)))
     copies, suspects = audit_copies(generated, p.images(split, size, eq), p.images("train", size, eq), features.device)
-    return dict(features=features.name, source=features.source, is_fid=features.is_fid, generated=len(f), real=len(f_test), training=len(f_train), **far, **near,
+    return dict(features=features.name, source=features.source, is_fid=features.is_fid, generated=len(f), real=len(f_test), training=len(f_train), floor_images=min(len(f), len(f_train)), **far, **near,
                 neighbourhoods=neighbourhoods(f, f_test), neighbourhoods_real=neighbourhoods(sample_of_train, f_test), **within, **asked_for(generated, rows, f, f_test, f_train, run, split, cfg),
                 copies=copies, suspects=suspects.to_dict("list"), memorised=memorised_share(f, f_test, f_train))
 
@@ -96,9 +96,9 @@ def asked_for(
     p, size, eq, device = run.prepared, run.config.image_size, run.config.equalize, pick_device(cfg.device)
     test, names = p.rows(split), [p.names.get(c) or c for c in p.selected]
     asked, labels, train = (concept_labels(c, p.selected) for c in (test.set_index("id").loc[rows.id].cuis, test.cuis, p.rows("train").cuis))
-    by_concept, concepts = read_concepts(f, asked, f_test, labels, f_train, train, names, seed=cfg.seed)
+    by_concept, concepts = read_concepts(f, asked, f_test, labels, f_train, train, names, seed=cfg.seed % 2**32)
     truth = read_truth(generated, rows, p, split, size, eq, grid_features(device))
-    learnt = usefulness(generated, asked, p.images("train", size, eq), train, p.images(split, size, eq), labels, device=device) if cfg.classifiers else None
+    learnt = usefulness(generated, asked, p.images("train", size, eq), train, p.images(split, size, eq), labels, device=device) if cfg.classifiers and (labels.any(0) & ~labels.all(0)).any() else None
     found = {k: clip_retrieval(x, t, cfg.clip, device) for k, x, t in (("clip", generated, rows.prompt), ("clip_real", p.images(split, size, eq), p.texts(split, run.config.caption_mode)))} if cfg.clip else {"clip": None, "clip_real": None}
     frame = lambda t: None if t is None else t.astype(object).where(t.notna(), None).to_dict("records")
     return dict(**read_types(f, rows, f_test, f_train, p, split), **concepts, by_concept=frame(by_concept), truth=frame(truth.reset_index(names="fact")) if truth is not None else None, usefulness=frame(learnt), **found)

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['TEXTS', 'PAPER_TABLE', 'BUDGETS', 'CELL', 'STAND_INS', 'ExperimentConfig', 'Table3', 'Table4', 'Table5', 'cells',
-           'devices', 'make_network', 'plan', 'run_cell', 'rows_of', 'summary', 'differ', 'table_text', 'table_figure',
-           'experiment']
+           'drawn', 'devices', 'make_network', 'plan', 'run_cell', 'rows_of', 'summary', 'differ', 'table_text',
+           'one_table', 'table_figure', 'experiment']
 
 # %% ../nbs/12_experiments.ipynb #12-experiments-003
 import multiprocessing, sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args, get_type_hints
@@ -23,12 +23,14 @@ from scipy import stats
 
 from .core import ConfigError, atomic_path, fingerprint, read_json, save_figure, write_json
 from .cost import block_table, peak_memory
+from .distance import make_features
 from .evaluation import EvaluateConfig
+from .pipeline import Walk
 from .prepare import load_prepared
 from .report import evaluate
 from .runs import TrainConfig, resolve
 from .sampling import SampleConfig, sample
-from .training import train
+from .training import open_data, train
 from .unet import UNet, unet_options
 from .vgg_unet import VGG16UNet, vgg_unet_options
 
@@ -58,7 +60,7 @@ class ExperimentConfig:
     recipe: Literal["radgen", "paper"] = "radgen" # today's choices, or the published method
     steps: int|None = None # optimiser steps [budget]
     epochs: int|None = None # passes over the training images instead [budget]
-    n: int|None = None # images drawn a cell, at most one for each test caption of a small set [budget]
+    n: int|None = None # images drawn a cell; captions are taken again where there are fewer [budget]
     guidance: float = 2.0 # classifier-free guidance scale
     sampler_steps: int = 20 # steps of DPM-Solver++
     features: str = "auto" # inception (FID), vgg16, efficientnet, astra or timm:NAME (stand-ins), or auto
@@ -98,8 +100,21 @@ def cells(
     length = dict(steps=cfg.steps) if cfg.steps is not None else dict(epochs=cfg.epochs) if cfg.epochs is not None else {k: b[k] for k in ("steps", "epochs") if k in b}
     shared = dict(data_path=cfg.data_path, recipe=cfg.recipe, size=b["size"], batch_size=b["batch_size"], device=devices(cfg)[0], runs=Path(cfg.runs)/cfg.name, preview_every=0, checkpoint_every=1000, **length)
     stand_in = b.get("encoders", {})
-    return [resolve(TrainConfig(**shared, model=m, caption_mode=c, encoder=stand_in.get(e, e), image_size=s*b["image_size"], seed=seed, name=f"{m}-{c}-{Path(stand_in.get(e, e)).name}-{s*b['image_size']}-{seed}"))
+    n = drawn(cfg)
+    if n is not None and n < cfg.min_images: raise ConfigError(f"--n is {n}: a distance wants at least --min-images {cfg.min_images}.")
+    if cfg.steps is not None and cfg.steps < 1: raise ConfigError(f"--steps is {cfg.steps}: give at least 1.")
+    Walk(steps=cfg.sampler_steps, scale=cfg.guidance).check(1000)
+    found = [resolve(TrainConfig(**shared, model=m, caption_mode=c, encoder=stand_in.get(e, e), image_size=s*b["image_size"], seed=seed, name=f"{m}-{c}-{Path(stand_in.get(e, e)).name}-{s*b['image_size']}-{seed}"))
             for seed in cfg.seeds for s in cfg.scales for e in cfg.encoders for c in cfg.caption_modes for m in cfg.models]
+    names = [c.name for c in found]
+    if len(set(names)) < len(names): raise ConfigError(f"the cell {max(names, key=names.count)} is there {names.count(max(names, key=names.count))} times: give each model, text, encoder, scale and seed once, and folders of encoders names of their own.")
+    return found
+
+def drawn(
+    cfg: ExperimentConfig,
+) -> int|None: # None: one for each test caption
+    "Images drawn a cell."
+    return cfg.n if cfg.n is not None else BUDGETS[cfg.budget]["n"]
 
 def devices(
     cfg: ExperimentConfig,
@@ -137,12 +152,12 @@ def run_cell(
 ) -> dict: # one row of the results
     "Train, sample and evaluate one cell, whatever of it is missing."
     folder, done = tr.runs/tr.name, tr.runs/"cells"/f"{tr.name}.json"
-    n = cfg.n if cfg.n is not None else BUDGETS[cfg.budget]["n"]
-    asked = fingerprint({k: v for k, v in asdict(tr).items() if k not in ("device", "runs", "data_path")}, n, cfg.guidance, cfg.sampler_steps, cfg.features, cfg.min_images)
+    data = load_prepared(tr.data_path).manifest["content"]
+    asked = fingerprint({k: v for k, v in asdict(tr).items() if k not in ("device", "runs", "data_path")}, data, drawn(cfg), cfg.guidance, cfg.sampler_steps, cfg.features, cfg.min_images)
     if done.exists() and (row := read_json(done)).get("asked") == asked: return row
     run = train(tr)
-    drawn = sample(SampleConfig(folder, n=n, guidance=cfg.guidance, steps=cfg.sampler_steps, seed=tr.seed, device=tr.device))
-    r = evaluate(EvaluateConfig(folder, samples=drawn, features=cfg.features, min_images=cfg.min_images, curves=0, classifiers=False, device=tr.device))
+    images = sample(SampleConfig(folder, n=drawn(cfg), guidance=cfg.guidance, steps=cfg.sampler_steps, seed=tr.seed, device=tr.device))
+    r = evaluate(EvaluateConfig(folder, samples=images, features=cfg.features, min_images=cfg.min_images, curves=0, classifiers=False, device=tr.device))
     row = dict(asked=asked, model=tr.model, caption_mode=tr.caption_mode, encoder=tr.encoder, pixels=tr.image_size, seed=tr.seed, **{k: r[k] for k in ("features", "distance", "concepts", "types", "generated", "real")},
                **dict(zip(("lower", "upper", "floor", "floor_std"), r["interval"] + r["floor"])), recall=r["neighbourhoods"]["recall"], copies=r["copies"]["share"], train_seconds=float(run.metrics().seconds.iloc[-1]), report=f"{tr.name}/report.html")
     write_json(done, row)
@@ -170,13 +185,15 @@ def rows_of(
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     for d in where: queue.put(d)
+    waiting, running = list(todo), {}
     with ProcessPoolExecutor(len(where), context, _take_device, (queue,)) as pool:
-        jobs = {pool.submit(_run_there, tr, cfg): tr.name for tr in todo}
-        try:
-            for i, job in enumerate(as_completed(jobs)):
+        while waiting or running:
+            while waiting and len(running) < len(where): # no more than can run, so that nothing begins after an error
+                tr = waiting.pop(0)
+                running[pool.submit(_run_there, tr, cfg)] = tr.name
+            for job in wait(running, return_when=FIRST_COMPLETED).done:
                 yield job.result()
-                print(f"[{i + 1}/{len(todo)}] {jobs[job]}", file=sys.stderr)
-        finally: pool.shutdown(cancel_futures=True)
+                print(f"[{len(todo) - len(waiting) - len(running) + 1}/{len(todo)}] {running.pop(job)}", file=sys.stderr)
 
 # %% ../nbs/12_experiments.ipynb #12-experiments-016
 CELL = ["model", "encoder", "pixels", "caption_mode"]
@@ -207,14 +224,20 @@ STAND_INS = {"minilm": "MiniLM, a stand-in for RadBERT", "mpnet": "MPNet, a stan
 def table_text(
     table: pd.DataFrame, # one row a training
 ) -> str: # markdown
-    "The results in the paper's layout."
+    "The results in the paper's layout, one table for each size of picture, since each has real images and a floor of its own."
+    return "\n".join(one_table(t) for _, t in table.groupby("pixels"))
+
+def one_table(
+    table: pd.DataFrame, # one row a training, all of one size
+) -> str: # markdown
+    "Cells, and what may be said of their order."
     s, first, p = summary(table), table.iloc[0], differ(table)
     won = p is not None and p < 0.05 # before that nothing is marked
-    column = lambda r: " ".join(str(r[k]) for k in ("model", "encoder", "pixels") if k == "model" or table[k].nunique() > 1) + (" px" if table.pixels.nunique() > 1 else "")
+    column = lambda r: " ".join(str(r[k]) for k in ("model", "encoder") if k == "model" or table[k].nunique() > 1)
     cell = lambda r: (f"**{r['mean']:.1f}**" if won and r["rank"] == 1 else f"{r['mean']:.1f}") + (f" ({r['lower']:.1f} to {r['upper']:.1f})" if r["seeds"] > 1 else "") + ("*" if won and r["tied"] and r["rank"] > 1 else "")
     s = s.assign(column=s.apply(column, axis=1), text=s.caption_mode.map(TEXTS), cell=s.apply(cell, axis=1))
     wide = s.pivot(index="caption_mode", columns="column", values="cell").rename(index=TEXTS).fillna("")
-    lines = [f"# {first.features}", "", "| text | " + " | ".join(wide.columns) + " |", "|---"*(1 + len(wide.columns)) + "|"]
+    lines = [f"# {first.features}, {first.pixels} px", "", "| text | " + " | ".join(wide.columns) + " |", "|---"*(1 + len(wide.columns)) + "|"]
     lines += [f"| {text} | " + " | ".join(row) + " |" for text, row in zip(wide.index, wide.values)]
     lines += ["", f"{first.generated} generated against {first.real} held-out images a cell, {table.seed.nunique()} training(s) each, in brackets 95% intervals of the mean over seeds. Floor {table.floor.mean():.1f} ± {table.floor_std.mean():.1f} (as many real training images against the same held-out ones).",
               "One training a cell: nothing here tells a difference from chance." if p is None else f"Do cells differ by more than seeds? One-way analysis of variance: p = {p:.2g}. " + ("Yes; a star marks what Tukey's test cannot tell from the best (in bold) at 5%." if won else "No: their order is chance, and no winner is marked."),
@@ -226,17 +249,23 @@ def table_figure(
     table: pd.DataFrame, # one row a training
 ) -> plt.Figure:
     "Distances by text, one point a training, over the floor."
-    fig, ax = plt.subplots(figsize=(6.5, 3))
-    hue = table[["model", "encoder", "pixels"]].astype(str).loc[:, lambda t: [c for c in t if c == "model" or t[c].nunique() > 1]].agg(" ".join, axis=1)
-    sns.stripplot(table.assign(text=table.caption_mode.map(TEXTS), cell=hue), x="text", y="distance", hue="cell", dodge=True, order=[TEXTS[c] for c in sorted(table.caption_mode.unique())], ax=ax)
-    ax.axhspan(table.floor.mean() - table.floor_std.mean(), table.floor.mean() + table.floor_std.mean(), color="0.8", zorder=0, label="floor")
-    ax.set(xlabel="", ylabel=table.features.iloc[0], ylim=(0, None)); ax.legend(fontsize=7)
+    sizes = list(table.groupby("pixels"))
+    fig, axs = plt.subplots(1, len(sizes), figsize=(6.5*len(sizes), 3), squeeze=False, layout="constrained")
+    for ax, (pixels, t) in zip(axs[0], sizes):
+        hue = t[["model", "encoder"]].loc[:, lambda t: [c for c in t if c == "model" or t[c].nunique() > 1]].agg(" ".join, axis=1)
+        sns.stripplot(t.assign(text=t.caption_mode.map(TEXTS), cell=hue), x="text", y="distance", hue="cell", dodge=True, order=[TEXTS[c] for c in sorted(t.caption_mode.unique())], ax=ax)
+        ax.axhspan(t.floor.mean() - t.floor_std.mean(), t.floor.mean() + t.floor_std.mean(), color="0.8", zorder=0, label="floor")
+        ax.set(xlabel="", title=f"{pixels} px", ylabel=t.features.iloc[0], ylim=(0, None)); ax.legend(fontsize=7)
     return fig
 
 def experiment(
     cfg: ExperimentConfig,
 ) -> pd.DataFrame: # one row a training
     "Fill the table, cell by cell, and write results.csv, results.md and results.png after each."
+    data = open_data(cells(cfg)[0]) # once, before there are several processes
+    if cfg.features == "auto": cfg = replace(cfg, features="inception" if make_features().is_fid else "vgg16") # the same for all cells, also of a later call
+    else: make_features(cfg.features) # what cannot be had is told before anything is trained
+    cfg = replace(cfg, data_path=data.dir)
     home, rows = Path(cfg.runs)/cfg.name, []
     for row in rows_of(cells(cfg), cfg):
         rows.append(row)

@@ -30,7 +30,10 @@ class ImageError(DataError):
     "An image that cannot be used; `why` is the reason as the table of rejects has it."
     def __init__(self, image, why):
         self.why = f"image {why}"
+        self.image = image
         super().__init__(f"{Path(image).name}: {self.why}; replace the file or remove its row.")
+
+    def __reduce__(self): return type(self), (self.image, self.why.removeprefix("image ")) # so that it can come from another process
 
 def _check(image, w, h):
     "Refuse a size that cannot be a radiology picture."

@@ -89,7 +89,7 @@ def curves(
     p, c, split = run.prepared, run.config, s["split"]
     real = {k: cached_features(p.images(k, c.image_size, c.equalize), features, p.dir/"features") for k in ("train", split)}
     test = statistics(real[split], identity=features.identity)
-    asked = SampleConfig(run.dir, n=n, split=split, guidance=s["guidance"], steps=s["steps"], sampler=s["sampler"], seed=s["seed"], device=device)
+    asked = SampleConfig(run.dir, n=n, split=split, guidance=s["guidance"], steps=s["steps"], sampler=s["sampler"], seed=s["seed"], negative=s["negative"], guidance_interval=tuple(s["guidance_interval"]), guidance_rescale=s["guidance_rescale"], device=device)
     def at(**knob):
         cfg = replace(asked, **knob, out=run.dir/"curves"/f"{n}-g{knob.get('guidance', asked.guidance):g}-{knob.get('steps', asked.steps)}")
         return frechet_distance(statistics(features(read_samples(sample(cfg))[0]), identity=features.identity), test)
@@ -119,10 +119,11 @@ def as_page(
     title: str,
 ) -> str: # HTML that needs no other file
     "One self-contained page."
-    inside = lambda m: f'src="data:image/png;base64,{base64.b64encode((folder/html.unescape(m[1])).read_bytes()).decode()}"'
+    inside = lambda m: f'{m[1]}"data:image/png;base64,{base64.b64encode((folder/html.unescape(m[2])).read_bytes()).decode()}"'
     reader = Markdown(extensions=["tables"])
     reader.ESCAPED_CHARS += ["~", "$"] # as on GitHub
-    body = re.sub('src="([^":]+)"', inside, reader.convert(text))
+    for where, what in ((reader.preprocessors, "html_block"), (reader.inlinePatterns, "html")): where.deregister(what) # tags in the text stay text
+    body = re.sub('(<img [^>]*?src=)"([^":]+)"', inside, reader.convert(text))
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title><style>{STYLE}</style>{body}</html>'
 
 # %% ../nbs/11d_report.ipynb #11d-report-011
@@ -152,9 +153,11 @@ def score_table(
         spread = lambda k: "{:.2f} ± {:.2f}".format(*learnt.loc[k])
         lines.append(f"| learnt from them (AUROC) | {spread('generated')} | {spread('real')} | a small classifier of the concepts, trained on as many images of either kind and tested on real ones, three seeds; on half of each {spread('half of each')} |\n")
     if r["clip"]: lines.append(f"| captions that find their picture (CLIP, recall at 5) | {share(r['clip']['recall_5'])} | {share(r['clip_real']['recall_5'])} | {share(r['clip']['chance_5'])} by guessing |\n")
+    name, about = inline_markdown(r["features"]), f"{r['floor_images']} training images"
+    spread = f" ± {r['floor'][1]:.1f}" if r["floor_images"] < r["training"] else "" # with all of them there is but one draw
     return f"""| measure | generated | real | what it says |
 |---|---|---|---|
-| **{r["features"]}** | **{r["distance"]:.1f}** ({lo:.1f} to {hi:.1f}) | {r["floor"][0]:.1f} ± {r["floor"][1]:.1f} (floor) | {r["generated"]} generated against {r["real"]} held-out images, 95% interval over other draws; the floor is as many training images against the same |
+| **{name}** | **{r["distance"]:.1f}** ({lo:.1f} to {hi:.1f}) | {r["floor"][0]:.1f}{spread} (floor) | {r["generated"]} generated against {r["real"]} held-out images, 95% interval over other draws; the floor is {about} against the same |
 | the same, at infinitely many images | {r["infinite"]:.1f} | {r["infinite_floor"]:.1f} | without the bias of small numbers, by extrapolation |
 | kernel distance, same features | {r["kernel"][0]:.3f} ± {r["kernel"][1]:.3f} | {r["kernel_floor"][0]:.3f} ± {r["kernel_floor"][1]:.3f} | unbiased for small sets; spread over subsets |
 | precision, recall | {g["precision"]:.2f}, {g["recall"]:.2f} | {h["precision"]:.2f}, {h["recall"]:.2f} | share of generated images that lie among real ones, and of real among generated |
@@ -187,13 +190,13 @@ def report_text(
     failures = "" if r["types"] is None else "## Failures\n\nChosen by rule: the images in which the reader sees least of the image type asked for, with the probability that it gives.\n\n![least like what was asked for](fig/failures.png)\n\n"
     return f"""# {inline_markdown(c.name)}
 
-{c.model} ({c.size}), recipe {c.recipe}, {c.image_size} px, caption mode {c.caption_mode}, text encoder {stand}, captions rewritten by {inline_markdown(run.prepared.manifest["config"]["llm"])}. Trained for {step:,} steps of {c.batch_size*c.grad_accum} images in {seconds/60:.1f} minutes on {r["training"]:,} images.
-Sampled by {s["sampler"]} in {s["steps"]} steps with guidance {s["guidance"]:g}, {s["images_per_s"]:.1f} images a second.
+{inline_markdown(c.model)} ({inline_markdown(c.size)}), recipe {inline_markdown(c.recipe)}, {c.image_size} px, caption mode {c.caption_mode}, text encoder {stand}, captions rewritten by {inline_markdown(run.prepared.manifest["config"]["llm"])}. Trained for {step:,} steps of {c.batch_size*c.grad_accum} images in {seconds/60:.1f} minutes on {r["training"]:,} images.
+Sampled by {inline_markdown(s["sampler"])} in {s["steps"]} steps with guidance {s["guidance"]:g}, {s["images_per_s"]:.1f} images a second.
 
 {score_table(r)}
 Privacy: {privacy_line(r["copies"], r["generated"])}
 
-Features: {r["source"]}.{"" if r["is_fid"] else " **They are not Inception's: this distance is no FID and compares only with distances on the same features, the same held-out images and as many samples.**"}
+Features: {inline_markdown(r["source"])}.{"" if r["is_fid"] else " **They are not Inception's: this distance is no FID and compares only with distances on the same features, the same held-out images and as many samples.**"}
 
 ![distance and floor](fig/distance.png)
 
@@ -242,8 +245,8 @@ def write_report(
     if r["types"] is not None: save_figure(failures_figure(generated, rows, r["doubt"]), run.dir/"fig"/"failures.png")
     if r["curves"]: save_figure(curves_figure(r["curves"], r["features"]), run.dir/"fig"/"curves.png")
     text = report_text(run, folder, s, r)
-    with atomic_path(run.dir/"report.md") as path: path.write_text(text, encoding="utf-8")
     with atomic_path(run.dir/"report.html") as path: path.write_text(as_page(text, run.dir, f"{c.name}: report"), encoding="utf-8")
+    with atomic_path(run.dir/"report.md") as path: path.write_text(text, encoding="utf-8")
     return run.dir/"report.md"
 
 # %% ../nbs/11d_report.ipynb #11d-report-013
@@ -258,10 +261,10 @@ def evaluate(
     done, report = folder/"evaluation.json", run.dir/"report.md"
     if not done.exists() or read_json(done).get("asked") != asked:
         r = measure(*read_samples(folder), run, s["split"], features, cfg) | {"curves": curves(run, features, s, cfg.curves, cfg.device) if cfg.curves else None, "asked": asked, "report": str(report)}
-        scores = {r["features"]: r["distance"], f"floor of it ({r['generated']} real against {r['real']} real)": r["floor"][0], "image type as asked": r["types"]}
+        scores = {r["features"]: r["distance"], f"floor of {r['features']} ({r['floor_images']} real against {r['real']} real)": r["floor"][0], "image type as asked": r["types"]}
         update_card(run.final(), scores={k: v for k, v in scores.items() if v is not None})
         write_json(done, r)
     r = read_json(done) # with lists for tuples, as every later call finds it
-    if not report.exists() or asked not in report.read_text(encoding="utf-8"): write_report(run, folder, r)
+    if not report.exists() or not report.with_suffix(".html").exists() or asked not in report.read_text(encoding="utf-8"): write_report(run, folder, r)
     print(f"{report}: {r['features']} {r['distance']:.1f}, floor {r['floor'][0]:.1f} ± {r['floor'][1]:.1f} (real against real).")
     return r

@@ -90,3 +90,19 @@ def test_retrieval_by_a_clip_that_knows_nothing_is_guessing(prepared, tmp_path):
     texts = prepared.texts("test", 2)
     r = clip_retrieval(prepared.images("test", 32), texts, str(small_clip(tmp_path/"clip", texts)))
     assert set(r) == {"recall_1", "chance_1", "recall_5", "chance_5"} and abs(r["recall_5"] - r["chance_5"]) < 0.1
+
+def test_a_rare_concept_has_an_interval_all_the_same():
+    (f_train, train), (f_test, test) = world(400, 0), world(200, 1)
+    f, asked = world(60, 2)
+    asked[:, 1:] = False; asked[:, 0] = np.arange(60) == 0 # a third of the draws lack it
+    _, r = read_concepts(f, asked, f_test, test, f_train, train, ["a", "b", "c"])
+    assert np.isfinite(r["concepts_interval"]).all()
+
+def test_one_concept_is_read_too():
+    (f_train, train), (f_test, test) = world(400, 0), world(200, 1)
+    table, r = read_concepts(f_test, test[:, :1], f_test, test[:, :1], f_train, train[:, :1], ["a"])
+    assert table.shape == (1, 4) and r["concepts"] > 0.97
+
+def test_without_a_concept_that_tells_images_apart_there_is_no_classifier():
+    (train, labels), (test, truth), (good, asked) = blobs(60, 0), blobs(60, 1), blobs(60, 2)
+    with pytest.raises(ConfigError, match="no concept tells"): usefulness(good, asked, train, labels, test, np.ones_like(truth))

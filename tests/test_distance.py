@@ -170,7 +170,8 @@ def test_likeness_within_a_caption():
     x = pictures(40, 64)
     assert likeness_within(np.repeat(x[:5], 2, 0), list("aabbccddee")) == pytest.approx((1, 5))
     assert likeness_within(x, ["same"]*40)[0] < 0.2 and likeness_within(x[:3], list("abc")) is None
-    for size in (16, 128): assert likeness_within(pictures(4, size), list("aabb"))[1] == 2
+    for size in (12, 16, 40, 44, 96, 99, 128, 168, 176): assert likeness_within(pictures(4, size), list("aabb"))[1] == 2
+    assert likeness_within(pictures(4, 11), list("aabb")) is None
 
 def write(folder, images, mode="L"):
     folder.mkdir()
@@ -195,8 +196,8 @@ def broken(kind, real, fake, tmp_path):
     if kind == "copy": return real, write(tmp_path/"copy", pictures(60, 8)[::-1])
     if kind == "same": return real, real
     if kind == "statistics": (tmp_path/"s.safetensors").write_bytes(b"nothing"); return tmp_path/"s.safetensors", fake
-    if kind == "features": save_statistics(Statistics(np.zeros(512), np.eye(512), 99, "FID, Inception"), tmp_path/"s.safetensors"); return tmp_path/"s.safetensors", fake
-    if kind == "resize": f = make_features("vgg16"); save_statistics(Statistics(np.zeros(512), np.eye(512), 99, f.identity.replace("64 px", "96 px")), tmp_path/"s.safetensors"); return tmp_path/"s.safetensors", fake
+    if kind == "features": save_statistics(Statistics(np.zeros(512), np.eye(512), 99, "FID, Inception", "L, 8 x 8 pixels"), tmp_path/"s.safetensors"); return tmp_path/"s.safetensors", fake
+    if kind == "resize": f = make_features("vgg16"); save_statistics(Statistics(np.zeros(512), np.eye(512), 99, f.identity.replace("64 px", "96 px"), "L, 8 x 8 pixels"), tmp_path/"s.safetensors"); return tmp_path/"s.safetensors", fake
     return real, fake
 
 @pytest.mark.parametrize("kind,message", [
@@ -218,3 +219,22 @@ def test_comparison_and_saved_statistics_agree(folders, tmp_path):
     again = compare(CompareConfig(tmp_path/"s.safetensors", fake, features="vgg16", device="cpu", repeats=10))
     assert again[name] == pytest.approx(r[name], rel=1e-6) and "coverage" not in again
     assert load_statistics(tmp_path/"s.safetensors").n == 60 and read_folder(real)[0].shape == (60, 8, 8)
+
+@pytest.mark.parametrize("what, message", [("size", "are of pictures in L, 9 x 8 pixels"), ("few", "are of 49 images, too few"), ("nameless", "does not hold statistics"), ("nan", "does not hold statistics"), ("width", "does not hold statistics")])
+def test_saved_statistics_are_held_to_the_same_rules(folders, tmp_path, what, message):
+    name, (real, fake) = make_features("vgg16").identity, folders
+    s = Statistics(np.zeros(512), np.eye(512), 49 if what == "few" else 99, "" if what == "nameless" else name, "L, 9 x 8 pixels" if what == "size" else "L, 8 x 8 pixels")
+    if what == "nan": s.mean[3] = np.nan
+    if what == "width": s.root = np.eye(7)
+    save_statistics(s, tmp_path/"s.safetensors")
+    with pytest.raises((ConfigError, DataError), match=message): compare(CompareConfig(tmp_path/"s.safetensors", fake, features="vgg16", device="cpu"))
+
+def test_options_of_a_comparison(folders, tmp_path):
+    real, fake = folders
+    with pytest.raises(ConfigError, match="--repeats is 0"): compare(CompareConfig(real, fake, repeats=0))
+    assert compare(CompareConfig(real, fake, features="vgg16", device="cpu", repeats=5, seed=-1))["real"] == 60
+
+def test_no_program_is_started_for_a_picture(folders):
+    real, fake = folders
+    (fake/"000.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
+    with pytest.raises(DataError, match="000.png cannot be read as a picture .UnidentifiedImageError"): read_folder(fake)

@@ -107,7 +107,7 @@ class Reader(HTMLParser):
     def handle_data(self, data): self.text += data
     def handle_starttag(self, tag, attrs): self.tags.append(tag); self.links += [v for k, v in attrs if k in ("src", "href")]
 
-@pytest.mark.parametrize("text", ["<script>alert(1)</script>", "[go](javascript:alert(1))", "![x](https://elsewhere/x.png)", "a | b ~c~ $d$", "`x` *y* __z__", "two\nlines", "# head", r"back\\[slash](x)"])
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", "[go](javascript:alert(1))", "![x](https://elsewhere/x.png)", "a | b ~c~ $d$", "`x` *y* __z__", "two\nlines", "# head", r"back\\[slash](x)", 'src="/etc/hostname"', 'src="nothing"'])
 def test_names_stay_text_on_the_page(text, tmp_path):
     Image.new("L", (4, 4)).save(tmp_path/"a.png")
     page = Reader(as_page(f"# T {inline_markdown(text)}\n\n![x](a.png)\n\n| a | b |\n|---|---|\n| {inline_markdown(text)} | c |\n", tmp_path, text))
@@ -120,3 +120,29 @@ def test_the_report_holds_all_its_figures(judged):
     page = Reader((run.dir/"report.html").read_text())
     figures = sorted(p.name for p in (run.dir/"fig").iterdir())
     assert figures == sorted(f"{k}.png" for k in ("comparison", "curves", "distance", "failures", "loss", "neighbours")) and len(page.links) == len(figures) and all(l.startswith("data:image/png") for l in page.links)
+
+def test_a_foreign_run_cannot_put_markup_on_the_page(judged):
+    "Everything that a run's files say reaches the page as text."
+    run, folder = judged
+    evaluate(quick(run))
+    r, s = json.loads((folder/"evaluation.json").read_text()), json.loads((folder/"sample.json").read_text())
+    bad = '<script>alert(1)</script><img src="/etc/hostname">[x](javascript:alert(1))'
+    r.update(features=bad, source=bad, by_concept=[dict(c, concept=bad) for c in r["by_concept"]])
+    for k in ("name", "model", "size", "recipe", "encoder"): setattr(run.config, k, bad)
+    page = Reader(as_page(report_text(run, folder, dict(s, sampler=bad), r), run.dir, bad))
+    assert not {"script", "a"} & set(page.tags) and all(l.startswith("data:image/png") for l in page.links) and page.tags.count("img") == 5 and page.text.count("<script>") >= 8
+
+def test_curves_ask_for_what_the_samples_asked_for(judged, monkeypatch):
+    run, folder = judged
+    asked = []
+    monkeypatch.setattr(R, "sample", lambda cfg: asked.append(cfg) or folder)
+    s = dict(json.loads((folder/"sample.json").read_text()), negative="noise", guidance_interval=[0.1, 0.9], guidance_rescale=0.7)
+    r = R.curves(run, R.make_features("", "cpu"), s, 50, "cpu")
+    assert len(asked) == len(r["guidance"]) + len(r["steps"]) and {(c.negative, c.guidance_interval, c.guidance_rescale) for c in asked} == {("noise", (0.1, 0.9), 0.7)}
+
+def test_a_lost_page_is_written_again(judged):
+    run, folder = judged
+    evaluate(quick(run))
+    (run.dir/"report.html").unlink()
+    evaluate(quick(run))
+    assert (run.dir/"report.html").exists()

@@ -25,7 +25,7 @@ def test_the_tables_have_the_cells_that_the_paper_names():
     names = [c.name for c in cells(Table4("d", seeds=(0, 1)))]
     assert len(set(names)) == len(names) == 32 and all(n.endswith("-0") for n in names[:16])
 
-@pytest.mark.parametrize("options, message", [(dict(models=("GAN",)), "no model is called GAN"), (dict(caption_modes=(7,)), "no caption mode 7"), (dict(seeds=()), "--seeds is empty"), (dict(scales=(0,)), "--scales has 0"), (dict(budget="much"), "no budget is called 'much'")])
+@pytest.mark.parametrize("options, message", [(dict(models=("GAN",)), "no model is called GAN"), (dict(caption_modes=(7,)), "no caption mode 7"), (dict(seeds=()), "--seeds is empty"), (dict(scales=(0,)), "--scales has 0"), (dict(seeds=(0, 0)), "is there 2 times"), (dict(encoders=("a/bert", "b/bert")), "folders of encoders names of their own"), (dict(n=30), "--n is 30"), (dict(steps=0), "--steps is 0"), (dict(sampler_steps=0), "number of steps is 0"), (dict(guidance=-1.0), "guidance scale is -1"), (dict(budget="much"), "no budget is called 'much'")])
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ConfigError, match=message): cells(Table3("d", **options))
 
@@ -67,11 +67,16 @@ def test_another_question_is_asked_again(few, budget, tmp_path, monkeypatch):
     cfg = table3(few, tmp_path, models=("UNet",), caption_modes=(0,))
     first, same, other = experiment(cfg), experiment(cfg), experiment(replace(cfg, guidance=1.0))
     assert first.equals(same) and asked == [2.0, 1.0] and [*first.distance, *other.distance] == [10, 20]
+    monkeypatch.setitem(few.manifest, "content", "other images")
+    monkeypatch.setattr(X, "load_prepared", lambda path: few)
+    assert experiment(replace(cfg, guidance=1.0)).distance[0] == 30 # the same options, but another data set
 
 def test_two_devices_fill_the_same_table(few, budget, tmp_path, monkeypatch):
     "Two processes of one thread; the budget is given by options, as a spawned process does not see the test's."
     cfg = Table3(few.dir, budget="cpu", runs=tmp_path, seeds=(0,), models=("UNet",), caption_modes=(0, 1), sampler_steps=2, features="vgg16", steps=2, n=50, devices=("cpu", "cpu"))
     t = experiment(cfg)
+    alone = experiment(replace(cfg, devices=("cpu",), caption_modes=(1,), runs=tmp_path/"alone"))
+    assert np.allclose(alone.distance[0], t.distance[1], rtol=1e-4) # another number of threads rounds otherwise
     assert list(t.caption_mode) == [0, 1] and json.loads((tmp_path/"table3"/"cells"/"UNet-1-minilm-16-0.json").read_text())["distance"] == t.distance[1]
 
 def made_up(rng, cells=8, seeds=3, best=0.0): return pd.DataFrame([dict(model="UNet", encoder="minilm", pixels=32, caption_mode=c, seed=s, distance=rng.normal(40 - best*(c == 2), 1)) for c in range(cells) for s in range(seeds)])
@@ -94,3 +99,19 @@ def test_only_what_differs_is_marked():
     told = lambda best: table_text(made_up(np.random.default_rng(2), cells=4, best=best).assign(features="FD-X", generated=9, real=9, floor=1.0, floor_std=0.1))
     assert "No: their order is chance" in told(0) and "**" not in told(0)
     assert "Yes; a star" in told(6) and told(6).count("**") == 2
+
+def test_sizes_are_not_ranked_against_each_other():
+    "256 pixels have other real images and another floor than 64: a table for each."
+    rng = np.random.default_rng(0)
+    t = pd.concat([made_up(rng, cells=4).assign(pixels=p, floor=f, features="FD-X", generated=9, real=9, floor_std=0.1) for p, f in ((64, 1.0), (256, 7.0))]).assign(distance=lambda t: t.distance + 30*(t.pixels == 256))
+    text = table_text(t)
+    assert text.count("# FD-X") == 2 and "Floor 1.0" in text and "Floor 7.0" in text and text.count("No: their order is chance") == 2
+
+def test_an_error_stops_the_table(few, budget, tmp_path):
+    "Nothing new begins, and the message comes through."
+    cfg = Table3(few.dir, budget="cpu", runs=tmp_path, seeds=(0,), models=("UNet",), features="vgg16", steps=2, n=50, devices=("cpu", "cpu"))
+    first, second, *rest = cells(cfg)
+    (tmp_path/"table3").mkdir()
+    for c in (first, second): (tmp_path/"table3"/c.name).write_text("a file where the folder of the run should be")
+    with pytest.raises(Exception, match=f"{first.name}|{second.name}"): experiment(cfg)
+    assert not any((tmp_path/"table3"/c.name).exists() for c in rest)

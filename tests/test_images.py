@@ -1,5 +1,5 @@
 "One image as grey bytes: figures, DICOM, rows of Parquet; and what is refused."
-import warnings
+import pickle, warnings
 from pathlib import Path
 
 import numpy as np
@@ -242,3 +242,7 @@ def test_a_parquet_file_that_was_replaced_is_read_anew(tmp_path):
         assert (load_grey(f"{tmp_path/'a.pq'}#0") == v).all()
     with pytest.raises(ImageError) as e: load_grey(f"{tmp_path/'a.pq'}#1")
     assert e.value.why == "image missing: a.pq has 1 rows"
+
+def test_an_error_comes_whole_from_another_process():
+    e = pickle.loads(pickle.dumps(ImageError("folder/a.png", "too small: 1x1 pixels")))
+    assert (e.why, str(e)) == ("image too small: 1x1 pixels", "a.png: image too small: 1x1 pixels; replace the file or remove its row.")
