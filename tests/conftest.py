@@ -21,6 +21,13 @@ def prepared(phantoms, tmp_path_factory):
     return prepare(PrepareConfig(phantoms, tmp_path_factory.mktemp("data")/"prepared", llm="rules"))
 
 @pytest.fixture(scope="session")
+def shared_data(phantoms):
+    "work/prepared, which many chapters open, made before two workers run them; the paths are those that a notebook gives."
+    from filelock import FileLock
+    from radgen.prepare import PrepareConfig, prepare
+    with FileLock(ROOT/"work"/".prepared.lock"): prepare(PrepareConfig(ROOT/"nbs"/".."/"work"/"phantoms", ROOT/"nbs"/".."/"work"/"prepared"))
+
+@pytest.fixture(scope="session")
 def few(tmp_path_factory):
     "Fewer phantoms, for tests that evaluate again and again."
     from radgen.phantoms import make_phantoms
@@ -37,5 +44,5 @@ def real():
 
 def pytest_terminal_summary(terminalreporter):
     passed = terminalreporter.stats.get("passed", [])
-    notebooks = sum("test_notebooks.py" in r.nodeid for r in passed)
+    notebooks = sum("test_notebooks" in r.nodeid for r in passed)
     terminalreporter.write_line(f"{notebooks} notebooks and {len(passed) - notebooks} tests ran and passed.")
