@@ -370,10 +370,11 @@ def compare(
         if mode != real_mode: raise DataError(f"the pictures of {cfg.real} are {real_mode} and those of {cfg.fake} {mode}: write colour and grey in one way on both sides.")
         if real.shape[1:] != fake.shape[1:]: raise DataError(f"the pictures of {cfg.real} have {real.shape[2]} x {real.shape[1]} pixels and those of {cfg.fake} {fake.shape[2]} x {fake.shape[1]}: bring both to one size in one way, or the resizing is measured too.")
         if sorted(map(bytes, real)) == sorted(map(bytes, fake)): raise DataError(f"{cfg.real} and {cfg.fake} hold the same pictures: one is a copy of the other.")
-    if given and load_statistics(cfg.real).pictures != pictures: raise DataError(f"the statistics of {cfg.real} are of pictures in {load_statistics(cfg.real).pictures} and those of {cfg.fake} are {pictures}: bring both to one size and kind.")
+    saved = load_statistics(cfg.real) if given else None
+    if given and saved.pictures != pictures: raise DataError(f"the statistics of {cfg.real} are of pictures in {saved.pictures} and those of {cfg.fake} are {pictures}: bring both to one size and kind.")
     f = features(fake)
     f_real = None if real is None else features(real)
-    s = load_statistics(cfg.real) if given else replace(statistics(f_real, cfg.min_images, features.identity), pictures=pictures)
+    s = saved if given else replace(statistics(f_real, cfg.min_images, features.identity), pictures=pictures)
     if s.n < cfg.min_images: raise ConfigError(f"the statistics of {cfg.real} are of {s.n} images, too few for a distance: give at least {cfg.min_images}.")
     if cfg.save and not given: save_statistics(s, cfg.save)
     r = {features.name: frechet_distance(statistics(f, cfg.min_images, features.identity), s)}
