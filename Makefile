@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test setup assets readme export
+.PHONY: demo test setup assets readme export docs
 .DEFAULT_GOAL := demo
 
 $(STAMP): settings.ini setup.py
@@ -33,3 +33,8 @@ export: $(STAMP)
 
 readme: $(STAMP)
 	$(BIN)/python tests/readme.py
+
+# The book, into _docs, where Quarto is installed (quarto.org); .github/workflows/docs.yml does the same.
+docs: $(STAMP) readme
+	command -v quarto > /dev/null || { echo "Quarto is not here: see https://quarto.org/docs/get-started"; exit 2; }
+	$(BIN)/nbdev_docs

@@ -241,8 +241,8 @@ def audit_row(
     if not row["valid"]: return row
     source, (record, row["template"]) = resolve(plain_caption(caption), stated), read_rewriting(text)
     judge = lambda r: row_kinds(r, caption, source, stated, [names.get(c, "") for c in cuis])
-    row["kinds"] = judge(record)
-    if row["kinds"]: row["kinds"] = min(row["kinds"], judge(record._replace(condition=plain_caption(record.condition))), key=len) # with abbreviations written out
+    kinds = judge(record)
+    row["kinds"] = min(kinds, judge(record._replace(condition=plain_caption(record.condition))), key=len) if kinds else kinds # with abbreviations written out
     checks = (("image type", stated.image_type, lambda v: type_of(record.image_type) == v), ("body part", stated.region, lambda v: same_place(places(record.body_part), v)),
               ("view", stated.view, lambda v: v in planes(record.view)))
     row["agree"] = {field: check(value) for field, value, check in checks if value}
@@ -299,7 +299,7 @@ def audit(
 ) -> Audit:
     "Judge every row of a table and add up."
     given = zip(table.transformed, table.caption, table.cuis)
-    rows = pd.DataFrame([audit_row(*g, names) for g in tqdm(given, desc=f"auditing {label}", total=len(table), unit="row", disable=not progress, mininterval=1)],
+    rows = pd.DataFrame([audit_row(text, caption, concepts, names) for text, caption, concepts in tqdm(given, desc=f"auditing {label}", total=len(table), unit="row", disable=not progress, mininterval=1)],
                         columns=["modality", "valid", "template", "finding", "normal", "kinds", "agree", "caption_finding", "word_normal"])
     for c in ("caption_finding", "word_normal"): rows[c] = rows[c] == True # nothing is known of an invalid row
     rows.insert(0, "id", table.id.to_numpy())

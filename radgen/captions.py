@@ -512,7 +512,7 @@ class Facts(NamedTuple):
     contrast: str = ""   # one of `CONTRAST`
     sequence: str = ""   # of magnetic resonance: of `SEQUENCES`, with 'and' between
     findings: tuple[str, ...] = () # names of the concepts that are findings
-    sources: tuple[str, str, str] = ("", "", "") # who says the first three: 'concept', 'caption', 'model' or ''
+    sources: tuple[str, ...] = ("", "", "") # who says the first three: 'concept', 'caption', 'model' or ''
     options: tuple[tuple[str, ...], ...] = ((), (), ()) # for the first three, where the caption allows several values: between which a language model may choose
 
     @property
@@ -851,7 +851,7 @@ def judge(
     for i, (field, name) in enumerate((("image_type", "image type"), ("region", "body part"), ("view", "view"))):
         mine = type_of(said[0]) if i == 0 else said[i]
         chosen = next((o for o in facts.options[i] if o.lower() == mine.lower()), None)
-        if chosen and chosen != facts[i]: facts = facts._replace(**{field: chosen}, sources=tuple("model" if j == i else s for j, s in enumerate(facts.sources)))
+        if chosen and chosen != facts[i]: facts = Facts(**{**facts._asdict(), field: chosen, "sources": tuple("model" if j == i else s for j, s in enumerate(facts.sources))})
         elif mine.lower() != getattr(facts, field).lower(): return None, name
     label = seen(said.image_type)
     if not {*label.sequences} <= _named(facts.sequence, "sequence"): return None, "sequence"
@@ -859,8 +859,8 @@ def judge(
     condition, known = plain_caption(said.condition), seen(text)
     says = seen(condition) # what is invented here could be deleted, but who invents is not believed
     if not _allowed(facts.image_type).issuperset(says.types): return None, "other modality"
-    for name, field, new, old, label in (("plane", "view", says.views, known.views, facts.view), ("contrast", "contrast", says.contrasts, known.contrasts, facts.contrast), ("sequence", "sequence", says.sequences, known.sequences, facts.sequence)):
-        if not set(old).union(_named(label, field)).issuperset(new): return None, name
+    for name, field, new, old, stated in (("plane", "view", says.views, known.views, facts.view), ("contrast", "contrast", says.contrasts, known.contrasts, facts.contrast), ("sequence", "sequence", says.sequences, known.sequences, facts.sequence)):
+        if not set(old).union(_named(stated, field)).issuperset(new): return None, name
     condition = condition_phrase(condition, facts)
     record = Record(facts.label, facts.region, facts.view, condition)
     reason = verify(record, Source(text, facts))

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['STOPPING', 'ASSETS', 'RadgenError', 'DataError', 'ConfigError', 'AssetError', 'Preempted', 'set_seed',
-           'index_generator', 'pick_device', 'atomic_path', 'atomic_dir', 'write_json', 'read_json', 'fingerprint',
-           'stop_signals', 'to_unit', 'to_uint8', 'image_grid', 'save_figure', 'Asset', 'cache_dir', 'fetch_asset']
+           'index_generator', 'pick_device', 'atomic_path', 'atomic_dir', 'to_json', 'write_json', 'read_json',
+           'fingerprint', 'stop_signals', 'to_unit', 'to_uint8', 'image_grid', 'save_figure', 'Asset', 'cache_dir',
+           'fetch_asset']
 
 # %% ../nbs/00_core.ipynb #00-core-004
 import ctypes, hashlib, json, os, platform, random, shutil, signal, subprocess, sys, tempfile, zipfile
@@ -75,9 +76,9 @@ def atomic_path(
     "Yield a temporary path beside `path`; it takes `path`'s place if the block succeeds and vanishes if it does not."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=path.suffix)
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=path.suffix)
     os.close(fd)
-    tmp = Path(tmp)
+    tmp = Path(name)
     try:
         yield tmp
         umask = os.umask(0); os.umask(umask)
@@ -128,12 +129,18 @@ def _plain(o):
     if isinstance(o, Path): return str(o)
     raise TypeError(f"{type(o).__name__} does not go into JSON")
 
+def to_json(
+    obj, # dicts, lists, numbers, strings, dataclasses, paths, NumPy scalars and arrays
+) -> str: # indented
+    "`obj` as JSON."
+    return json.dumps(obj, indent=2, default=_plain, ensure_ascii=False)
+
 def write_json(
     path: str|Path, # where to
-    obj,            # dicts, lists, numbers, strings, dataclasses, paths, NumPy scalars and arrays
+    obj,            # anything `to_json` accepts
 ):
     "Write `obj` as indented JSON, atomically."
-    with atomic_path(path) as p: p.write_text(json.dumps(obj, indent=2, default=_plain, ensure_ascii=False) + "\n", encoding="utf-8")
+    with atomic_path(path) as p: p.write_text(to_json(obj) + "\n", encoding="utf-8")
 
 def read_json(
     path: str|Path, # a JSON file
@@ -144,7 +151,7 @@ def read_json(
     except ValueError as e: raise DataError(f"{path} is not valid JSON ({e}): delete it and run the stage again.") from None
 
 def fingerprint(
-    *objs, # anything `write_json` accepts
+    *objs, # anything `to_json` accepts
 ) -> str: # 16 hexadecimal digits
     "The sha256 of the objects' canonical JSON, shortened: equal exactly when the objects are."
     text = json.dumps(objs, sort_keys=True, default=_plain, ensure_ascii=False)

@@ -148,7 +148,7 @@ def read_rocov2(
     "Read a folder in ROCOv2 layout; raises `DataError` where the folder as a whole cannot be used."
     folder = Path(folder)
     if not folder.is_dir(): raise DataError(f"no folder {folder}: {LAYOUT}.")
-    names = read_names(names or folder/"cui_mapping.csv")
+    known = read_names(names or folder/"cui_mapping.csv")
     splits = []
     for s in SPLITS:
         if s != "train" and not any((folder/f"{s}_{f}").exists() for f in ("captions.csv", "concepts.csv", "images")): continue
@@ -156,7 +156,7 @@ def read_rocov2(
         found = _list_images(folder/f"{s}_images") if images else {}
         linked = pd.Series([found.get(i) == "" for i in rows.id], rows.index)
         splits.append(rows.assign(image=[found.get(i, "") for i in rows.id], split=s, fault=rows.fault.mask((rows.fault == "") & linked, "image outside the folder: its link leads elsewhere")))
-    return judge(pd.concat(splits), names, images, captions)
+    return judge(pd.concat(splits), known, images, captions)
 
 # %% ../nbs/02_data.ipynb #02-data-021
 def names_file(

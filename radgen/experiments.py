@@ -38,7 +38,7 @@ TEXTS = {0: "caption", 1: "caption + CUI", 2: "transformed", 3: "all three"} # t
 PAPER_TABLE = pd.DataFrame({"UNet": {0: 38.28, 1: 38.78, 2: 37.21, 3: 35.25}, "VGG16UNet": {0: 35.47, 1: 34.41, 2: 36.78, 3: 33.52}}).rename_axis("caption_mode")
 
 # %% ../nbs/12_experiments.ipynb #12-experiments-006
-BUDGETS = { # what each decides, unless the command line does
+BUDGETS: dict[str, dict] = { # what each decides, unless the command line does
     "cpu": dict(size="small", image_size=32, batch_size=16, steps=300, n=160, device="cpu", encoders={"radbert": "minilm", "clip": "mpnet"}), # two cores: four to nine minutes a cell on one of them; stand-ins for the text encoders
     "evening": dict(size="paper", image_size=64, batch_size=16, steps=20_000, n=2000), # one GPU: an hour or less a cell
     "paper": dict(size="paper", image_size=64, batch_size=12, epochs=100, n=None), # as published; one image for each test caption
@@ -94,18 +94,19 @@ def cells(
     if cfg.budget not in BUDGETS: raise ConfigError(f"no budget is called {cfg.budget!r}: choose {', '.join(BUDGETS)}.")
     known = get_args(get_type_hints(TrainConfig)["model"])
     if wrong := set(cfg.models) - set(known): raise ConfigError(f"no model is called {sorted(wrong)[0]}: choose from {', '.join(known)}.")
-    if wrong := set(cfg.caption_modes) - set(TEXTS): raise ConfigError(f"there is no caption mode {sorted(wrong)[0]}: choose from 0, 1, 2, 3.")
+    if other := set(cfg.caption_modes) - set(TEXTS): raise ConfigError(f"there is no caption mode {sorted(other)[0]}: choose from 0, 1, 2, 3.")
     if min(cfg.scales) < 1: raise ConfigError(f"--scales has {min(cfg.scales)}: pictures are drawn at 1, 2, 4, ... times the budget's pixels.")
     b = BUDGETS[cfg.budget]
     length = dict(steps=cfg.steps) if cfg.steps is not None else dict(epochs=cfg.epochs) if cfg.epochs is not None else {k: b[k] for k in ("steps", "epochs") if k in b}
-    shared = dict(data_path=cfg.data_path, recipe=cfg.recipe, size=b["size"], batch_size=b["batch_size"], device=devices(cfg)[0], runs=Path(cfg.runs)/cfg.name, preview_every=0, checkpoint_every=1000, **length)
+    shared: dict = dict(data_path=cfg.data_path, recipe=cfg.recipe, size=b["size"], batch_size=b["batch_size"], device=devices(cfg)[0], runs=Path(cfg.runs)/cfg.name, preview_every=0, checkpoint_every=1000, **length)
     stand_in = b.get("encoders", {})
     n = drawn(cfg)
     if n is not None and n < cfg.min_images: raise ConfigError(f"--n is {n}: a distance wants at least --min-images {cfg.min_images}.")
     if cfg.steps is not None and cfg.steps < 1: raise ConfigError(f"--steps is {cfg.steps}: give at least 1.")
     Walk(steps=cfg.sampler_steps, scale=cfg.guidance).check(1000)
-    found = [resolve(TrainConfig(**shared, model=m, caption_mode=c, encoder=stand_in.get(e, e), image_size=s*b["image_size"], seed=seed, name=f"{m}-{c}-{Path(stand_in.get(e, e)).name}-{s*b['image_size']}-{seed}"))
-            for seed in cfg.seeds for s in cfg.scales for e in cfg.encoders for c in cfg.caption_modes for m in cfg.models]
+    options: list[dict] = [dict(model=m, caption_mode=c, encoder=stand_in.get(e, e), image_size=s*b["image_size"], seed=seed, name=f"{m}-{c}-{Path(stand_in.get(e, e)).name}-{s*b['image_size']}-{seed}")
+                           for seed in cfg.seeds for s in cfg.scales for e in cfg.encoders for c in cfg.caption_modes for m in cfg.models]
+    found = [resolve(TrainConfig(**shared, **o)) for o in options]
     names = [c.name for c in found]
     if len(set(names)) < len(names): raise ConfigError(f"the cell {max(names, key=names.count)} is there {names.count(max(names, key=names.count))} times: give each model, text, encoder, scale and seed once, and folders of encoders names of their own.")
     return found
@@ -158,7 +159,7 @@ def run_cell(
     run = train(tr)
     images = sample(SampleConfig(folder, n=drawn(cfg), guidance=cfg.guidance, steps=cfg.sampler_steps, seed=tr.seed, device=tr.device))
     r = evaluate(EvaluateConfig(folder, samples=images, features=cfg.features, min_images=cfg.min_images, curves=0, classifiers=False, device=tr.device))
-    row = dict(asked=asked, model=tr.model, caption_mode=tr.caption_mode, encoder=tr.encoder, pixels=tr.image_size, seed=tr.seed, **{k: r[k] for k in ("features", "distance", "concepts", "types", "generated", "real")},
+    row = dict(asked=asked, model=tr.model, caption_mode=tr.caption_mode, encoder=tr.encoder, pixels=tr.image_size, seed=tr.seed, **{k: r[k] for k in ("features", "distance", "concepts", "types", "generated", "real", "floor_images")},
                **dict(zip(("lower", "upper", "floor", "floor_std"), r["interval"] + r["floor"])), recall=r["neighbourhoods"]["recall"], copies=r["copies"]["share"], train_seconds=float(run.metrics().seconds.iloc[-1]), report=f"{tr.name}/report.html")
     write_json(done, row)
     return row
@@ -239,7 +240,7 @@ def one_table(
     wide = s.pivot(index="caption_mode", columns="column", values="cell").rename(index=TEXTS).fillna("")
     lines = [f"# {first.features}, {first.pixels} px", "", "| text | " + " | ".join(wide.columns) + " |", "|---"*(1 + len(wide.columns)) + "|"]
     lines += [f"| {text} | " + " | ".join(row) + " |" for text, row in zip(wide.index, wide.values)]
-    lines += ["", f"{first.generated} generated against {first.real} held-out images a cell, {table.seed.nunique()} training(s) each, in brackets 95% intervals of the mean over seeds. Floor {table.floor.mean():.1f} ± {table.floor_std.mean():.1f} (as many real training images against the same held-out ones).",
+    lines += ["", f"{first.generated} generated against {first.real} held-out images a cell, {table.seed.nunique()} training(s) each, in brackets 95% intervals of the mean over seeds. Floor {table.floor.mean():.1f} ± {table.floor_std.mean():.1f} ({first.floor_images} real training images against the same held-out ones).",
               "One training a cell: nothing here tells a difference from chance." if p is None else f"Do cells differ by more than seeds? One-way analysis of variance: p = {p:.2g}. " + ("Yes; a star marks what Tukey's test cannot tell from the best (in bold) at 5%." if won else "No: their order is chance, and no winner is marked."),
               *(f"By {name}: {', '.join(f'{k} {v:.1f}' for k, v in table.groupby(by).distance.mean().rename(index=TEXTS if by == 'caption_mode' else {}).items())} (p = {differ(table, [by]):.2g})." for name, by in (("denoiser", "model"), ("text", "caption_mode"), ("encoder", "encoder")) if table[by].nunique() > 1 and p is not None),
               f"Text encoder: {', '.join(STAND_INS.get(e, e) for e in table.encoder.unique())}.", "The paper's numbers (33.5 to 38.8) come from other features and another formula and do not compare with these."]

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -118,7 +118,8 @@ class Transformers:
         device: str = "cuda",    # see `pick_device`
         batch_size: int = BATCH, # questions at once; halved when the memory is full
     ):
-        self.name, self.device, self.batch_size, self.model, self.failures = name, device, batch_size, None, Counter()
+        self.name, self.device, self.batch_size, self.failures = name, device, batch_size, Counter()
+        self.model: Any = None # of transformers, once it is loaded
         self.key = f"{key}:line-{MAX_NEW_TOKENS}" # how far it may write changes answers, too
 
     def load(self):
@@ -534,7 +535,7 @@ def backend(
     if llm == "rules": return None
     if llm == "smollm2": return Gguf(None, device)
     if kind == "gguf" and name: return Gguf(Path(name).expanduser(), device)
-    if kind == "openai" and name: return OpenAIServer(name)
+    if kind == "openai" and name: return OpenAIServer(name) # type: ignore[return-value] # its `ask` comes by `patch`
     if kind == "hf" and name: return _from_hf(name, device)
     hint = f" Ollama is asked as openai:http://127.0.0.1:11434/v1#{name or 'llama3'}." if kind == "ollama" else ""
     raise ConfigError(f"no language model is called {llm!r}: choose {BACKENDS}.{hint}")

@@ -60,7 +60,7 @@ def framed(
     "What each frame shows, at the full size."
     s, cx, cy = frames.expand(len(x), 3).unbind(1)
     turn = torch.stack([torch.stack([s, 0*s, cx], 1), torch.stack([0*s, s, cy], 1)], 1)
-    return F.grid_sample(x[:, None], F.affine_grid(turn, (len(x), 1, *x.shape[1:]), align_corners=False), mode="bilinear", padding_mode="border", align_corners=False)[:, 0]
+    return F.grid_sample(x[:, None], F.affine_grid(turn, [len(x), 1, *x.shape[1:]], align_corners=False), mode="bilinear", padding_mode="border", align_corners=False)[:, 0]
 
 # %% ../nbs/11a_memorisation.ipynb #11a-memorisation-011
 def candidates(

@@ -15,6 +15,7 @@ __all__ = ['SIZE', 'GRID', 'FONT', 'CT', 'XRAY', 'MRI', 'US', 'ANGIO', 'CHEST', 
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-004
 import io, json, multiprocessing, shutil
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -459,7 +460,7 @@ def angio_coronary(rng, f):
 @dataclass(frozen=True)
 class Kind:
     "One kind of picture."
-    draw: object      # (rng, Finding) -> (SIZE, SIZE) float
+    draw: Callable    # (rng, Finding) -> (SIZE, SIZE) float
     modality: str     # CT, X-ray, MRI, ultrasound or angiography
     region: str
     view: str         # '' where papers do not say one

@@ -39,9 +39,9 @@ def check_number(
     low: float = -math.inf,   # least allowed
     high: float = math.inf,   # most allowed
     whole: bool = False,      # whether only whole numbers will do
-) -> float: # int where `whole`
+): # int where `whole`, else float
     "A finite number in its bounds; raises `ConfigError` otherwise."
-    if isinstance(value, Integral if whole else Real) and not isinstance(value, bool) and -math.inf < value < math.inf and low <= value <= high: return int(value) if whole else float(value)
+    if issubclass(type(value), Integral if whole else Real) and not isinstance(value, bool) and -math.inf < value < math.inf and low <= value <= high: return int(value) if whole else float(value)
     bounds = f" between {low:g} and {high:g}" if high < math.inf else f" of at least {low:g}" if low > -math.inf else ""
     raise ConfigError(f"the {what} is {reprlib.repr(value)}: choose a {'whole ' if whole else ''}number{bounds}.")
 
@@ -242,7 +242,7 @@ class RadGenPipeline(DiffusionPipeline):
         if not isinstance(encoder, str): raise ConfigError(f"the text encoder is {reprlib.repr(encoder)}: give its name.")
         self.register_modules(denoiser=denoiser, scheduler=scheduler)
         self.register_to_config(encoder=encoder, max_length=check_number("max_length", max_length, 1, whole=True), equalize=bool(equalize), about=check_about(about or {}))
-        self._encoder = None
+        self._encoder: TextEncoder|None = None
 
     @cached_property
     def fingerprint(self) -> str:

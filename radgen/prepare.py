@@ -80,6 +80,7 @@ def input_fingerprint(
 ) -> str: # 16 hexadecimal digits
     "Identify the raw data: tables by content, images and Parquet files by name, size and modification time."
     source, images = Path(source), hashlib.sha256()
+    files: list[tuple] # name and path
     own = [source] if source.suffix.lower() == ".csv" else sorted(source.glob("*.csv"))
     tables = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in own}
     if names := names_file(source, names): tables["names of concepts"] = hashlib.sha256(names.read_bytes()).hexdigest()

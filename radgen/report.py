@@ -154,10 +154,10 @@ def score_table(
         lines.append(f"| learnt from them (AUROC) | {spread('generated')} | {spread('real')} | a small classifier of the concepts, trained on as many images of either kind and tested on real ones, three seeds; on half of each {spread('half of each')} |\n")
     if r["clip"]: lines.append(f"| captions that find their picture (CLIP, recall at 5) | {share(r['clip']['recall_5'])} | {share(r['clip_real']['recall_5'])} | {share(r['clip']['chance_5'])} by guessing |\n")
     name, about = inline_markdown(r["features"]), f"{r['floor_images']} training images"
-    spread = f" ± {r['floor'][1]:.1f}" if r["floor_images"] < r["training"] else "" # with all of them there is but one draw
+    draws = f" ± {r['floor'][1]:.1f}" if r["floor_images"] < r["training"] else "" # with all of them there is but one draw
     return f"""| measure | generated | real | what it says |
 |---|---|---|---|
-| **{name}** | **{r["distance"]:.1f}** ({lo:.1f} to {hi:.1f}) | {r["floor"][0]:.1f}{spread} (floor) | {r["generated"]} generated against {r["real"]} held-out images, 95% interval over other draws; the floor is {about} against the same |
+| **{name}** | **{r["distance"]:.1f}** ({lo:.1f} to {hi:.1f}) | {r["floor"][0]:.1f}{draws} (floor) | {r["generated"]} generated against {r["real"]} held-out images, 95% interval over other draws; the floor is {about} against the same |
 | the same, at infinitely many images | {r["infinite"]:.1f} | {r["infinite_floor"]:.1f} | without the bias of small numbers, by extrapolation |
 | kernel distance, same features | {r["kernel"][0]:.3f} ± {r["kernel"][1]:.3f} | {r["kernel_floor"][0]:.3f} ± {r["kernel_floor"][1]:.3f} | unbiased for small sets; spread over subsets |
 | precision, recall | {g["precision"]:.2f}, {g["recall"]:.2f} | {h["precision"]:.2f}, {h["recall"]:.2f} | share of generated images that lie among real ones, and of real among generated |

@@ -171,7 +171,8 @@ def load_run(
 ) -> Run:
     "Open a run folder; raises `DataError` where it is not one, or where its data are no longer what it was trained on."
     c = read_config(Path(path))
-    cfg = TrainConfig(**{f.name: Path(c[f.name]) if f.name in ("data_path", "runs") else c[f.name] for f in fields(TrainConfig)})
+    options: dict = {f.name: Path(c[f.name]) if f.name in ("data_path", "runs") else c[f.name] for f in fields(TrainConfig)}
+    cfg = TrainConfig(**options)
     prepared = load_prepared(c["prepared"])
     if prepared.manifest["content"] != c["data"]: raise DataError(f"{prepared.dir} was prepared anew and differs from what {path} was trained on: prepare it as before, or train again with --overwrite True.")
     return Run(Path(path), cfg, prepared)

@@ -87,7 +87,7 @@ def random_crop(
     theta = torch.zeros(B, 2, 3, device=x.device)
     theta[:, 0, 0] = theta[:, 1, 1] = side
     theta[:, :, 2] = (2*u[:, 1:] - 1)*(1 - side)[:, None]
-    return F.grid_sample(x, F.affine_grid(theta, (B, 1, size, size), align_corners=False), mode="bilinear", padding_mode="reflection", align_corners=False)
+    return F.grid_sample(x, F.affine_grid(theta, [B, 1, size, size], align_corners=False), mode="bilinear", padding_mode="reflection", align_corners=False)
 
 # %% ../nbs/10_training.ipynb #10-training-016
 WARM_UP = 0.05 # share of the run

@@ -291,7 +291,7 @@ class UNet(Denoiser):
         return self.out(h)
 
 # %% ../nbs/07_unet.ipynb #07-unet-022
-SIZES = {
+SIZES: dict[str, dict] = {
     "paper": dict(widths=(64, 128, 256, 256), mid_width=512, cond_dim=256, emb_dim=256), # paper, denoisers
     "small": dict(widths=(48, 96, 144, 192), mid_width=256, cond_dim=128, emb_dim=192),  # two CPU cores, 32 px
     "tiny": dict(widths=(8, 16, 16, 16), mid_width=16, cond_dim=16, emb_dim=16), # tests

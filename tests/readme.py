@@ -1,4 +1,5 @@
 """README.md is nbs/index.ipynb as markdown: `python tests/readme.py` writes it, and a test checks that they agree."""
+import re
 from pathlib import Path
 
 from nbconvert import MarkdownExporter
@@ -11,6 +12,7 @@ def render() -> str:
     nb = nbformat.read(ROOT/"nbs"/"index.ipynb", 4)
     nb.cells = [c for c in nb.cells if not c.source.startswith("#| hide")]
     body, _ = MarkdownExporter().from_notebook_node(nb)
+    body = re.sub(r"\]\((?=\w+\.ipynb)", "](nbs/", body) # before the paths that begin with the root
     return body.replace("](../", "](").replace('src="../', 'src="').strip() + "\n"
 
 if __name__ == "__main__": (ROOT/"README.md").write_text(render(), encoding="utf-8")

@@ -1,12 +1,12 @@
-"""The installed command: help, booleans, exit statuses, interruption and resumption."""
-import signal, subprocess, sys, time
+"""The installed command: help, booleans, answers for people and scripts, exit statuses, interruption and resumption."""
+import json, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from conftest import ROOT
-from radgen.cli import main
+from radgen.cli import COMMANDS, main
 
 RADGEN = str(Path(sys.executable).parent/"radgen")
 
@@ -17,12 +17,19 @@ def test_help_lists_the_stages():
     assert r.returncode == 0
     for word in ("prepare", "train", "sample", "evaluate", "demo"): assert word in r.stdout
 
-@pytest.mark.parametrize("name", ["prepare", "captions rewrite", "captions audit", "finetune-clip", "train", "sample", "evaluate", "compare", "demo", "experiment table3", "experiment table4", "experiment table5", "app"])
+def test_alone_it_shows_the_way_from_data_to_report(capsys):
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    at = [out.index(f"radgen {c} ") for c in ("doctor", "demo", "prepare", "train", "sample", "evaluate", "app")]
+    assert at == sorted(at) and "report.html" in out and all(c in out for c in COMMANDS)
+
+@pytest.mark.parametrize("name", [*COMMANDS, "captions rewrite", "captions audit", "experiment table3", "experiment table4", "experiment table5"])
 def test_every_option_is_explained(name, capsys):
     with pytest.raises(SystemExit) as e: main([*name.split(), "--help"])
     assert e.value.code == 0
     out = capsys.readouterr().out
-    assert "--dry-run" in out and "%(" not in out
+    assert "--dry-run" in out and "--json" in out and "%(" not in out
+    if name in COMMANDS: assert f"Example: radgen {name}" in " ".join(out.split())
 
 def test_paper_options_and_defaults(capsys):
     assert main(["train", "--data-path", "d", "--dry-run"]) == 0
@@ -44,11 +51,37 @@ def test_cuda_without_a_gpu_says_so(capsys, monkeypatch):
     assert "running on the CPU" in told.err
     assert ["device", "cpu"] in [l.split() for l in told.out.splitlines()]
 
-@pytest.mark.parametrize("args", [["train", "--model", "GAN"], ["train", "--use-clip", "maybe"], ["train", "--batch-size", "many"], ["paint"], []])
+@pytest.mark.parametrize("args", [["train", "--model", "GAN"], ["train", "--use-clip", "maybe"], ["train", "--batch-size", "many"], ["paint"], ["completion", "tcsh"]])
 def test_wrong_words_end_with_status_2(args, capsys):
     with pytest.raises(SystemExit) as e: main(args)
     assert e.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
+
+def test_answers_for_scripts(tmp_path, capsys, monkeypatch, few):
+    "One JSON object on standard output, whatever the work prints."
+    ask = lambda *args: (main([*args, "--json"]), json.loads(capsys.readouterr().out))
+    code, options = ask("train", "--data-path", "d", "--device", "cpu", "--dry-run")
+    assert code == 0 and options["use_clip"] is False and options["lr"] == pytest.approx(3e-4) and options["data_path"] == "d"
+    monkeypatch.setattr("radgen.cli.sample", lambda c: print("words") or c.run/"samples")
+    assert ask("sample", "--run", "r") == (0, {"folder": "r/samples"})
+    code, found = ask("doctor", "--where", str(tmp_path))
+    assert code == 0 and {w["task"] for w in found["weights"]} == {"FID", "text encoder", "VGG16UNet", "captions"} and found["folders"] == {"prepared": [], "finished": [], "begun": []}
+
+def test_doctor_tells_stand_ins_from_the_real_thing(tmp_path, monkeypatch, capsys):
+    from radgen.distance import inception_file
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path)); monkeypatch.chdir(tmp_path)
+    assert main(["doctor"]) == 0 and "stand-in  FID" in (before := capsys.readouterr().out) and "radgen demo" in before.splitlines()[-1]
+    inception_file().parent.mkdir(parents=True); inception_file().touch()
+    (tmp_path/"runs"/"a").mkdir(parents=True); (tmp_path/"runs"/"a"/"config.json").write_text("{}")
+    assert main(["doctor"]) == 0 and "real      FID" in (after := capsys.readouterr().out) and "runs/a has not finished" in after.splitlines()[-1]
+    assert not any(p.name not in ("runs", "checkpoints") for p in tmp_path.iterdir()) # it only looks
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_commands_and_options(shell, capsys):
+    with pytest.raises(SystemExit) as e: main(["completion", shell])
+    out = capsys.readouterr().out
+    assert e.value.code in (0, None) and "finetune-clip" in out and "guidance" in out
+    if shutil.which(shell): assert subprocess.run([shell, "-n"], input=out, text=True, capture_output=True).returncode == 0
 
 def test_gone_wrong_in_one_sentence():
     r = radgen("train", "--data-path", "nowhere", "--device", "cpu", cwd=ROOT)
