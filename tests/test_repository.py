@@ -21,6 +21,19 @@ def test_readme_shows_the_figures_and_two_commands():
     for link in re.findall(r"\]\(([^)#]+?)\)", text):
         if "://" not in link: assert (ROOT/link).exists(), f"README links to {link}, which does not exist"
 
+def test_python_of_readme_draws(tmp_path, monkeypatch):
+    "As it stands there, but for the length of the training and the width of the network."
+    from PIL import Image
+    code = re.search(r"<!-- test: python -->\n```py\n(.*?)```", (ROOT/"README.md").read_text(encoding="utf-8"), re.S)[1]
+    for long, short in (("steps=900", "steps=2"), ('size="small"', 'size="tiny"'), ('"work/prepared")', '"work/prepared", llm="rules")')):
+        assert long in code
+        code = code.replace(long, short)
+    assert len([l for l in code.splitlines() if l]) <= 10
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    im = Image.open("head.png")
+    assert im.size == (32, 32) and im.text["prompt"].startswith("Computed tomography, Head") and im.text["synthetic"] == "true"
+
 def test_export_and_clean_leave_no_diff(tmp_path):
     "The committed modules are the exports of the committed notebooks, and those are clean."
     for name in ("nbs", "radgen"): shutil.copytree(ROOT/name, tmp_path/name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
