@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 $(STAMP): settings.ini setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip setuptools wheel
-	$(BIN)/python -m pip install -q --no-build-isolation -e .[dev]
+	$(BIN)/python -m pip install -q --no-build-isolation -e .[dev,app,ray]
 	touch $@
 
 setup: $(STAMP)

@@ -23,7 +23,7 @@ from torch import nn
 
 from .captions import concept_facts
 from .clip import embed, load_clip, make_pairs, retrieval
-from .core import ConfigError, to_unit
+from .core import ConfigError
 from .distance import Features, PooledVGG16, cached_features, shown
 from .prepare import Prepared
 from .vgg_unet import vgg16_features
@@ -154,7 +154,7 @@ def learn(
     device: str|torch.device = "cpu",
 ) -> np.ndarray: # (M, C) scores
     "Train the small network and let it look at the test images."
-    small = lambda x: F.interpolate(to_unit(torch.from_numpy(np.array(x))[:, None]), (32, 32), mode="bilinear", antialias=True)
+    small = lambda x: shown(torch.from_numpy(np.array(x))[:, None], 32)
     rng, x, y = np.random.default_rng(seed), small(images), torch.from_numpy(labels).float()
     with torch.random.fork_rng(devices=[]): torch.manual_seed(seed); net = small_net(labels.shape[1])
     net = net.to(device)

@@ -780,7 +780,7 @@ def _bound_alike(new, old):
 def verify(
     record: Record,
     source: Source,
-) -> str: # '' if it may be used, else the reason why not: see the table above
+) -> str: # '' if it may be used, else the reason why not: a key of `REASONS` of chapter 5c
     "Hold a record against caption and concepts."
     text, facts = source
     old, new, condition = evidence(text), evidence(record.condition), record.condition

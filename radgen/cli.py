@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['DryRun', 'AsJson', 'Options', 'TABLE', 'COMMANDS', 'WAY', 'DemoConfig', 'demo_configs', 'demo', 'resolved',
-           'options_text', 'command', 'group', 'folder', 'CompletionConfig', 'DoctorConfig', 'main']
+           'options_text', 'command', 'group', 'folder', 'CompletionConfig', 'DoctorConfig', 'completion', 'main']
 
 # %% ../nbs/14_cli.ipynb #14-cli-004
-import errno, os, sys, time
-from contextlib import nullcontext, redirect_stdout
+import errno, io, json, os, sys, time
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, Union
@@ -129,7 +129,7 @@ def _run(cfg, run, show, dry_run, as_json):
     if dry_run: run, show = resolved, options_text
     with redirect_stdout(sys.stderr) if as_json else nullcontext(): told = run(cfg)
     if os.environ.get("RANK", "0") != "0": return # one of several processes answers for all
-    if as_json: print(to_json(told))
+    if as_json: print(to_json(json.loads(to_json(told), parse_constant=lambda _: None))) # JSON has no NaN
     elif show: print(show(told))
 
 # %% ../nbs/14_cli.ipynb #14-cli-013
@@ -142,6 +142,13 @@ class CompletionConfig:
 class DoctorConfig:
     "Where to look."
     where: Path = Path(".") # folder that holds work and runs
+
+def completion(
+    cfg: CompletionConfig,
+) -> dict: # script
+    "What the tab key should know, as tyro writes it."
+    with redirect_stdout(io.StringIO()) as out, suppress(SystemExit): main(["--tyro-print-completion", cfg.shell])
+    return dict(script=out.getvalue().strip())
 
 TABLE = (lambda c: experiment(c).to_dict("records"), lambda rows: table_text(pd.DataFrame(rows)))
 COMMANDS = {
@@ -158,7 +165,7 @@ COMMANDS = {
     "experiment": group("Fill a table of the paper: train, sample and judge every cell with several seeds, or go on with a table of this name.\nExample: radgen experiment table3 --data-path work/rocov2 --devices cuda:0 cuda:1",
         table3=(Table3, *TABLE, "Two denoisers by four kinds of text."), table4=(Table4, *TABLE, "Planned by the paper: CLIP beside RadBERT."), table5=(Table5, *TABLE, "Planned by the paper: larger pictures.")),
     "app": command(AppConfig, serve, None, "A web page on this machine that draws what one types.\nExample: radgen app runs/first"),
-    "completion": command(CompletionConfig, lambda c: main(["--tyro-print-completion", c.shell]), None, "Print the completion of these commands and options for a shell.\nExample: radgen completion bash > ~/.local/share/bash-completion/completions/radgen"),
+    "completion": command(CompletionConfig, completion, lambda r: r["script"], "Print the completion of these commands and options for a shell.\nExample: radgen completion bash > ~/.local/share/bash-completion/completions/radgen"),
 }
 
 # %% ../nbs/14_cli.ipynb #14-cli-015

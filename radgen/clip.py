@@ -266,7 +266,7 @@ def finetune_clip(
     prepared, device = load_prepared(cfg.data_path), pick_device(cfg.device)
     model, tokenizer = load_clip(cfg.model)
     train, valid = (read_pairs(prepared, split, cfg.caption_mode, model, tokenizer) for split in ("train", "valid"))
-    bf16 = cfg.precision == "bf16" or cfg.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    bf16 = cfg.precision == "bf16" or cfg.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     model.to(device)
     opt, schedule = make_optimizer(model, cfg, cfg.epochs*-(-len(train.images)//cfg.batch_size))
     print(f"{sum(p.numel() for p in model.parameters())/1e6:.1f} M parameters, {len(train.images):,} pairs with {len(train.texts):,} captions, on {device}", file=sys.stderr)

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .core import DataError, atomic_dir, cache_dir, fingerprint, write_json
+from .core import DataError, atomic_dir, cache_dir, fingerprint, first_line, write_json
 from .images import image_fault, member
 from .phantoms import NAMES
 
@@ -195,7 +195,7 @@ def read_parquet(
             lacking = [c for c in ("image_id", "caption", "cui", "image") if c not in t.schema_arrow.names]
             if lacking: raise DataError(f"no column {lacking[0]} in {f.name} in {f.parent}: its columns must be image, image_id, caption and cui.")
             cells = t.read([c for c in ("image_id", "caption", "cui", "split") if c in t.schema_arrow.names]).to_pydict()
-        except (OSError, ValueError) as e: raise DataError(f"{f.name} in {f.parent} is not a readable Parquet file ({str(e).splitlines()[0][:80]}): fetch it again.") from None
+        except (OSError, ValueError) as e: raise DataError(f"{f.name} in {f.parent} is not a readable Parquet file ({first_line(e, 80)}): fetch it again.") from None
         text = lambda column: ["" if v is None else str(v) for v in cells[column]]
         rows.append(pd.DataFrame({"id": text("image_id"), "caption": text("caption"), "cell": ["" if c is None else c if isinstance(c, str) else ";".join(map(str, c)) for c in cells["cui"]],
                                   "image": [f"{f}#{i}" for i in range(len(cells["cui"]))], "split": text("split") if "split" in cells else _split_of(f)}, dtype=str))
@@ -231,7 +231,7 @@ def fetch_hub(
     return home
 
 def _unfetched(name, e):
-    return DataError(f"hf:{name} cannot be fetched ({type(e).__name__}: {str(e).splitlines()[0][:120] if str(e) else ''}): check the name and the network, or give --data-path a folder of its Parquet files.")
+    return DataError(f"hf:{name} cannot be fetched ({type(e).__name__}: {first_line(e, 120)}): check the name and the network, or give --data-path a folder of its Parquet files.")
 
 def _write_split(rows, folder, split):
     "Append rows of the hub to a split of a folder in ROCOv2 layout; of rows with one ID the picture of the first is kept, as its caption will be."

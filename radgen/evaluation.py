@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 
 from .alignment import clip_retrieval, concept_labels, grid_features, read_concepts, read_truth, read_types, usefulness
-from .core import ConfigError, DataError, pick_device, read_json
+from .core import ConfigError, DataError, read_json
 from .distance import Features, bootstrap, cached_features, extrapolated, floor, frechet_distance, kernel_distance, likeness_within, neighbourhoods, statistics, thinned
 from .memorisation import audit_copies, memorised_share
 from .runs import Run
@@ -80,20 +81,20 @@ def measure(
     test = statistics(f_test, identity=features.identity)
     far = dict(distance=frechet_distance(statistics(f, identity=features.identity), test), interval=bootstrap(f, test, seed=seed), infinite=extrapolated(thinned(f, f_test, seed=seed)), kernel=kernel_distance(f, f_test, seed=seed))
     near = dict(floor=floor(f_train, f_test, len(f), seed=seed), infinite_floor=extrapolated(thinned(f_train, f_test, seed=seed)), kernel_floor=kernel_distance(f_train, f_test, seed=seed))
-    within = dict(likeness=likeness_within(generated, rows.prompt), likeness_real=likeness_within(p.images(split, size, eq), p.texts(split, run.config.caption_mode)))
+    within = dict(likeness=likeness_within(generated, rows.prompt, seed=seed), likeness_real=likeness_within(p.images(split, size, eq), p.texts(split, run.config.caption_mode), seed=seed))
     copies, suspects = audit_copies(generated, p.images(split, size, eq), p.images("train", size, eq), features.device)
     return dict(features=features.name, source=features.source, is_fid=features.is_fid, generated=len(f), real=len(f_test), training=len(f_train), floor_images=min(len(f), len(f_train)), **far, **near,
-                neighbourhoods=neighbourhoods(f, f_test), neighbourhoods_real=neighbourhoods(sample_of_train, f_test), **within, **asked_for(generated, rows, f, f_test, f_train, run, split, cfg),
+                neighbourhoods=neighbourhoods(f, f_test), neighbourhoods_real=neighbourhoods(sample_of_train, f_test), **within, **asked_for(generated, rows, f, f_test, f_train, run, split, cfg, features.device),
                 copies=copies, suspects=suspects.to_dict("list"), memorised=memorised_share(f, f_test, f_train))
 
 # %% ../nbs/11c_evaluation.ipynb #11c-evaluation-021
 def asked_for(
     generated: np.ndarray, rows: pd.DataFrame, f: np.ndarray, # of the generated images, and their features
     f_test: np.ndarray, f_train: np.ndarray,                  # of the real images
-    run: Run, split: str, cfg: EvaluateConfig,
+    run: Run, split: str, cfg: EvaluateConfig, device: torch.device,
 ) -> dict: # the numbers of chapter 11b; None for what cannot be asked
     "Whether the pictures show what was asked for, and of what use they are."
-    p, size, eq, device = run.prepared, run.config.image_size, run.config.equalize, pick_device(cfg.device)
+    p, size, eq = run.prepared, run.config.image_size, run.config.equalize
     test, names = p.rows(split), [p.names.get(c) or c for c in p.selected]
     asked, labels, train = (concept_labels(c, p.selected) for c in (test.set_index("id").loc[rows.id].cuis, test.cuis, p.rows("train").cuis))
     by_concept, concepts = read_concepts(f, asked, f_test, labels, f_train, train, names, seed=cfg.seed % 2**32)

@@ -47,7 +47,7 @@ def _reason(e):
     if isinstance(e, Image.DecompressionBombError): return f"too large: {int(re.search(r'[0-9]+', str(e))[0]):,} pixels"
     text = re.split(r" '|: '| \(|\n", str(e).lower())[0]
     if "truncated" in text or "unexpected end" in text: return "unreadable: truncated"
-    if "unable to decode" in text: return "unreadable: no decoder here can read it, pip install radgen[dicom]"
+    if "unable to decode" in text: return "unreadable: no decoder here can read it, pip install -e '.[dicom]'"
     return f"unreadable: {text[:80].rstrip(' .:') or type(e).__name__}"
 
 # %% ../nbs/01b_images.ipynb #01b-images-008
@@ -144,7 +144,7 @@ def _dicom_header(image, source, index):
     _check(image, ds.Columns, ds.Rows)
     syntax = ds.file_meta.get("TransferSyntaxUID")
     if syntax is not None and not get_decoder(syntax).is_available:
-        raise ImageError(image, f"unreadable: no decoder for {syntax.name.split(',')[0]}, pip install radgen[dicom]")
+        raise ImageError(image, f"unreadable: no decoder for {syntax.name.split(',')[0]}, pip install -e '.[dicom]'")
     return ds
 
 def _dicom(image, source, index):

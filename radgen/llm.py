@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import torch
 
-from .core import ConfigError, atomic_dir, cache_dir, fetch_asset, fingerprint, pick_device
+from .core import ConfigError, atomic_dir, cache_dir, fetch_asset, fingerprint, first_line, pick_device
 
 # %% ../nbs/05b_llm.ipynb #05b-llm-006
 MAX_NEW_TOKENS = 96 # of a free answer, one line in the template; a structured one may take twice as many
@@ -133,7 +133,7 @@ class Transformers:
                 use_safetensors=True, weights_only=True, trust_remote_code=False, output_loading_info=True)
             model = model.eval().to(self.where)
         except Exception as e: # of many kinds: missing files, torn files, unknown architectures, code that is not run
-            what = "it does not fit into the memory of " + str(self.where) if _full(e) else (str(e).strip().splitlines() or [type(e).__name__])[0][:150]
+            what = "it does not fit into the memory of " + str(self.where) if _full(e) else first_line(e, 150)
             raise ConfigError(f"cannot load the language model {self.name} ({what}): choose another, or --llm smollm2.") from None
         if info["missing_keys"]: raise ConfigError(f"{self.name} lacks weights of a causal language model ({len(info['missing_keys'])} tensors, {sorted(info['missing_keys'])[0]} among them): choose an instruction-tuned one.")
         if not self.tok.chat_template: raise ConfigError(f"the language model {self.name} has no chat template: choose an instruction-tuned one, whose name often ends in -Instruct or -it.")
@@ -236,7 +236,7 @@ def unpack_gguf(
     except Exception as e: # of many kinds: the reader trusts the file
         if getattr(e, "errno", None) == errno.ENOSPC or "No space left" in str(e):
             raise ConfigError(f"the disk is full: unpacking {file.name} needs about {file.stat().st_size*4/1e9:.1f} GB in {home.parent}. Make room, or set RADGEN_CACHE to another disk.") from None
-        raise ConfigError(f"transformers cannot read {file.name} ({(str(e).strip().splitlines() or [type(e).__name__])[0][:150]}): serve it with llama.cpp or Ollama and use openai:<address>#<model>.") from None
+        raise ConfigError(f"transformers cannot read {file.name} ({first_line(e, 150)}): serve it with llama.cpp or Ollama and use openai:<address>#<model>.") from None
 
 class Gguf(Transformers):
     "A chat model in a GGUF file, unpacked into the cache on first use."
@@ -547,6 +547,6 @@ def _from_hf(name, device):
     from transformers import AutoConfig
     try: commit = getattr(AutoConfig.from_pretrained(name, trust_remote_code=False), "_commit_hash", None)
     except Exception as e: # OSError, ValueError and what the hub's client raises
-        why = (str(e).strip().splitlines() or [type(e).__name__])[0][:120]
+        why = first_line(e, 120)
         raise ConfigError(f"no language model {name!r}: it is neither a folder here nor a model that the hub (or its local cache) has ({why}).") from None
     return Transformers(name, f"hf:{name}:{commit or 'unversioned'}", device)

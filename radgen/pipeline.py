@@ -24,7 +24,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import nn
 
-from .core import ConfigError, DataError, RadgenError, atomic_dir, atomic_path, index_generator, read_json, to_uint8, write_json
+from .core import ConfigError, DataError, RadgenError, atomic_dir, atomic_path, first_line, index_generator, read_json, to_uint8, write_json
 from .diffusion import PREDICTIONS, SAMPLERS, guided, make_sampler
 from .encoders import TextEmbedding, TextEncoder
 from .unet import UNet
@@ -372,7 +372,7 @@ def from_pretrained(cls: RadGenPipeline, pretrained_model_name_or_path, **kwargs
         denoiser = kwargs.pop("denoiser", None) or DENOISERS[index["denoiser"][1]].from_pretrained(folder/"denoiser", **how)
         return super(RadGenPipeline, cls).from_pretrained(str(folder), denoiser=denoiser, scheduler=scheduler, **kwargs)
     except RadgenError as e: raise DataError(str(e)) from None
-    except Exception as e: raise DataError(f"the pipeline in {folder} could not be loaded ({type(e).__name__}: {(str(e).splitlines() or [''])[0][:200]}): copy the whole folder again.") from None # whatever a foreign file provokes
+    except Exception as e: raise DataError(f"the pipeline in {folder} could not be loaded ({type(e).__name__}: {first_line(e, 200)}): copy the whole folder again.") from None # whatever a foreign file provokes
 
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-050
 def update_card(

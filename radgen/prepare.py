@@ -101,8 +101,8 @@ def _square(path, size, equalize):
 class Prepared:
     "A prepared folder, opened by `load_prepared`."
     dir: Path
-    manifest: dict # version, config, input, fingerprint, rows
-    table: pd.DataFrame = field(repr=False) # all readable rows, see the data contract
+    manifest: dict # version, config, input and prompt, and fingerprints of input, options and content
+    table: pd.DataFrame = field(repr=False) # all readable rows: those of `read_data`, and what each stage measured and decided (keep, reason)
     names: dict = field(repr=False) # CUI -> name
     selected: list # the CUIs that were kept
 
@@ -183,7 +183,7 @@ def run_stage(
     if engine == "local" or not len(table): return stage(table)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try: import ray, ray.data
-    except ImportError: raise ConfigError("--engine ray needs Ray: pip install radgen[ray], or leave out --engine.") from None
+    except ImportError: raise ConfigError("--engine ray needs Ray: pip install -e '.[ray]', or leave out --engine.") from None
     if not ray.is_initialized(): ray.init(num_cpus=None if os.environ.get("RAY_ADDRESS") else workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = table.assign(_row=np.arange(len(table)))

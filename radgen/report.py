@@ -21,6 +21,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from .captions import concept_facts
 from .core import atomic_path, fingerprint, image_grid, pick_device, read_json, save_figure, write_json
 from .distance import Features, cached_features, floor, frechet_distance, make_features, statistics
+from .encoders import LABELS
 from .evaluation import EvaluateConfig, find_samples, measure, read_samples
 from .memorisation import copies_figure, privacy_line
 from .pipeline import inline_markdown, update_card
@@ -184,7 +185,7 @@ def report_text(
 ) -> str:                   # Markdown
     "The page in Markdown."
     c, m = run.config, run.metrics()
-    stand = {"minilm": "MiniLM (stand-in for RadBERT)", "mpnet": "MPNet (stand-in for RadBERT)"}.get(c.encoder, inline_markdown(c.encoder))
+    stand = LABELS.get(c.encoder) or inline_markdown(c.encoder)
     step, seconds = (int(m.step.iloc[-1]), m.seconds.iloc[-1]) if len(m) else (0, 0)
     knobs = "" if not r["curves"] else f"## Guidance and steps\n\n![distance over guidance and steps](fig/curves.png)\n\n{r['curves']['n']} images a point, all else as above; the band is the floor of as many real images.\n\n"
     failures = "" if r["types"] is None else "## Failures\n\nChosen by rule: the images in which the reader sees least of the image type asked for, with the probability that it gives.\n\n![least like what was asked for](fig/failures.png)\n\n"

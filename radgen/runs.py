@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .core import ConfigError, DataError, RadgenError, atomic_dir, atomic_path, fingerprint, read_json, write_json
+from .core import ConfigError, DataError, RadgenError, atomic_dir, atomic_path, fingerprint, first_line, read_json, write_json
 from .diffusion import make_schedule, resolution_shift
 from .encoders import holds_clip
 from .pipeline import RadGenPipeline, weights_fingerprint
@@ -236,7 +236,7 @@ def told_disk(
     "Turn the several words that writers have for a full disk into one `RadgenError`."
     try: yield
     except (OSError, SafetensorError) as e:
-        raise RadgenError(f"could not write {what} to {where} ({str(e).splitlines()[0][:120]}; {shutil.disk_usage(where).free/2**30:.1f} GiB free): make room and give the same command again, it goes on from the newest whole checkpoint.") from None
+        raise RadgenError(f"could not write {what} to {where} ({first_line(e, 120)}; {shutil.disk_usage(where).free/2**30:.1f} GiB free): make room and give the same command again, it goes on from the newest whole checkpoint.") from None
 
 def save_checkpoint(
     run: Path,                    # run folder

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['WARM_UP', 'SHOWN', 'batch_indices', 'Draws', 'draw_step', 'random_crop', 'lr_factor', 'open_data', 'Batches',
-           'make_batches', 'prefetch', 'make_model', 'step_loss', 'Watch', 'make_accelerator', 'Loop', 'train_step',
-           'optimizer_step', 'fetch_losses', 'bad_step', 'Validation', 'make_validation', 'averaged', 'valid_loss',
-           'preview', 'plot_previews', 'run_loop', 'stop_agreed', 'set_up', 'card_facts', 'write_final', 'train']
+           'make_batches', 'prefetch', 'network', 'make_model', 'step_loss', 'Watch', 'make_accelerator', 'Loop',
+           'train_step', 'optimizer_step', 'fetch_losses', 'bad_step', 'Validation', 'make_validation', 'averaged',
+           'valid_loss', 'preview', 'plot_previews', 'run_loop', 'stop_agreed', 'set_up', 'card_facts', 'write_final',
+           'train']
 
 # %% ../nbs/10_training.ipynb #10-training-004
 import json, math, signal, sys, time
@@ -32,7 +33,7 @@ from tqdm import tqdm
 
 from .core import ConfigError, Preempted, RadgenError, atomic_dir, fingerprint, image_grid, index_generator, pick_device, save_figure, set_seed, stop_signals, to_unit, write_json
 from .diffusion import diffusion_loss
-from .encoders import EmbeddingStore, TextEmbedding, build_store
+from .encoders import LABELS, EmbeddingStore, TextEmbedding, build_store
 from .pipeline import LICENCES, RadGenPipeline, save_png
 from .prepare import PrepareConfig, Prepared, is_prepared, load_prepared, prepare
 from .runs import MetricsLog, Run, TrainConfig, describe, load_checkpoint, open_run, resolve, run_lock, save_checkpoint, schedule_of, start_run, told_disk
@@ -172,18 +173,24 @@ def prefetch(
             if step + 1 < total: coming = pool.submit(batches.read, step + 1)
             yield step, now
 
+def network(
+    cfg: TrainConfig, # resolved
+    **options,        # of `UNet` or `VGG16UNet`, beside those that follow from `cfg`
+) -> UNet:
+    "The denoiser that the options ask for, with random weights."
+    if cfg.model == "UNet": return UNet(**{**unet_options(cfg.recipe, cfg.size, cfg.image_size), "attention_max": cfg.attention_max, **options})
+    return VGG16UNet(**{**vgg_unet_options(cfg.recipe, cfg.size, cfg.image_size), "attention_max": cfg.attention_max, **options})
+
 def make_model(
     cfg: TrainConfig, # resolved
     text_dim: int,    # width of the text encoder
 ) -> UNet:
-    "The denoiser that the options ask for, with pretrained VGG16 slices where it has them."
-    plain = cfg.model == "UNet"
-    opts = {**(unet_options if plain else vgg_unet_options)(cfg.recipe, cfg.size, cfg.image_size), "text_dim": text_dim, "attention_max": cfg.attention_max}
-    if plain: model = UNet(**opts)
+    "The same as training begins with it: with pretrained VGG16 slices where it has them."
+    if cfg.model == "UNet": model = network(cfg, text_dim=text_dim)
     else:
         vgg = vgg16_features(cfg.vgg_weights)
         print(f"Encoder: {vgg.source}.", file=sys.stderr)
-        model = load_vgg_weights(VGG16UNet(**opts, affine=vgg.affine), vgg)
+        model = load_vgg_weights(network(cfg, text_dim=text_dim, affine=vgg.affine), vgg)
         model.vgg.requires_grad_(cfg.model != "VGG16UNet_Frozen")
     if cfg.gradient_checkpointing: model.enable_gradient_checkpointing()
     return model
@@ -494,13 +501,12 @@ def card_facts(
 ) -> dict: # for the model card
     "What a finished model should say of itself."
     c, names = prepared.manifest["config"], prepared.names
-    stand_ins = {"minilm": "all-MiniLM-L6-v2 as text encoder, for RadBERT", "mpnet": "all-mpnet-base-v2 as text encoder, for RadBERT"}
     known = {"PHANTOM_": LICENCES["phantoms"], "ROCOv2_": LICENCES["rocov2"]}
     licence = next((licence for prefix, licence in known.items() if prepared.rows("train").id.str.startswith(prefix).all()), None)
     kept = ("model", "size", "image_size", "caption_mode", "prediction", "betas", "zero_snr", "shift", "snr_gamma", "text_drop", "lr", "lr_schedule", "batch_size", "grad_accum", "epochs", "steps", "ema_decay", "equalize", "crop", "seed")
     return {"name": cfg.name, "data": Path(c["data_path"]).name, "images": len(prepared.rows("train")), "concepts": {u: names.get(u, "") for u in prepared.manifest["selected"]}, "recipe": cfg.recipe,
             "options": {k: getattr(cfg, k) for k in kept}, "text_encoder": Path(cfg.encoder).name if Path(cfg.encoder).is_dir() else cfg.encoder, "llm": c["llm"], "licence": licence,
-            "stand_ins": [v for k, v in stand_ins.items() if k == cfg.encoder] + ["VGG16 of the Keras training, for torchvision's"]*(cfg.vgg_weights == "keras")}
+            "stand_ins": [f"{LABELS[cfg.encoder]} as text encoder"]*(cfg.encoder in LABELS) + ["VGG16 of the Keras training, for torchvision's"]*(cfg.vgg_weights == "keras")}
 
 def write_final(
     s: Loop, # at its last step

@@ -17,7 +17,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from safetensors import SafetensorError
 
-from .core import ConfigError
+from .core import ConfigError, first_line
 from .encoders import TextEmbedding
 
 # %% ../nbs/07_unet.ipynb #07-unet-040
@@ -205,10 +205,10 @@ class Denoiser(ModelMixin, ConfigMixin):
     def from_pretrained(cls, path, **kwargs):
         "Read a folder that `save_pretrained` wrote; raises `ConfigError` for another model's, and for weights that are missing, do not fit or are not finite."
         try: kind = cls.load_config(path, **{k: kwargs[k] for k in ("subfolder", "revision", "cache_dir", "token", "local_files_only") if k in kwargs}).get("_class_name")
-        except (OSError, ValueError) as e: raise ConfigError(f"{path} holds no model ({str(e).splitlines()[0][:120]}): give a folder that save_pretrained wrote.") from None
+        except (OSError, ValueError) as e: raise ConfigError(f"{path} holds no model ({first_line(e, 120)}): give a folder that save_pretrained wrote.") from None
         if kind != cls.__name__: raise ConfigError(f"{path} holds a {kind}, not a {cls.__name__}: load it with {kind}.from_pretrained.")
         try: model, info = super().from_pretrained(path, **{**kwargs, "use_safetensors": True, "output_loading_info": True})
-        except (OSError, ValueError, SafetensorError) as e: raise ConfigError(f"the weights in {path} could not be read as safetensors of this {kind} ({str(e).splitlines()[0][:200]}): save them again with save_pretrained.") from None
+        except (OSError, ValueError, SafetensorError) as e: raise ConfigError(f"the weights in {path} could not be read as safetensors of this {kind} ({first_line(e, 200)}): save them again with save_pretrained.") from None
         wrong = [*info["missing_keys"], *info["unexpected_keys"]] or [k for k, p in model.named_parameters() if not p.isfinite().all()]
         if wrong: raise ConfigError(f"{path} has weights that are missing, unknown or not finite: {', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}. Use another copy or checkpoint.")
         return model

@@ -1,13 +1,14 @@
 """The web page as its visitors meet it: what a request may be, a browser that types, draws and downloads, and two hundred requests in a row."""
-import importlib.util, os, re, shutil, signal, socket, subprocess, sys, time
+import importlib.util, re, shutil, signal, socket, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 
-from radgen.app import AppConfig, References, as_read, concept_names, examples, generate
+from radgen.app import AppConfig, References, concept_names, examples, generate, training_text
 from radgen.core import ConfigError
 from radgen.diffusion import make_schedule
 from radgen.encoders import TextEmbedding
@@ -17,7 +18,7 @@ from radgen.training import train
 from radgen.unet import SIZES, UNet
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_gradio = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="gradio is an optional extra: pip install -e .[app]")
+needs_gradio = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="gradio is an optional extra: pip install -e '.[app]'")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 
 def test_default_address_is_loopback(): assert AppConfig("run").host == "127.0.0.1"
@@ -44,15 +45,17 @@ def run(few, tmp_path_factory):
 
 def test_captions_are_read_as_in_training(run):
     p, test = run.prepared, run.prepared.rows("test")
-    read = [as_read(r.caption, [p.names[c] for c in r.cuis if c in p.names], run) for r in test[:40].itertuples()]
+    read = [training_text(r.caption, [p.names[c] for c in r.cuis if c in p.names], run) for r in test[:40].itertuples()]
     assert read == p.texts("test", 2)[:40] # prepared by rules, as the page does it
-    assert as_read("", [p.names[test.cuis[0][0]]], run) and as_read("CT of the head", ["no such concept"], run).startswith("Computed tomography, Head")
-    with pytest.raises(ConfigError, match="caption is empty"): as_read(" \n", [], run)
-    with pytest.raises(ConfigError, match="at most 1000"): as_read("x"*1001, [], run)
+    assert training_text("", [p.names[test.cuis[0][0]]], run) and training_text("CT of the head", ["no such concept"], run).startswith("Computed tomography, Head")
+    with pytest.raises(ConfigError, match="caption is empty"): training_text(" \n", [], run)
+    with pytest.raises(ConfigError, match="at most 1000"): training_text("x"*1001, [], run)
 
 def test_examples_are_of_the_test_split(run):
     shown, p = examples(run), run.prepared
-    assert len(shown) == 5 and {c for c, _ in shown} <= set(p.rows("test").caption) and all(set(names) <= set(concept_names(run)) | set(p.names.values()) for _, names in shown)
+    assert len(shown) == 5 and {c for c, _ in shown} <= set(p.rows("test").caption) and all(names for _, names in shown)
+    offered = concept_names(run)
+    assert len(set(offered)) == len(offered) and {name for _, names in shown for name in names} <= set(offered) # else the page would refuse what it shows
 
 def test_a_training_image_is_found_and_noise_is_far_from_all(run):
     references, real, noise = References(run), run.prepared.images("train", 16)[7], np.random.default_rng(0).integers(0, 256, (16, 16)).astype(np.uint8)
@@ -66,19 +69,26 @@ def test_a_training_image_is_found_and_noise_is_far_from_all(run):
 def free_port():
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); return s.getsockname()[1]
 
+def start(run, folder):
+    "`radgen app` in a process of its own, that is given its command in `folder`: the process, its address and its log."
+    port, log = free_port(), folder/"log.txt"
+    with log.open("w") as out: process = subprocess.Popen([str(Path(sys.executable).parent/"radgen"), "app", str(run.dir), "--port", str(port), "--device", "cpu"], stderr=out, stdout=out, cwd=folder)
+    deadline = time.time() + 240
+    while f"http://127.0.0.1:{port}" not in log.read_text():
+        if process.poll() is not None or time.time() > deadline: process.kill(); pytest.fail(log.read_text()[-3000:])
+        time.sleep(0.2)
+    return process, f"http://127.0.0.1:{port}", log
+
 @pytest.fixture(scope="module")
 def server(run, tmp_path_factory):
-    "`radgen app` in a process of its own: (address, process)."
-    port, log = free_port(), tmp_path_factory.mktemp("app")/"log.txt"
-    with log.open("w") as out: process = subprocess.Popen([str(Path(sys.executable).parent/"radgen"), "app", str(run.dir), "--port", str(port), "--device", "cpu"], stderr=out, stdout=out, cwd=log.parent)
-    deadline = time.time() + 180
-    while f"http://127.0.0.1:{port}" not in log.read_text():
-        assert process.poll() is None and time.time() < deadline, log.read_text()[-3000:]
-        time.sleep(0.5)
-    yield f"http://127.0.0.1:{port}", process
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0 and "Traceback" not in log.read_text(), log.read_text()[-3000:]
-    assert not (run.dir/"app").exists() and [p.name for p in log.parent.iterdir()] == ["log.txt"] # nothing is left, neither in the run nor where the command was given
+    "A page for all tests of this file: its address and its process."
+    process, url, log = start(run, tmp_path_factory.mktemp("app"))
+    try:
+        yield url, process
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0 and "Traceback" not in log.read_text(), log.read_text()[-3000:]
+        assert not list((run.dir/"app").iterdir()) and [p.name for p in log.parent.iterdir()] == ["log.txt"] # nothing is left, neither in the run nor where the command was given
+    finally: process.kill()
 
 @pytest.fixture(scope="module")
 def browser():
@@ -98,17 +108,20 @@ def visit(browser, server):
         page.on("request", lambda r: None if r.url.startswith((server[0], "data:", "blob:")) else elsewhere.append(r.url))
         page.goto(server[0])
         typed_into(page).wait_for()
+        clear(page).wait_for() # there are concepts of the first example
         opened.append(context)
         return page
     yield go
     for context in opened: context.close()
     assert not elsewhere
 
+def clear(page): return page.get_by_role("button", name="Clear", exact=True)
+
 def typed_into(page): return page.get_by_role("textbox", name=re.compile("^Caption"))
 
 def ask(page, caption, **numbers):
     "Type a caption without concepts, set numbers by their labels, and wait for what the model will read."
-    if page.get_by_role("button", name="Clear", exact=True).count(): page.get_by_role("button", name="Clear", exact=True).click()
+    if clear(page).count(): clear(page).click()
     typed_into(page).fill(caption)
     for label, value in {"Steps": 2, **numbers}.items(): page.get_by_role("spinbutton", name=label).fill(str(value))
     page.keyboard.press("Tab")
@@ -127,7 +140,8 @@ def test_type_draw_and_download(visit, tmp_path):
     page.get_by_role("button", name="Draw", exact=True).click()
     pictures(page, 3)
     assert read(page) == "Computed tomography, Head, Axial view, Left subdural haematoma"
-    assert page.locator("#nearest .thumbnail-item img").count() == 3 and "Plain x-ray" in page.inner_text("body")
+    page.wait_for_function("document.querySelectorAll('#nearest .thumbnail-item img').length == 3")
+    page.get_by_role("grid", name="Dataframe").get_by_text("Plain x-ray").wait_for()
     page.locator("#generated .thumbnail-item").nth(1).click()
     with page.expect_download() as d: page.locator("#generated").get_by_label("Download").first.click()
     d.value.save_as(tmp_path/"picture.png")
@@ -183,7 +197,30 @@ def test_by_keyboard_on_a_phone(visit):
     pictures(page, 1)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
-def memory(pid): return int(re.search(r"RssAnon:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])/1024 # MiB
+def memory(pid): return psutil.Process(pid).memory_info().rss/2**20 # MiB
+
+@needs_gradio
+def test_no_way_past_the_queue_and_no_upload(server):
+    import httpx
+    url = server[0] + "/gradio_api"
+    ask = lambda how, path, **kw: httpx.request(how, url + path, timeout=30, **kw).status_code
+    assert ask("GET", "/info") == 200
+    for name in ("/run/draw", "/api/draw", "/run/read"): assert ask("POST", name, json=dict(data=["CT", [], True, 16, 2, 200, 0, "dpm++"])) in (404, 405)
+    assert ask("POST", "/upload", files=dict(files=("a.png", b"0"*1000))) >= 400
+    assert ask("GET", "/run-history/runs") in (404, 405)
+    for path in ("/file=/etc/passwd", "/file=../config.json"): assert ask("GET", path) in (403, 404)
+    assert ask("GET", "/info", headers=dict(Host="evil.example")) == 400
+
+@needs_gradio
+def test_ctrl_c_ends_a_page_that_is_drawing(run, tmp_path):
+    from gradio_client import Client
+    process, url, log = start(run, tmp_path)
+    try:
+        job = Client(url, verbose=False, download_files=False).submit("CT of the head", [], True, 16, 2, 200, 0, "dpm++", api_name="/draw")
+        while job.status().code.name != "PROCESSING" and not job.done(): time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130 and "interrupted" in log.read_text() and not list((run.dir/"app").glob(str(process.pid)))
+    finally: process.kill()
 
 @needs_gradio
 def test_two_hundred_requests_in_bounded_memory(server, run):

@@ -64,8 +64,10 @@ def test_answers_for_scripts(tmp_path, capsys, monkeypatch, few):
     assert code == 0 and options["use_clip"] is False and options["lr"] == pytest.approx(3e-4) and options["data_path"] == "d"
     monkeypatch.setattr("radgen.cli.sample", lambda c: print("words") or c.run/"samples")
     assert ask("sample", "--run", "r") == (0, {"folder": "r/samples"})
+    monkeypatch.setattr("radgen.cli.experiment", lambda c: pd.DataFrame(dict(distance=[1.5], concepts=[None], recall=[float("nan")])))
+    assert ask("experiment", "table3", "--data-path", "d") == (0, [{"distance": 1.5, "concepts": None, "recall": None}]) # JSON has no NaN
     code, found = ask("doctor", "--where", str(tmp_path))
-    assert code == 0 and {w["task"] for w in found["weights"]} == {"FID", "text encoder", "VGG16UNet", "captions"} and found["folders"] == {"prepared": [], "finished": [], "begun": []}
+    assert code == 0 and {w["task"] for w in found["weights"]} == {"FID", "text encoder", "VGG16UNet", "captions"} and found["folders"] == {"prepared": [], "begun": [], "finished": [], "sampled": []}
 
 def test_doctor_tells_stand_ins_from_the_real_thing(tmp_path, monkeypatch, capsys):
     from radgen.distance import inception_file
@@ -78,9 +80,10 @@ def test_doctor_tells_stand_ins_from_the_real_thing(tmp_path, monkeypatch, capsy
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_knows_commands_and_options(shell, capsys):
-    with pytest.raises(SystemExit) as e: main(["completion", shell])
+    assert main(["completion", shell]) == 0
     out = capsys.readouterr().out
-    assert e.value.code in (0, None) and "finetune-clip" in out and "guidance" in out
+    assert "finetune-clip" in out and "guidance" in out
+    assert main(["completion", shell, "--json"]) == 0 and json.loads(capsys.readouterr().out)["script"] == out.strip()
     if shutil.which(shell): assert subprocess.run([shell, "-n"], input=out, text=True, capture_output=True).returncode == 0
 
 def test_gone_wrong_in_one_sentence():

@@ -9,7 +9,7 @@ import pytest
 import radgen.experiments as X
 from radgen.cli import main
 from radgen.core import ConfigError
-from radgen.experiments import Table3, Table4, Table5, cells, differ, experiment, plan, summary, table_text
+from radgen.experiments import Table3, Table4, Table5, cells, differ, experiment, summary, table_text
 
 TINY = dict(size="tiny", image_size=16, batch_size=4, steps=2, n=50, device="cpu", encoders={"radbert": "minilm", "clip": "mpnet"})
 
@@ -35,6 +35,12 @@ def test_dry_run_prints_cells_cost_and_memory(few, budget, capsys, tmp_path):
     assert table[0] == ["model", "encoder", "pixels", "cells", "steps", "batch", "pflop", "gib"] and [r[:6] for r in table[1:]] == [[m, "minilm", "16", "4", "2", "4"] for m in ("UNet", "VGG16UNet")]
     assert all(float(x) > 0 for r in table[1:] for x in r[6:]) and not list(tmp_path.iterdir())
 
+def test_dry_run_on_data_that_are_not_prepared(tmp_path, budget):
+    "A folder of phantoms has a manifest of its own, and is no prepared one."
+    from radgen.phantoms import make_phantoms
+    raw = make_phantoms(tmp_path/"raw", 4, 1, 1)
+    assert main(["experiment", "table3", "--data-path", str(raw), "--budget", "cpu", "--seeds", "0", "--models", "UNet", "--dry-run"]) == 0
+
 def test_a_table_that_is_stopped_goes_on(few, budget, tmp_path, monkeypatch):
     "One of two cells, Ctrl-C in the training of the second, then the rest: as if it had never been stopped, and nothing twice."
     cfg, real, trained = table3(few, tmp_path/"a", models=("UNet",), caption_modes=(0, 1)), X.train, []
@@ -54,7 +60,7 @@ def test_a_table_that_is_stopped_goes_on(few, budget, tmp_path, monkeypatch):
     saved = pd.read_csv(home/"results.csv")
     assert len(saved) == 2 and np.allclose(saved.distance, t.distance) and (home/"results.png").stat().st_size > 5000
     text = (home/"results.md").read_text()
-    assert "FD-VGG16 (stand-in, not FID)" in text and "nothing here tells a difference from chance" in text and text.count("\n| ") == 3 and "MiniLM, a stand-in" in text
+    assert "FD-VGG16 (stand-in, not FID)" in text and "nothing here tells a difference from chance" in text and text.count("\n| ") == 3 and "MiniLM (stand-in for RadBERT)" in text
     monkeypatch.setattr(X, "train", real)
     whole = experiment(replace(cfg, runs=tmp_path/"b", caption_modes=(1,)))
     assert np.allclose(whole.distance, t[t.caption_mode == 1].distance, rtol=1e-9) # the cell that was interrupted

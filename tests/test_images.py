@@ -158,7 +158,7 @@ def test_colour_dicom_goes_to_luminance():
 def test_a_missing_decoder_is_named(monkeypatch):
     path = get_testdata_file("SC_rgb_jpeg_gdcm.dcm")
     monkeypatch.setattr("radgen.images.get_decoder", lambda uid: type("None here", (), {"is_available": False}))
-    assert image_fault(path) == "image unreadable: no decoder for JPEG Lossless, pip install radgen[dicom]"
+    assert image_fault(path) == "image unreadable: no decoder for JPEG Lossless, pip install -e '.[dicom]'"
     with pytest.raises(ImageError, match="no decoder for JPEG Lossless"): load_grey(path)
 
 @pytest.mark.parametrize("name", ["rtplan.dcm", "test-SR.dcm", "waveform_ecg.dcm", "MR_truncated.dcm", "badVR.dcm"])

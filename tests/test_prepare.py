@@ -142,7 +142,7 @@ def test_options_reach_the_stages(raw):
 
 @pytest.fixture(scope="module")
 def ray_here():
-    ray = pytest.importorskip("ray", reason="Ray is not installed (pip install radgen[ray])")
+    ray = pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[ray]')")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()

@@ -16,6 +16,7 @@ def test_readme_agrees_with_index():
 
 def test_readme_shows_the_figures_and_two_commands():
     text = (ROOT/"README.md").read_text(encoding="utf-8")
+    assert not re.search(r"\b[A-Z]{3,}_[A-Z]{3,}\b", text) # a number that was to be filled in
     for figure in ("fig/model.png", "fig/comparison.png"): assert figure in text and (ROOT/figure).exists()
     assert set(re.findall(r"^(make \w+)", text, re.M)) == {"make demo", "make test"}
     for link in re.findall(r"\]\(([^)#]+?)\)", text):
@@ -119,7 +120,7 @@ def test_examples_for_contributors(tmp_path):
 
 def test_the_wheel_holds_the_library_alone(tmp_path):
     source = tmp_path/"source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".venv", ".git", "runs", "work", "assets", "build", "*.egg-info", "__pycache__"))
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".venv", ".git", "runs", "work", "assets", "build", "*.egg-info", "__pycache__", ".tmp-*"))
     subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source)], check=True)
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     assert {n.split("/")[0].split("-")[0] for n in names} == {"radgen"} and {os.path.splitext(n)[1] for n in names if n.startswith("radgen/")} == {".py", ".jsonl"}
