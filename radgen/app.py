@@ -217,8 +217,7 @@ def serve(
 ):
     "Serve the page of a run until SIGTERM, or Ctrl-C, which raises `KeyboardInterrupt`."
     if not 1 <= cfg.port <= 65535: raise ConfigError(f"--port {cfg.port} is not a port: choose between 1 and 65535.")
-    _gradio()
-    run, closing = load_run(cfg.run), threading.Event()
+    run, closing, _ = load_run(cfg.run), threading.Event(), _gradio()
     folder = own_folder(run)
     os.environ["GRADIO_TEMP_DIR"] = str(folder.resolve()) # gradio writes here and nowhere else
     try:
