@@ -75,9 +75,9 @@ def blobs(n, seed):
 
 def test_what_a_classifier_learns_from_good_and_bad_pictures():
     (train, labels), (test, truth), (good, asked) = blobs(200, 0), blobs(120, 1), blobs(200, 2)
-    t = usefulness(good, asked, train, labels, test, truth, seeds=(0, 1), steps=150).groupby("trained_on").auroc.mean()
+    t = usefulness(good, asked, train, labels, test, truth, seeds=(0,), steps=120).groupby("trained_on").auroc.mean()
     assert t.min() > 0.9 and abs(t["generated"] - t["real"]) < 0.08
-    bad = usefulness(good, np.random.default_rng(0).permutation(asked), train, labels, test, truth, seeds=(0,), steps=150).set_index("trained_on").auroc
+    bad = usefulness(good, np.random.default_rng(0).permutation(asked), train, labels, test, truth, seeds=(0,), steps=120).set_index("trained_on").auroc
     assert bad["generated"] < 0.7 < bad["real"]
     with pytest.raises(ConfigError, match="7 images a side are too few"): usefulness(good[:7], asked[:7], train, labels, test, truth)
 
