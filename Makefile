@@ -24,7 +24,7 @@ demo: assets
 # Two workers of one thread each (pytest-xdist): two thirds of the time that one of two threads takes on two cores. Files in the order of their names:
 # left to itself the plugin begins with those of many tests, and ends with one worker on a slow file of few.
 test: assets
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs --durations=20 -n 2 --dist loadfile --no-loadscope-reorder tests
 
 # For those who edit notebooks.
 export: $(STAMP)

@@ -506,7 +506,7 @@ def card_facts(
     kept = ("model", "size", "image_size", "caption_mode", "prediction", "betas", "zero_snr", "shift", "snr_gamma", "text_drop", "lr", "lr_schedule", "batch_size", "grad_accum", "epochs", "steps", "ema_decay", "equalize", "crop", "seed")
     return {"name": cfg.name, "data": Path(c["data_path"]).name, "images": len(prepared.rows("train")), "concepts": {u: names.get(u, "") for u in prepared.manifest["selected"]}, "recipe": cfg.recipe,
             "options": {k: getattr(cfg, k) for k in kept}, "text_encoder": Path(cfg.encoder).name if Path(cfg.encoder).is_dir() else cfg.encoder, "llm": c["llm"], "licence": licence,
-            "stand_ins": [f"{LABELS[cfg.encoder]} as text encoder"]*(cfg.encoder in LABELS) + ["VGG16 of the Keras training, for torchvision's"]*(cfg.vgg_weights == "keras")}
+            "stand_ins": [f"{what} as text encoder" for name, what in LABELS.items() if name == cfg.encoder] + ["VGG16 of the Keras training, for torchvision's"]*(cfg.vgg_weights == "keras")}
 
 def write_final(
     s: Loop, # at its last step

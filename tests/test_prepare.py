@@ -163,7 +163,7 @@ def test_ray_keeps_the_order_of_rows(ray_here):
 
 def test_without_ray_one_sentence(raw, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"--engine ray needs Ray: pip install radgen\[ray\]"): prepare(cfg(raw, engine="ray"))
+    with pytest.raises(ConfigError, match=r"--engine ray needs Ray: pip install -e '.\[ray\]'"): prepare(cfg(raw, engine="ray"))
 
 def test_rows_of_an_unknown_split_are_in_the_funnel(raw):
     for s in SPLITS: shutil.copytree(raw/f"{s}_images", raw.parent/"pictures", dirs_exist_ok=True)
