@@ -193,7 +193,7 @@ def own_folder(
 ) -> Path: # runs/NAME/app/PID
     "Where a page keeps its pictures; those of pages that are gone are deleted."
     for old in (run.dir/"app").glob("*"):
-        if not pid_exists(int(old.name)): shutil.rmtree(old, ignore_errors=True)
+        if old.name.isdigit() and not pid_exists(int(old.name)): shutil.rmtree(old, ignore_errors=True)
     return run.dir/"app"/str(os.getpid())
 
 def launch(
