@@ -24,7 +24,7 @@ from tqdm import tqdm
 from .captions import (INVALID, PART_OF, SEQUENCES, UNSPECIFIED, Evidence, Facts, Record, Source, changed_fact, clean_caption, concept_facts, condition_phrase, evidence,
                              parse, plain_caption, possible_views, read, resolve, seen, type_of, verify)
 from .core import ConfigError, DataError, atomic_path, first_line, read_json, save_figure
-from .data import names_file, read_cells, read_names
+from .data import CUI, names_file, read_cells, read_names
 from .encoders import load_tokenizer, token_lengths
 from .rewrite import FIELDS, MODES, caption_texts
 
@@ -36,7 +36,6 @@ class CaptionFile(NamedTuple):
     names: dict         # CUI -> canonical name
 
 REWRITTEN = ("Transformed", "Keywords") # what the column of the new text may be called
-_CUI = re.compile(r"C\d{7}", re.ASCII)
 
 def _csv(path):
     "The cells of a CSV file as text."
@@ -70,7 +69,7 @@ def read_captions(
     if (bad := table.transformed.str.strip() == "").any():
         raise DataError(f"{bad.sum()} of {len(table)} rows have no rewritten caption in {path} (the first is {table.id[bad.idxmax()]}): write {INVALID!r} where there is none.")
     if (table.caption.str.strip() == "").all(): raise DataError(f"no row has a source caption in {path}: there is nothing to hold the rewritten ones against.")
-    wrong = [(i, c) for i, cuis in zip(table.id, table.cuis) for c in cuis if not _CUI.fullmatch(str(c))]
+    wrong = [(i, c) for i, cuis in zip(table.id, table.cuis) for c in cuis if not CUI.fullmatch(str(c))]
     if wrong: raise DataError(f"{str(wrong[0][1])[:20]!r} of {wrong[0][0]} in {path} is no CUI: the column CUIs holds C and seven digits, with ; between several.")
     if names is None and (path/"names.json").is_file(): known = read_json(path/"names.json")
     elif (file := names_file(path, names)) is None: raise ConfigError(f"no cui_mapping.csv lies beside {path}: give --names a CSV with the header CUI,Canonical name.")
@@ -240,9 +239,9 @@ def audit_row(
     row = dict(modality=stated.image_type or UNKNOWN, valid=text.strip(" .").lower() != INVALID, template=False, finding=bool(stated.findings), normal=False, kinds=[], agree={})
     if not row["valid"]: return row
     source, (record, row["template"]) = resolve(plain_caption(caption), stated), read_rewriting(text)
-    judge = lambda r: row_kinds(r, caption, source, stated, [names.get(c, "") for c in cuis])
-    kinds = judge(record)
-    row["kinds"] = min(kinds, judge(record._replace(condition=plain_caption(record.condition))), key=len) if kinds else kinds # with abbreviations written out
+    kinds_of = lambda r: row_kinds(r, caption, source, stated, [names.get(c, "") for c in cuis])
+    kinds = kinds_of(record)
+    row["kinds"] = min(kinds, kinds_of(record._replace(condition=plain_caption(record.condition))), key=len) if kinds else kinds # with abbreviations written out
     checks = (("image type", stated.image_type, lambda v: type_of(record.image_type) == v), ("body part", stated.region, lambda v: same_place(places(record.body_part), v)),
               ("view", stated.view, lambda v: v in planes(record.view)))
     row["agree"] = {field: check(value) for field, value, check in checks if value}

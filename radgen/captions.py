@@ -16,7 +16,7 @@ from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
 
-from .explore import CUIS
+from .explore import CURATED
 
 # %% ../nbs/05_captions.ipynb #05-captions-007
 MAX_CHARS = 1200 # of a cleaned caption: 99.9 % of the official ones are shorter
@@ -525,7 +525,7 @@ def _and(values, joint=" and "):
     return joint.join(v if not i or v.startswith(("T1", "T2", "X-")) else v[0].lower() + v[1:] for i, v in enumerate(values))
 
 # %% ../nbs/05_captions.ipynb #05-captions-044
-CONCEPTS = CUIS | {"C0205106": ("view", "Axial view"), "C0040399": ("image_type", "Scintigraphy")} # 'Transverse', curated in the official release, too; SPECT, whose name begins with 'Tomography'
+CONCEPTS = CURATED | {"C0205106": ("view", "Axial view"), "C0040399": ("image_type", "Scintigraphy")} # 'Transverse', curated in the official release, too; SPECT, whose name begins with 'Tomography'
 _ANATOMY = re.compile(r"\b(?:structure|region|cavity|part of|route|entire|body structure|surface|wall of|orifice|tube, eustachian|fallopian tubes?|diagnosis|tympanic|pleural cavity|hypopharynx|sclera|physiologic|tissue surgical|uterine cavity|function|anastomosis|substance|aponeurosis)\b", re.I)
 _NAME = [(re.compile(p, re.I), r) for p, r in ((r"\s*\((?:disorder|disease|finding|morphologic abnormality|qualifier value|physical object|substance|body structure)\)|,? (?:nos|device|unspecified)\b(?: \(disorder\))?| disorder$", ""), (r"^(.+), (.+)$", r"\2 \1"))]
 

@@ -46,6 +46,7 @@ class DemoConfig:
     size: Literal["small", "tiny"] = "small" # width of the network
     guidance: float = 2.0 # classifier-free guidance scale
     curves: int = 40 # images a point of the report's curves, 0 for none
+    classifiers: bool = True # also train small classifiers on the generated images, to see of what use they are
     device: str = "cuda" # cuda, cuda:N, mps or cpu
     seed: int = 0 # decides everything random
     overwrite: bool = False # start anew
@@ -59,7 +60,7 @@ def demo_configs(
     tr = TrainConfig(pre.out, image_size=32, batch_size=32, size=cfg.size, encoder="minilm", steps=cfg.steps, device=cfg.device, name=cfg.name, runs=cfg.runs, seed=cfg.seed,
                      checkpoint_every=300, overwrite=cfg.overwrite)
     sm = SampleConfig(cfg.runs/cfg.name, n=cfg.n, guidance=cfg.guidance, seed=cfg.seed, device=cfg.device)
-    return pre, tr, sm, EvaluateConfig(cfg.runs/cfg.name, curves=cfg.curves, seed=cfg.seed, device=cfg.device)
+    return pre, tr, sm, EvaluateConfig(cfg.runs/cfg.name, curves=cfg.curves, classifiers=cfg.classifiers, seed=cfg.seed, device=cfg.device)
 
 # %% ../nbs/14_cli.ipynb #14-cli-009
 def demo(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_SCALE', 'ClipConfig', 'load_clip', 'small_clip', 'Pairs', 'make_pairs', 'read_pairs', 'contrastive_loss',
-           'loss_floor', 'embed', 'retrieval', 'judge', 'make_optimizer', 'run_epoch', 'plot_finetuning',
+           'loss_floor', 'embed', 'retrieval', 'validate', 'make_optimizer', 'run_epoch', 'plot_finetuning',
            'finetune_clip']
 
 # %% ../nbs/06c_clip.ipynb #06c-clip-004
@@ -25,7 +25,7 @@ from transformers import AddedToken, CLIPConfig, CLIPModel, CLIPTokenizer, get_c
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from .core import ConfigError, DataError, RadgenError, atomic_dir, pick_device, save_figure, set_seed, stop_signals, write_json
+from .core import ConfigError, DataError, RadgenError, atomic_dir, check_out, pick_device, save_figure, set_seed, stop_signals, write_json
 from .encoders import encoder_source, holds_clip, load_network, quiet_transformers, token_lengths
 from .prepare import Prepared, load_prepared
 
@@ -55,9 +55,8 @@ def _check(cfg):
     for name, low in dict(lr=1e-12, warmup=0).items():
         if not low <= getattr(cfg, name) < 1: raise ConfigError(f"--{name} is {getattr(cfg, name)}: it must be {'above' if low else 'at least'} 0 and below 1.")
     out = Path(cfg.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not (out/"finetune.json").exists(): raise ConfigError(f"{out} holds other files: choose another --out.")
-        if not cfg.overwrite: raise ConfigError(f"{out} holds a fine-tuned CLIP: replace it with --overwrite True, or choose another --out.")
+    check_out(out, "finetune.json")
+    if (out/"finetune.json").exists() and not cfg.overwrite: raise ConfigError(f"{out} holds a fine-tuned CLIP: replace it with --overwrite True, or choose another --out.")
 
 # %% ../nbs/06c_clip.ipynb #06c-clip-008
 def load_clip(
@@ -190,7 +189,7 @@ def retrieval(
     for k in ks: out |= {f"recall_{k}": hit[:, :k].any(1).float().mean().item(), f"chance_{k}": float(hypergeom.sf(0, len(image), n, min(k, len(image))).mean())}
     return out
 
-def judge(
+def validate(
     model: CLIPModel,
     pairs: Pairs,
     batch_size: int, # pairs held against each other, at most
@@ -275,7 +274,7 @@ def finetune_clip(
     with stop_signals() as asked, atomic_dir(cfg.out) as d:
         for epoch in range(cfg.epochs + 1):
             loss = run_epoch(model, opt, schedule, train, cfg, epoch, bf16, asked) if epoch else math.nan
-            row = {"epoch": epoch, "train_loss": loss, **judge(model, valid, cfg.batch_size), "scale": model.logit_scale.exp().item(), "seconds": round(time.time() - began, 1)}
+            row = {"epoch": epoch, "train_loss": loss, **validate(model, valid, cfg.batch_size), "scale": model.logit_scale.exp().item(), "seconds": round(time.time() - began, 1)}
             if not math.isfinite(row["valid_loss"]): raise RadgenError(f"the validation loss is not finite after epoch {epoch}: start again with a --lr below {cfg.lr:g}, or with --precision no.")
             rows.append(row)
             print(f"epoch {epoch}: {f'loss {loss:.3f}, ' if epoch else ''}validation {row['valid_loss']:.3f} (floor {row['floor']:.3f}), recall@1 {row['recall_1']:.1%} (guessing {row['chance_1']:.1%}), @5 {row['recall_5']:.1%} ({row['chance_5']:.1%})", file=sys.stderr)

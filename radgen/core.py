@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STOPPING', 'ASSETS', 'RadgenError', 'DataError', 'ConfigError', 'AssetError', 'first_line', 'Preempted', 'set_seed',
-           'index_generator', 'pick_device', 'atomic_path', 'atomic_dir', 'to_json', 'write_json', 'read_json',
-           'fingerprint', 'stop_signals', 'to_unit', 'to_uint8', 'image_grid', 'save_figure', 'Asset', 'cache_dir',
-           'fetch_asset']
+           'index_generator', 'pick_device', 'atomic_path', 'atomic_dir', 'check_out', 'to_json', 'write_json',
+           'read_json', 'fingerprint', 'file_digest', 'stop_signals', 'to_unit', 'to_uint8', 'evenly', 'image_grid',
+           'save_figure', 'Asset', 'cache_dir', 'fetch_asset']
 
 # %% ../nbs/00_core.ipynb #00-core-004
 import ctypes, hashlib, json, os, platform, random, shutil, signal, subprocess, sys, tempfile, zipfile
@@ -128,6 +128,17 @@ def _exchange(a, b):
     try: return ctypes.CDLL(None, use_errno=True).renameat2(-100, os.fsencode(a), -100, os.fsencode(b), 2) == 0
     except (OSError, AttributeError, TypeError): return False
 
+# %% ../nbs/00_core.ipynb #00-core-044
+def check_out(
+    out: Path, # the folder that a command is about to write
+    mark: str, # a file that every folder of its kind holds
+    option: str = "--out", # where the user said so
+):
+    "Raise `ConfigError` where something that is not ours would be replaced."
+    if not out.exists() or (out/mark).exists(): return
+    if not out.is_dir(): raise ConfigError(f"{out} is a file: choose another {option}.")
+    if any(out.iterdir()): raise ConfigError(f"{out} holds other files: choose another {option}.")
+
 # %% ../nbs/00_core.ipynb #00-core-020
 def _plain(o):
     if is_dataclass(o) and not isinstance(o, type): return asdict(o)
@@ -164,6 +175,12 @@ def fingerprint(
     text = json.dumps(objs, sort_keys=True, default=_plain, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+def file_digest(
+    path: str|Path, # a file; it is read in pieces
+) -> str: # 64 hexadecimal digits
+    "The sha256 of a file."
+    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+
 # %% ../nbs/00_core.ipynb #00-core-041
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)] # the last is unknown to Windows
 
@@ -192,6 +209,13 @@ def to_uint8(
     return x.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 # %% ../nbs/00_core.ipynb #00-core-026
+def evenly(
+    n: int,    # how many there are
+    most: int, # how many are wanted
+) -> np.ndarray: # rising positions, all n where that is no more than `most`
+    "Positions spread evenly over 0 … n-1, both ends among them."
+    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
+
 def image_grid(
     images,           # sequence of (H, W) or (1, H, W) arrays or tensors: uint8 0..255, or float -1..1
     titles=None,      # one string an image, or None

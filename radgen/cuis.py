@@ -13,7 +13,7 @@ import pandas as pd
 import seaborn as sns
 
 from .core import ConfigError
-from .explore import CUIS
+from .explore import CURATED
 
 # %% ../nbs/03_cuis.ipynb #03-cuis-008
 def choose_cuis(
@@ -152,7 +152,7 @@ def modality_balance(
     table: pd.DataFrame, # with `cuis`, `keep`
 ) -> pd.DataFrame: # one row a modality: images before and kept, the share of each column, the share kept; an image with two modalities counts in both
     "The mixture of modalities before and after a selection."
-    found = [[CUIS[c] for c in cuis if c in CUIS] for cuis in table.cuis]
+    found = [[CURATED[c] for c in cuis if c in CURATED] for cuis in table.cuis]
     rows = pd.DataFrame({"modality": [list(dict.fromkeys(v for field, v in f if field == "image_type")) or ["none"] for f in found], "keep": table.keep.to_numpy()}).explode("modality")
     out = rows.groupby("modality").keep.agg(before="size", kept="sum").astype(int).sort_values("before", ascending=False, kind="stable")
     return out.assign(share_before=out.before/max(len(table), 1), share_after=out.kept/max(int(table.keep.sum()), 1), share_kept=out.kept/out.before)

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from .core import ASSETS, AssetError, ConfigError, DataError, atomic_dir, cache_dir, fetch_asset, fingerprint, read_json, write_json
+from .core import ASSETS, AssetError, ConfigError, DataError, atomic_dir, cache_dir, fetch_asset, file_digest, fingerprint, first_line, read_json, write_json
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-006
 class TextEmbedding(NamedTuple):
@@ -150,8 +150,6 @@ def quiet_transformers():
 
 def _broken(name, folder, what, why): return AssetError(f"the {what} of {name if name == folder else f'{name} in {folder}'} could not be loaded ({why}): put whole files there, or {_instead(name)}.")
 
-def _first_line(e): return f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:100]}"
-
 def load_tokenizer(
     name: str, # as for `encoder_source`
     folder: str|None = None, # where `encoder_source` found it
@@ -161,7 +159,7 @@ def load_tokenizer(
     folder = folder or encoder_source(name, weights=False)
     try:
         with quiet_transformers(): tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="right", trust_remote_code=False)
-    except Exception as e: raise _broken(name, folder, "tokenizer", _first_line(e)) from None
+    except Exception as e: raise _broken(name, folder, "tokenizer", first_line(e)) from None
     if tokenizer.pad_token_id is None: raise _broken(name, folder, "tokenizer", "it has no padding token, so it belongs to no encoder of batches")
     return tokenizer
 
@@ -190,7 +188,7 @@ def load_network(
             kind = kind or (CLIPTextModel if config.model_type == "clip_text_model" else AutoModel)
             model, info = kind.from_pretrained(folder, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)
     except pickle.UnpicklingError: raise _broken(name, folder, "weights", "a pickle that holds more than tensors, which could run code") from None
-    except Exception as e: raise _broken(name, folder, "weights", _first_line(e)) from None # whatever a foreign file provokes
+    except Exception as e: raise _broken(name, folder, "weights", first_line(e)) from None # whatever a foreign file provokes
     if getattr(config, "is_encoder_decoder", False): raise _broken(name, folder, "weights", f"{config.model_type} is an encoder with a decoder, and an encoder alone is needed")
     absent = sorted(k for k in info["missing_keys"] if not k.startswith("pooler."))
     sizes = sorted(k if isinstance(k, str) else k[0] for k in info["mismatched_keys"])
@@ -335,7 +333,7 @@ def _revision(name, folder):
     names = [f.relative_to(folder).as_posix() for f in (*folder.glob("*"), *folder.glob("1_Pooling/*"))]
     seen = hashlib.sha256()
     for f in sorted([f for f in names if re.fullmatch(SETTINGS, f)] + _weights(names)):
-        with open(folder/f, "rb") as h: seen.update(f"{f}\n{hashlib.file_digest(h, 'sha256').hexdigest()}\n".encode())
+        seen.update(f"{f}\n{file_digest(folder/f)}\n".encode())
     return seen.hexdigest()
 
 def _hash(text): return hashlib.sha256(text.encode()).digest()[:16]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_NEW_TOKENS', 'PIECE', 'BATCH', 'SMOLLM2', 'EXAMPLE', 'MAX_CONTENT', 'MAX_BODY', 'MAX_LIST', 'BACKENDS', 'Backend',
-           'weights_digest', 'folder_key', 'check_folder', 'chat_text', 'pad_between', 'Transformers', 'file_digest',
+           'weights_digest', 'folder_key', 'check_folder', 'chat_text', 'pad_between', 'Transformers', 'gguf_digest',
            'unpack_gguf', 'Gguf', 'Late', 'TooLong', 'NoAnswer', 'Bounded', 'parse_server', 'proxy_of', 'setting',
            'api_key', 'entry_revision', 'find_model', 'question', 'answer_text', 'OpenAIServer', 'in_thread', 'backend']
 
@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import torch
 
-from .core import ConfigError, atomic_dir, cache_dir, fetch_asset, fingerprint, first_line, pick_device
+from .core import ConfigError, atomic_dir, cache_dir, fetch_asset, file_digest, fingerprint, first_line, pick_device
 
 # %% ../nbs/05b_llm.ipynb #05b-llm-006
 MAX_NEW_TOKENS = 96 # of a free answer, one line in the template; a structured one may take twice as many
@@ -65,7 +65,7 @@ def folder_key(
 ) -> str: # 16 hexadecimal digits
     "The fingerprint of a model folder: the same for a copy elsewhere, another one after any training."
     files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in (".json", ".jinja", ".txt", ".model", ".safetensors"))
-    return fingerprint([(p.name, weights_digest(p) if p.suffix == ".safetensors" else hashlib.sha256(p.read_bytes()).hexdigest()) for p in files])
+    return fingerprint([(p.name, weights_digest(p) if p.suffix == ".safetensors" else file_digest(p)) for p in files])
 
 # %% ../nbs/05b_llm.ipynb #05b-llm-010
 def check_folder(
@@ -208,15 +208,14 @@ def _generate(self:Transformers, ids, shared, past):
 # %% ../nbs/05b_llm.ipynb #05b-llm-018
 SMOLLM2 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53" # sha256 of the GGUF file in the asset 'smollm2'
 
-def file_digest(
+def gguf_digest(
     path: Path, # a GGUF file
 ) -> str: # sha256, hexadecimal
     "The checksum of a GGUF file, about two seconds a gigabyte."
     try:
         with open(path, "rb") as f:
             if f.read(4) != b"GGUF": raise ConfigError(f"{path} is no GGUF file: download it again, or give a folder as hf:<folder>.")
-            f.seek(0)
-            return hashlib.file_digest(f, "sha256").hexdigest()
+        return file_digest(path)
     except OSError as e: raise ConfigError(f"cannot read the model file {path} ({e.strerror}): check the path in gguf:<file>.") from None
 
 def unpack_gguf(
@@ -241,7 +240,7 @@ def unpack_gguf(
 class Gguf(Transformers):
     "A chat model in a GGUF file, unpacked into the cache on first use."
     def __init__(self, file: Path|None, device: str = "cuda", batch_size: int = BATCH): # None: the embedded SmolLM2
-        self.file, self.digest = file, file_digest(file) if file else SMOLLM2
+        self.file, self.digest = file, gguf_digest(file) if file else SMOLLM2
         super().__init__(str(file or "SmolLM2-135M-Instruct"), f"gguf:{self.digest[:16]}", device, batch_size)
 
     def load(self):

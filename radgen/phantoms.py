@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from .core import ConfigError, atomic_dir, read_json, write_json
+from .core import atomic_dir, check_out, read_json, write_json
 
 SIZE = 256 # pixels a side
 GRID = ((np.arange(SIZE) + 0.5)*2/SIZE - 1).astype(np.float32) # -1..1
@@ -629,7 +629,7 @@ def make_phantoms(
     out, sizes = Path(out), dict(train=n_train, valid=n_valid, test=n_test)
     asked = dict(generator="radgen.phantoms", version=VERSION, seed=seed, sizes=sizes)
     if (out/"manifest.json").exists() and read_json(out/"manifest.json") == asked: return out
-    if out.exists() and any(out.iterdir()) and not (out/"truth.csv").exists(): raise ConfigError(f"{out} holds other files: choose another folder for the phantoms.")
+    check_out(out, "truth.csv", "folder for the phantoms")
     with atomic_dir(out) as d:
         for split in sizes: (d/f"{split}_images").mkdir()
         jobs = [(d, split, seed, i) for split, n in sizes.items() for i in range(n)]
@@ -681,7 +681,7 @@ def plant_copies(
     "Write the phantoms once more with copies among them, or leave the folder alone if it is there."
     out, asked = Path(out), dict(generator="radgen.phantoms.plant_copies", of=read_json(Path(folder)/"manifest.json"), copies=n, seed=seed)
     if (out/"manifest.json").exists() and read_json(out/"manifest.json") == asked: return out
-    if out.exists() and any(out.iterdir()) and not (out/"truth.csv").exists(): raise ConfigError(f"{out} holds other files: choose another folder for the copies.")
+    check_out(out, "truth.csv", "folder for the copies")
     rng, splits = np.random.default_rng(seed), list(FIRST)
     read = lambda kind: pd.concat([pd.read_csv(Path(folder)/f"{s}_{kind}.csv", dtype=str, keep_default_na=False) for s in splits], ignore_index=True)
     rows = pd.read_csv(Path(folder)/"truth.csv", keep_default_na=False).merge(read("captions"), on="ID").merge(read("concepts"), on="ID").assign(copy_of="", how="")

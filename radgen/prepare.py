@@ -23,11 +23,11 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from .rewrite import caption_texts, prompt_version, transform_captions
-from .core import ConfigError, DataError, atomic_dir, atomic_path, cache_dir, fingerprint, image_grid, read_json, save_figure, write_json
+from .core import ConfigError, DataError, atomic_dir, atomic_path, cache_dir, check_out, evenly, file_digest, fingerprint, image_grid, read_json, save_figure, write_json
 from .cuis import choose_cuis, drop_rows, knee, modality_balance, plot_balance, plot_choice, reason_kind, require_rows, select_rows
-from .data import SPLITS, fetch_hub, names_file, parquet_files, read_cells, read_data
+from .data import SPLITS, local_source, names_file, parquet_files, read_cells, read_data
 from .duplicates import copies_report, drop_copies, find_copies, plot_copies
-from .entropy import MEASURED, MEASURES, Bounds, filter_images, measure_images, plot_quality
+from .entropy import MEASURES_VERSION, MEASURES, Bounds, filter_images, measure_images, plot_quality
 from .explore import count_cuis
 from .images import decoders, load_grey, member, square
 
@@ -82,8 +82,8 @@ def input_fingerprint(
     source, images = Path(source), hashlib.sha256()
     files: list[tuple] # name and path
     own = [source] if source.suffix.lower() == ".csv" else sorted(source.glob("*.csv"))
-    tables = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in own}
-    if names := names_file(source, names): tables["names of concepts"] = hashlib.sha256(names.read_bytes()).hexdigest()
+    tables = {p.name: file_digest(p) for p in own}
+    if names := names_file(source, names): tables["names of concepts"] = file_digest(names)
     if source.suffix.lower() == ".csv": files = [(f, member(Path(image_root or source.parent)/f.strip())[0]) for f in read_cells(source, ("image",)).image]
     else: files = [(os.path.relpath(f, source), f) for f in parquet_files(source)]
     for d in sorted(source.glob("*_images")):
@@ -221,7 +221,7 @@ def stages(
     table = run(partial(select_rows, selected=selected, names=data.names, rule=cfg.rule, exclude=cfg.exclude, unnamed=cfg.unnamed), data.table)
     require_rows(table)
     measure = partial(measure_images, workers=cfg.workers) if cfg.engine == "local" else partial(measure_images, workers=1, progress=False)
-    table = remembered(partial(run, measure), table, cache_dir()/"measures"/f"{fingerprint(str(cfg.data_path), MEASURED)}.parquet")
+    table = remembered(partial(run, measure), table, cache_dir()/"measures"/f"{fingerprint(str(cfg.data_path), MEASURES_VERSION)}.parquet")
     table = filter_images(table, bounds(cfg))
     require_rows(table, after="the filter of images")
     table = drop_copies(find_copies(table, cfg.workers), cfg.copies)
@@ -294,7 +294,7 @@ def examples_figure(
     n: int = 16,         # at most so many, evenly spread
 ) -> plt.Figure:
     "A grid of images of the table."
-    at = np.unique(np.linspace(0, len(table) - 1, min(n, len(table))).astype(int))
+    at = evenly(len(table), n)
     return image_grid([square(table.image.iloc[i], 160) for i in at], [titles[i] for i in at])
 
 # %% ../nbs/05d_prepare.ipynb #05d-prepare-025
@@ -326,13 +326,11 @@ def _check(cfg):
     if cfg.limit is not None and cfg.limit < 1: raise ConfigError(f"--limit is {cfg.limit}: at least one image of each split is needed.")
     bounds(cfg).numbers(pd.DataFrame({"split": ["train"], **{m: [0.0] for m in MEASURES}}))
     out = Path(cfg.out)
-    if out.exists() and not out.is_dir() or out.exists() and any(out.iterdir()) and not is_prepared(out): raise ConfigError(f"{out} holds other files: choose another --out.")
+    check_out(out, "table.parquet")
 
 def _on_disk(cfg):
     "The options with absolute paths, the hub's data fetched."
-    source = str(cfg.data_path)
-    path = fetch_hub(source[3:], cfg.streaming, cfg.limit) if source.startswith("hf:") else Path(source)
-    if not path.exists(): raise DataError(f"there is no folder or file {path}: give --data-path a ROCOv2 folder, Parquet files, a CSV, or hf:NAME.")
+    path = local_source(cfg.data_path, cfg.streaming, cfg.limit)
     for option, p in ("names", cfg.names), ("image-root", cfg.image_root):
         if p is not None and not Path(p).exists(): raise DataError(f"there is no {p}: mend --{option}.")
     return replace(cfg, data_path=path.absolute(), names=cfg.names and Path(cfg.names).absolute(), image_root=cfg.image_root and Path(cfg.image_root).absolute())
@@ -344,7 +342,7 @@ def prepare(
     _check(cfg)
     out, cfg = Path(cfg.out), _on_disk(cfg)
     options = {k: v for k, v in asdict(cfg).items() if k not in ("out", "workers", "engine", "streaming", "limit", "llm_device")}
-    manifest = dict(version=VERSION, config=options, input=input_fingerprint(cfg.data_path, cfg.names, cfg.image_root), measured=MEASURED, decoders=decoders(), prompt=prompt_version())
+    manifest = dict(version=VERSION, config=options, input=input_fingerprint(cfg.data_path, cfg.names, cfg.image_root), measured=MEASURES_VERSION, decoders=decoders(), prompt=prompt_version())
     manifest["fingerprint"] = fingerprint(manifest)
     if is_prepared(out) and read_json(out/"manifest.json").get("fingerprint") == manifest["fingerprint"]:
         print(f"{out} is up to date.", file=sys.stderr)

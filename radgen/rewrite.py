@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from .captions import INVALID, UNSPECIFIED, Facts, Record, Source, clean_caption, condition_phrase, judge, render, rewrite_by_rules, source
 from .core import ConfigError, atomic_path, cache_dir, fingerprint
-from .data import SPLITS, judge as judge_rows, names_file, read_cells, read_names, read_rocov2
+from .data import SPLITS, names_file, read_cells, read_names, read_rocov2, screen_rows
 from .llm import Backend, backend
 
 # %% ../nbs/05c_rewrite.ipynb #05c-rewrite-006
@@ -314,7 +314,7 @@ def read_texts(
     else:
         cells = read_cells(path, ("ID", "Caption", "CUIs"), missing="--data-path is a folder in ROCOv2 layout, or a CSV with the columns ID,Caption,CUIs").set_axis(["id", "caption", "cell"], axis=1)
         split = next((s for s in SPLITS if path.stem.lower().startswith(s)), "train")
-        data = judge_rows(cells.assign(split=split, image=""), read_names(names_file(path, names)), images=False)
+        data = screen_rows(cells.assign(split=split, image=""), read_names(names_file(path, names)), images=False)
     if left := set(data.rejects.id) - set(data.table.id): print(f"{len(left):,} rows have no line in one of the files, or no concepts, and are left out.", file=sys.stderr)
     return data.table, data.names
 

@@ -11,13 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from .core import ConfigError, DataError, atomic_dir, fingerprint, image_grid, pick_device, read_json, save_figure, write_json
+from .core import ConfigError, DataError, atomic_dir, check_out, evenly, fingerprint, image_grid, pick_device, read_json, save_figure, write_json
 from .encoders import TextEmbedding, build_store
 from .pipeline import save_png
 from .runs import Run, load_run
@@ -66,7 +65,7 @@ def sample_folder(
     rare = (cfg.negative, tuple(cfg.guidance_interval), cfg.guidance_rescale)
     mark = "" if rare == (None, (0.0, 1.0), 0.0) else f"-{fingerprint(rare)[:6]}"
     out = Path(cfg.out or run.dir/"samples"/f"{what}-{cfg.sampler.replace('+', 'p')}{cfg.steps}-g{cfg.guidance:g}{mark}-seed{cfg.seed}")
-    if out.exists() and any(out.iterdir()) and not (out/"sample.json").exists(): raise ConfigError(f"{out} holds other files: choose another --out.")
+    check_out(out, "sample.json")
     return out, {**asked, "fingerprint": fingerprint(asked)}
 
 def up_to_date(
@@ -125,5 +124,5 @@ def write_samples(
         for i, im in enumerate(images): save_png(im, d/f"{i:06d}.png")
         pd.DataFrame({"index": range(n), "id": ids, "prompt": texts, "seed": asked["seed"]}).to_csv(d/"samples.csv", index=False)
         write_json(d/"sample.json", {**asked, "images": n, "model": c.model, "recipe": c.recipe, "encoder": c.encoder, "image_size": c.image_size, "images_per_s": n/asked["seconds"]})
-        shown = np.linspace(0, n - 1, min(32, n)).astype(int)
+        shown = evenly(n, 32)
         save_figure(image_grid([images[i] for i in shown], [texts[i] for i in shown]), d/"grid.png")

@@ -31,7 +31,7 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from tqdm import tqdm
 
-from .core import ConfigError, Preempted, RadgenError, atomic_dir, fingerprint, image_grid, index_generator, pick_device, save_figure, set_seed, stop_signals, to_unit, write_json
+from .core import ConfigError, Preempted, RadgenError, atomic_dir, evenly, fingerprint, image_grid, index_generator, pick_device, save_figure, set_seed, stop_signals, to_unit, write_json
 from .diffusion import diffusion_loss
 from .encoders import LABELS, EmbeddingStore, TextEmbedding, build_store
 from .pipeline import LICENCES, RadGenPipeline, save_png
@@ -360,7 +360,7 @@ def make_validation(
     "At most `valid_images` of the validation split, time steps evenly spread over them, no text dropped."
     table = prepared.rows("valid")
     if not len(table): return None
-    at = np.unique(np.linspace(0, len(table) - 1, min(cfg.valid_images, len(table))).round().astype(int))
+    at = evenly(len(table), cfg.valid_images)
     texts, n, g = prepared.texts("valid", cfg.caption_mode), len(at), torch.Generator().manual_seed(0)
     t = ((torch.arange(n) + 0.5)*T/n).long()[torch.randperm(n, generator=g)]
     noise = torch.randn(n, 1, cfg.image_size, cfg.image_size, generator=g)
@@ -400,7 +400,7 @@ def preview(
     "Draw some validation (else training) captions with the averaged weights, always from the same noise: one strip, and previews.png with all strips so far."
     split = "valid" if len(s.prepared.rows("valid")) else "train"
     texts = s.prepared.texts(split, s.cfg.caption_mode)
-    texts = [texts[i] for i in np.linspace(0, len(texts) - 1, SHOWN).astype(int)]
+    texts = [texts[i] for i in evenly(len(texts), SHOWN)]
     store = s.batches.store
     with averaged(s.model, s.ema) as model:
         pipe = RadGenPipeline(model, s.schedule, s.cfg.encoder, s.cfg.max_length, s.cfg.equalize)
@@ -420,7 +420,7 @@ def plot_previews(
 ) -> plt.Figure:
     "Strips of samples over the training: one row a strip, one column a caption."
     paths = sorted((run/"samples").glob("step-*.png"))
-    paths = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(rows, len(paths))).round().astype(int))]
+    paths = [paths[i] for i in evenly(len(paths), rows)]
     strips = [Image.open(p) for p in paths]
     texts = json.loads(strips[0].text["prompts"])
     tiles = [tile for im in strips for tile in np.split(np.asarray(im), len(texts), axis=1)]

@@ -1,10 +1,12 @@
 """Shared by all tests: where things are, the embedded data made once, and the closing line that counts what ran."""
+import os, socket
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent/"shared"/"data"
+OFFICIAL = SHARED/"rocov2_text"
 
 @pytest.fixture(scope="session")
 def phantoms():
@@ -41,6 +43,20 @@ def real():
     folder = SHARED/"radiology_sample"
     if not folder.exists(): pytest.skip("the real sample is not beside this checkout (../shared/data/radiology_sample)")
     return folder
+
+@pytest.fixture(scope="session")
+def official_text():
+    "The text of the official ROCOv2 release, where it lies beside the checkout."
+    if not OFFICIAL.exists(): pytest.skip("the ROCOv2 texts are not beside this checkout (../shared/data/rocov2_text)")
+    return OFFICIAL
+
+def free_port():
+    "A port of the loopback that nobody listens at."
+    with socket.socket() as s: s.bind(("127.0.0.1", 0)); return s.getsockname()[1]
+
+class Evil:
+    "What a pickle must not be allowed to do: opening $EVIL_FILE stands for any code."
+    def __reduce__(self): return (open, (os.environ["EVIL_FILE"], "w"))
 
 def pytest_terminal_summary(terminalreporter):
     passed = terminalreporter.stats.get("passed", [])

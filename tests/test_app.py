@@ -1,5 +1,5 @@
 """The web page as its visitors meet it: what a request may be, a browser that types, draws and downloads, and two hundred requests in a row."""
-import importlib.util, re, shutil, signal, socket, subprocess, sys, time
+import importlib.util, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import free_port
 from radgen.app import AppConfig, References, concept_names, examples, generate, training_text
 from radgen.core import ConfigError
 from radgen.diffusion import make_schedule
@@ -65,9 +66,6 @@ def test_a_training_image_is_found_and_noise_is_far_from_all(run):
     asked = set(map(run.prepared.names.get, run.prepared.rows("train").cuis[7]))
     alone = references([Image.fromarray(real)])[1]
     assert alone.concept[0] in asked
-
-def free_port():
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); return s.getsockname()[1]
 
 def start(run, folder):
     "`radgen app` in a process of its own, that is given its command in `folder`: the process, its address and its log."

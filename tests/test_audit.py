@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import tyro
 
-from conftest import SHARED
+from conftest import OFFICIAL
 from radgen import caption_audit as ca
 from radgen.caption_audit import AuditConfig, audit, audit_files, audit_text, blind_check, compare, plot_audit, plot_blind, read_captions, read_rewriting, token_counter
 from radgen.captions import render, rewrite_by_rules, source
@@ -249,8 +249,6 @@ def test_blind_check(tmp_path):
 
 # the official text, counted a second way: csv, a list of CUIs, and a few words
 
-OFFICIAL = SHARED/"rocov2_text"
-official = pytest.mark.skipif(not OFFICIAL.is_dir(), reason="the ROCOv2 texts are not beside this checkout (../shared/data/rocov2_text)")
 KINDS = {"C0040405": "Computed tomography", "C1306645": "X-ray", "C0024485": "Magnetic resonance imaging", "C0041618": "Ultrasonography", "C0002978": "Angiogram", "C0032743": "Positron emission tomography"}
 
 def cells(name):
@@ -263,8 +261,7 @@ def plain_type(text):
         if any(re.search(rf"\b{w}" if len(w) > 3 else rf"\b{w}\b" if w[-1] != "-" else w, t) for w in words.split()): return kind
     return ""
 
-@official
-def test_baseline_counted_a_second_way():
+def test_baseline_counted_a_second_way(official_text):
     rows = cells("train_llama3_keywords.csv")
     f = read_captions(OFFICIAL/"train_llama3_keywords.csv")
     a = audit(f.table, f.names)
@@ -282,8 +279,7 @@ def test_baseline_counted_a_second_way():
     last = sum(re.search(r"[,;:]\s*normal\.?\s*$", r["Keywords"], re.I) is not None for r in rows)/len(rows)
     assert last <= a.scalars["'Normal'"] <= word and a.kinds.rows["'Normal' beside a finding"] > 1000
 
-@official
-def test_done_when_on_the_official_text():
+def test_done_when_on_the_official_text(official_text):
     names = {r["CUI"]: r["Canonical name"] for r in cells("cui_mapping.csv")}
     rows = []
     for s in ("valid", "test"):

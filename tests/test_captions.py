@@ -3,7 +3,6 @@ import random, re, time
 
 import pytest
 
-from conftest import SHARED
 from radgen import captions
 from radgen.captions import (CONTRAST, FINDINGS, ORGANS, PART_OF, REGIONS, SEQUENCES, TYPES, VIEWS, Facts, Record, clean_caption, concept_facts, condition_phrase, evidence, expand, is_finding,
                              judge, own_text, parse, plain_caption, render, resolve, rewrite_by_rules, seen, source, verify)
@@ -162,11 +161,10 @@ def test_long_captions_put_findings_first():
 def test_marks_of_templates_are_gone(caption): assert not set("<>{}[]|`") & set(source(caption, [CT], NAMES).text)
 
 @pytest.fixture(scope="module")
-def official():
+def official(official_text):
     "The official valid and test captions: sources, and the records of the rules."
     from radgen.rewrite import read_texts
-    if not (SHARED/"rocov2_text").exists(): pytest.skip("the ROCOv2 texts are not beside this checkout (../shared/data/rocov2_text)")
-    table, names = read_texts(SHARED/"rocov2_text", None)
+    table, names = read_texts(official_text, None)
     table = table[table.split.isin(["valid", "test"])]
     assert len(table) == 19831
     out = [source(c, k, names) for c, k in zip(table.caption, table.cuis)]

@@ -14,8 +14,9 @@ from torchvision.transforms import v2
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTextModel
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
+from conftest import Evil
 from radgen.cli import main
-from radgen.clip import (MAX_SCALE, ClipConfig, Pairs, contrastive_loss, finetune_clip, judge, load_clip, loss_floor, read_pairs, retrieval, run_epoch, make_optimizer,
+from radgen.clip import (MAX_SCALE, ClipConfig, Pairs, contrastive_loss, finetune_clip, load_clip, loss_floor, read_pairs, retrieval, run_epoch, make_optimizer,
                          small_clip)
 from radgen.core import AssetError, ConfigError, DataError, RadgenError, read_json
 from radgen.encoders import TextEncoder, store_key
@@ -66,9 +67,6 @@ def test_a_text_tower_is_not_enough(start, tmp_path):
     for name in (str(tmp_path/"text"), "minilm"):
         if name != "minilm": AutoTokenizer.from_pretrained(start).save_pretrained(name)
         with pytest.raises(ConfigError, match=f"--model {name} is no CLIP with both towers"): load_clip(name)
-
-class Evil:
-    def __reduce__(self): return (open, (os.environ["EVIL_FILE"], "w"))
 
 def spoil(**tensors):
     def change(folder):
@@ -178,7 +176,7 @@ def test_it_learns_and_the_folder_opens_everywhere(prepared, tuned):
     best = metrics.loc[metrics.valid_loss.idxmin()]
     assert best.recall_5 > 3*best.chance_5 and best.valid_loss < best.uniform and told["best"]["epoch"] == best.epoch and told["data"] == prepared.manifest["content"]
     model, tokenizer = CLIPModel.from_pretrained(tuned), AutoTokenizer.from_pretrained(tuned)
-    again = judge(model, read_pairs(prepared, "valid", 2, model, tokenizer), 64)
+    again = validate(model, read_pairs(prepared, "valid", 2, model, tokenizer), 64)
     assert {k: again[k] for k in again} == pytest.approx({k: best[k] for k in again}, abs=1e-6)
     enc = TextEncoder(str(tuned))
     texts = prepared.texts("test", 2)[:3]

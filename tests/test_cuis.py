@@ -1,18 +1,17 @@
 "Choosing and selecting concepts; the official ROCOv2 numbers. Counting is in test_explore.py."
 import csv, time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from conftest import OFFICIAL
 from radgen.core import ConfigError
 from radgen.cuis import choose_cuis, drop_rows, kept_by_k, knee, modality_balance, plot_balance, plot_choice, require_rows, select_rows
 from radgen.data import read_rocov2
 from radgen.explore import count_cuis
 
-REAL = Path(__file__).parent.parent/"../shared/data/rocov2_text"
 TOP_TEN = [("C0040405", 20495), ("C1306645", 16604), ("C0024485", 9796), ("C0041618", 8306), ("C0817096", 7508),
            ("C1999039", 7111), ("C0002978", 3958), ("C1996865", 3393), ("C0037303", 3326), ("C0000726", 3176)]
 KEPT = {"train": (10280, 59962), "valid": (1627, 9904), "test": (1544, 9927)}
@@ -21,9 +20,8 @@ NAMES = {"C0000001": "CT", "C0000002": "Chest", "C0000003": "Cyst"}
 def toy(*cuis, split="train"): return pd.DataFrame({"id": [str(i) for i in range(len(cuis))], "cuis": list(cuis), "split": split})
 
 @pytest.fixture(scope="module")
-def official():
-    if not REAL.is_dir(): pytest.skip("../shared/data/rocov2_text is not here")
-    return read_rocov2(REAL, images=False, captions=False)
+def official(official_text):
+    return read_rocov2(official_text, images=False, captions=False)
 
 def test_official_numbers(official, capsys):
     start = time.perf_counter()
@@ -41,8 +39,8 @@ def test_official_numbers(official, capsys):
 
 def test_official_numbers_by_the_csv_module_alone(official):
     "The same numbers without pandas and without radgen: how the literals above were derived."
-    rows = {s: {r["ID"]: r["CUIs"].split(";") for r in csv.DictReader(open(REAL/f"{s}_concepts.csv", newline="", encoding="utf-8"))} for s in KEPT}
-    named = {r["CUI"] for r in csv.DictReader(open(REAL/"cui_mapping.csv", newline="", encoding="utf-8"))}
+    rows = {s: {r["ID"]: r["CUIs"].split(";") for r in csv.DictReader(open(OFFICIAL/f"{s}_concepts.csv", newline="", encoding="utf-8"))} for s in KEPT}
+    named = {r["CUI"] for r in csv.DictReader(open(OFFICIAL/"cui_mapping.csv", newline="", encoding="utf-8"))}
     n = Counter(c for cuis in rows["train"].values() for c in set(cuis))
     assert n.most_common(10) == TOP_TEN
     top = {c for c, _ in TOP_TEN}
@@ -114,8 +112,8 @@ def test_knee_of_the_official_release(official):
     "Beside the paper's ten by eye; the literals come from the chord written out in a loop over the csv module's counts."
     counts = count_cuis(official.table, official.names)
     def by_loop(top):
-        named = {r["CUI"] for r in csv.DictReader(open(REAL/"cui_mapping.csv", newline="", encoding="utf-8"))}
-        n = sorted(Counter(c for r in csv.DictReader(open(REAL/"train_concepts.csv", newline="", encoding="utf-8")) for c in set(r["CUIs"].split(";")) if c in named).values(), reverse=True)[:top]
+        named = {r["CUI"] for r in csv.DictReader(open(OFFICIAL/"cui_mapping.csv", newline="", encoding="utf-8"))}
+        n = sorted(Counter(c for r in csv.DictReader(open(OFFICIAL/"train_concepts.csv", newline="", encoding="utf-8")) for c in set(r["CUIs"].split(";")) if c in named).values(), reverse=True)[:top]
         gaps = [(n[0] + (n[-1] - n[0])*i/(len(n) - 1)) - v for i, v in enumerate(n)]
         return gaps.index(max(gaps)) + 1
     assert [knee(counts, top) for top in (30, 50, 100, 1935)] == [by_loop(t) for t in (30, 50, 100, 1935)] == [7, 8, 14, 32]
@@ -123,7 +121,7 @@ def test_knee_of_the_official_release(official):
 def test_rule_any_on_the_official_release(official):
     table = select_rows(official.table, [c for c, _ in TOP_TEN], official.names, rule="any")
     top, want = {c for c, _ in TOP_TEN}, {}
-    for s in KEPT: want[s] = sum(bool(top & set(r["CUIs"].split(";"))) for r in csv.DictReader(open(REAL/f"{s}_concepts.csv", newline="", encoding="utf-8")))
+    for s in KEPT: want[s] = sum(bool(top & set(r["CUIs"].split(";"))) for r in csv.DictReader(open(OFFICIAL/f"{s}_concepts.csv", newline="", encoding="utf-8")))
     assert table.groupby("split").keep.sum().to_dict() == want
     assert want["train"] == 59180
 

@@ -13,7 +13,6 @@ from radgen.core import DataError
 from radgen.data import fetch_hub, read_csv, read_data, read_parquet, read_rocov2
 from radgen.phantoms import NAMES as KNOWN
 
-REAL = Path(__file__).parent.parent/"../shared/data"
 NAMES = "CUI,Canonical name\nC0040405,X-Ray Computed Tomography\nC1306645,Plain x-ray\nC0817096,Chest\n"
 
 @pytest.fixture
@@ -133,15 +132,13 @@ def test_everything_rejected_is_still_a_table(folder):
     data = read_rocov2(folder)
     assert (data.table.split != "train").all() and data.rejects.reason.tolist() == ["image missing"]*3
 
-def test_the_real_sample():
-    if not (REAL/"radiology_sample").is_dir(): pytest.skip("../shared/data/radiology_sample is not here")
-    data = read_rocov2(REAL/"radiology_sample")
+def test_the_real_sample(real):
+    data = read_rocov2(real)
     assert data.table.split.value_counts().to_dict() == {"train": 1777, "valid": 207, "test": 231}
     assert data.rejects.empty
 
-def test_the_official_text_is_accounted_for():
-    if not (REAL/"rocov2_text").is_dir(): pytest.skip("../shared/data/rocov2_text is not here")
-    data = read_rocov2(REAL/"rocov2_text", images=False)
+def test_the_official_text_is_accounted_for(official_text):
+    data = read_rocov2(official_text, images=False)
     assert data.table.split.value_counts().to_dict() == {"train": 13476, "valid": 9903, "test": 9927}
     assert data.rejects.groupby(["split", "reason"]).size().to_dict() == {("train", "no caption"): 46486, ("valid", "empty caption"): 1}
     assert len(data.table) + len(data.rejects) == 59962 + 9904 + 9927

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import radgen.encoders as E
+from conftest import Evil
 from radgen.core import ASSETS, Asset, AssetError, ConfigError, DataError, cache_dir, fetch_asset
 from radgen.encoders import EmbeddingStore, TextEmbedding, TextEncoder, build_store, embed_tokens, encoder_source, fill_store, holds_clip, load_tokenizer, store_bytes, store_key
 
@@ -161,9 +162,6 @@ def test_running_and_pooling_stay_on_the_device(kind, pooling):
 def change(**tensors):
     def spoil(folder): torch.save({**state(folder), **{k.replace("__", "."): v for k, v in tensors.items()}}, folder/"pytorch_model.bin")
     return spoil
-
-class Evil:
-    def __reduce__(self): return (open, (os.environ["EVIL_FILE"], "w"))
 
 def evil(folder): torch.save({**state(folder), "x": Evil()}, folder/"pytorch_model.bin")
 def gone(folder): torch.save({k: v for k, v in state(folder).items() if "layer.1.attention" not in k}, folder/"pytorch_model.bin")

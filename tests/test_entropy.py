@@ -1,6 +1,5 @@
 "Entropy and brightness, their bounds on both sides, and what is never thrown away."
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,6 @@ from radgen.data import read_rocov2
 from radgen.entropy import Bounds, border_share, filter_images, grey_histogram, histogram_brightness, histogram_contrast, histogram_saturation, image_entropy, measure_images, small_version
 from radgen.images import load_grey
 
-REAL = Path(__file__).parent.parent/"../shared/data/radiology_sample"
 rng = np.random.default_rng(0)
 
 def test_by_hand():
@@ -106,9 +104,8 @@ def test_too_faint_to_be_seen_is_dropped_whatever_its_bits(tmp_path):
 def test_an_empty_table_stays_one(files):
     assert filter_images(measure_images(files[:0], progress=False)).keep.tolist() == []
 
-def test_no_good_real_image_is_dropped_by_the_defaults():
-    if not REAL.is_dir(): pytest.skip("../shared/data/radiology_sample is not here")
-    table = filter_images(measure_images(read_rocov2(REAL).table, progress=False))
+def test_no_good_real_image_is_dropped_by_the_defaults(real):
+    table = filter_images(measure_images(read_rocov2(real).table, progress=False))
     dropped = table[~table.keep]
     print(f"{len(dropped)} of {len(table)} dropped:", dropped.reason.tolist())
     assert len(dropped) == 0 # all of the sample was looked at: none is blank, burnt out or noise

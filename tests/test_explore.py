@@ -7,13 +7,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from conftest import SHARED
+from conftest import OFFICIAL
 from radgen.core import ConfigError
 from radgen.data import read_rocov2
-from radgen.explore import (CUIS, NOISE, caption_noise, concept_drift, count_cuis, drift_distance, modality_by_region, noise_examples, percentiles, plot_caption_lengths,
+from radgen.explore import (CURATED, NOISE, caption_noise, concept_drift, count_cuis, drift_distance, modality_by_region, noise_examples, percentiles, plot_caption_lengths,
                             plot_caption_noise, plot_concept_counts, plot_concept_drift, plot_modality_by_region, plot_samples, plot_splits, plot_top_concepts, splits_table)
 
-REAL = SHARED/"rocov2_text"
 SPLITS = ("train", "valid", "test")
 IMAGES = {"train": 59962, "valid": 9904, "test": 9927}
 CAPTIONS = {"train": 13476, "valid": 9903, "test": 9927}
@@ -34,16 +33,14 @@ def toy(*cuis, split="train"): return pd.DataFrame({"id": [str(i) for i in range
 def both(a, b): return pd.concat([toy(*a), toy(*b, split="test")], ignore_index=True)
 
 @pytest.fixture(scope="module")
-def concepts():
-    if not REAL.is_dir(): pytest.skip("../shared/data/rocov2_text is not here")
-    return read_rocov2(REAL, images=False, captions=False)
+def concepts(official_text):
+    return read_rocov2(official_text, images=False, captions=False)
 
 @pytest.fixture(scope="module")
-def captions():
-    if not REAL.is_dir(): pytest.skip("../shared/data/rocov2_text is not here")
-    return read_rocov2(REAL, images=False)
+def captions(official_text):
+    return read_rocov2(official_text, images=False)
 
-def lines(name): return list(csv.DictReader(open(REAL/name, newline="", encoding="utf-8")))
+def lines(name): return list(csv.DictReader(open(OFFICIAL/name, newline="", encoding="utf-8")))
 
 # By hand
 
@@ -76,7 +73,7 @@ def test_modality_by_region():
     assert modality_by_region(both([[ONE]], [["C0002978"]]), "test").loc["Angiogram", "no region"] == 1
 
 def test_cuis_are_well_formed():
-    assert {f for f, _ in CUIS.values()} == {"image_type", "view", "region"} and all(re.fullmatch(r"C\d{7}", c) for c in CUIS)
+    assert {f for f, _ in CURATED.values()} == {"image_type", "view", "region"} and all(re.fullmatch(r"C\d{7}", c) for c in CURATED)
 
 def test_caption_noise():
     table = pd.DataFrame({"split": ["train", "train", "train", "train", "valid", "test"], "caption": ["Figure 3. Nodule (arrow)", "CT of a 45-year-old man", "A normal chest", "  ", "", "(A) 3 cm mass [12]"]})

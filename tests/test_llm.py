@@ -5,6 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
+from conftest import free_port
 from radgen import llm
 from radgen.core import ConfigError, fetch_asset
 from radgen.llm import OpenAIServer, Transformers, backend
@@ -90,9 +91,6 @@ def stub(monkeypatch):
     s = Stub()
     yield s
     s.shutdown(); s.server_close()
-
-def free_port():
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); return s.getsockname()[1]
 
 def connect(stub, **options): return OpenAIServer(f"{stub.base}#m", **({"retries": 2} | options))
 
