@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test setup assets readme export docs
+.PHONY: demo test coverage setup assets readme export docs
 .DEFAULT_GOAL := demo
 
 $(STAMP): settings.ini setup.py
@@ -25,6 +25,10 @@ demo: assets
 # left to itself the plugin begins with those of many tests, and ends with one worker on a slow file of few.
 test: assets
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs --durations=20 -n 2 --dist loadfile --no-loadscope-reorder tests
+
+# Which lines of radgen/ the tests reach. The chapters reach more and are not counted; some minutes longer than the tests alone, since lines are followed.
+coverage: assets
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --ignore-glob='tests/test_notebooks*' --cov=radgen --cov-report=term:skip-covered tests
 
 # For those who edit notebooks.
 export: $(STAMP)
