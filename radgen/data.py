@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'LAYOUT', 'CUI', 'read_cells', 'RawData', 'screen_rows', 'read_names', 'read_rocov2', 'names_file',
-           'parquet_files', 'read_parquet', 'fetch_hub', 'read_csv', 'local_source', 'read_data']
+           'parquet_files', 'read_parquet', 'fetch_hub', 'dealt', 'read_csv', 'local_source', 'read_data']
 
 # %% ../nbs/02_data.ipynb #02-data-004
 import csv, itertools, os, re, sys
@@ -38,7 +38,8 @@ def read_cells(
     "Read a CSV file without interpreting a cell; raises `DataError` where that is impossible."
     where = f"{path.name} in {path.parent}"
     if not path.is_file(): raise DataError(f"no file {where}: {missing}.")
-    try: df = pd.read_csv(path, dtype=str, na_filter=False, encoding="utf-8-sig")
+    with open(path, encoding="utf-8-sig", errors="replace") as f: sep = max(",;\t", key=f.readline().count) # spreadsheets of half the world write semicolons
+    try: df = pd.read_csv(path, sep=sep, dtype=str, na_filter=False, encoding="utf-8-sig")
     except pd.errors.EmptyDataError: raise DataError(f"{where} is empty: it needs the header {','.join(columns)} and a row an item.") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as e:
         raise DataError(f"{where} is not a readable CSV ({str(e).strip()}): quote cells that hold commas, and save as UTF-8.") from None
@@ -249,6 +250,13 @@ def _write_split(rows, folder, split):
             if b and re.fullmatch(_ID, i): (folder/f"{split}_images"/f"{i}{_MAGIC.get(b[:2], '.png')}").write_bytes(b)
 
 # %% ../nbs/02_data.ipynb #02-data-027
+def dealt(
+    images: pd.Series, # file names, with #NUMBER for a frame of one
+) -> pd.Series: # train, valid or test
+    "Splits for rows that came without: a tenth each for valid and test, all frames of a file together, and the same whatever other rows there are."
+    share = images.map(lambda name: int(fingerprint(member(name.strip())[0]), 16)/16**16)
+    return share.map(lambda u: "test" if u < 0.1 else "valid" if u < 0.2 else "train")
+
 def read_csv(
     path: str|Path, # columns image, caption, cuis (`;` between them); optional id, split
     names: str|Path|None = None,      # CSV file of names, by default cui_mapping.csv beside it
@@ -261,8 +269,11 @@ def read_csv(
     cells = read_cells(path, ("image", "caption", "cuis"), ("id", "split"), "--data-path is a CSV with the columns image,caption,cuis")
     files, real = [os.path.join(root, c.strip()) for c in cells.image], os.path.realpath(root)
     outside = pd.Series([bool(c.strip()) and ("\0" in f or _leaves(member(f)[0], real)) for c, f in zip(cells.image, files)], cells.index, dtype=bool)
+    if "split" not in cells:
+        cells["split"] = dealt(cells.image)
+        print(f"{path.name} has no column split: {', '.join(f'{(cells.split == s).sum()} rows go to {s}' for s in SPLITS)}, by a hash of the image's name. Give the column to keep the images of a patient together.", file=sys.stderr)
     return screen_rows(pd.DataFrame({"id": cells.id if "id" in cells else _ids(cells.image.str.strip()), "caption": cells.caption, "cell": cells.cuis,
-                               "image": ["" if not c.strip() or o else f for c, f, o in zip(cells.image, files, outside)], "split": cells.split if "split" in cells else "train",
+                               "image": ["" if not c.strip() or o else f for c, f, o in zip(cells.image, files, outside)], "split": cells.split,
                                "fault": outside.map({True: "image outside the folder", False: ""})}), read_names(names_file(path, names)))
 
 def _ids(files):

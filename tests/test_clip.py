@@ -16,7 +16,7 @@ from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
 from conftest import Evil
 from radgen.cli import main
-from radgen.clip import (MAX_SCALE, ClipConfig, Pairs, contrastive_loss, finetune_clip, load_clip, loss_floor, read_pairs, retrieval, run_epoch, make_optimizer,
+from radgen.clip import (MAX_SCALE, ClipConfig, Pairs, contrastive_loss, finetune_clip, load_clip, loss_floor, read_pairs, retrieval, run_epoch, make_optimizer, validate,
                          small_clip)
 from radgen.core import AssetError, ConfigError, DataError, RadgenError, read_json
 from radgen.encoders import TextEncoder, store_key
@@ -50,8 +50,8 @@ def test_options_that_cannot_work(cfg, tmp_path, wrong, says):
 
 def test_what_is_in_the_way_stays(cfg, tuned, tmp_path):
     (tmp_path/"mine.txt").write_text("mine")
-    for out in (tmp_path, tmp_path/"mine.txt"):
-        with pytest.raises(ConfigError, match="holds other files"): finetune_clip(replace(cfg, out=out, overwrite=True))
+    for out, says in (tmp_path, "holds other files"), (tmp_path/"mine.txt", "is a file"):
+        with pytest.raises(ConfigError, match=says): finetune_clip(replace(cfg, out=out, overwrite=True))
     assert (tmp_path/"mine.txt").read_text() == "mine"
     with pytest.raises(ConfigError, match="--overwrite True"): finetune_clip(replace(cfg, out=tuned))
 

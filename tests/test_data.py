@@ -201,10 +201,14 @@ def test_parquet_that_cannot_be_used(folder, tmp_path):
     assert data.table.cuis.tolist() == [["C0040405", "C0817096"]] and data.table.split.tolist() == ["test"]
     assert data.rejects.reason.tolist() == ["illegal ID", "illegal ID", "empty caption"]
 
-def test_own_csv_needs_little(folder, tmp_path):
+def test_own_csv_needs_little(folder, tmp_path, capsys):
     (folder/"mine.csv").write_text("Image,Caption,CUIs\ntrain_images/R_train_000.jpg,A chest CT,C0040405;C0817096\ntest_images/R_test_001.jpg,Another,C0040405\n")
     data = read_csv(folder/"mine.csv")
     assert data.table.id.tolist() == ["train_images_R_train_000.jpg", "test_images_R_test_001.jpg"] and set(data.table.split) == {"train"} and data.names["C0817096"] == "Chest"
+    assert "mine.csv has no column split: 2 rows go to train, 0 rows go to valid, 0 rows go to test" in capsys.readouterr().err
+    for sep in ";", "\t":
+        (folder/"excel.csv").write_text("\ufeff" + (folder/"mine.csv").read_text().replace(";", "|").replace(",", sep).replace("C0040405|C0817096", '"C0040405;C0817096"'), encoding="utf-8")
+        pd.testing.assert_frame_equal(read_csv(folder/"excel.csv").table, data.table)
     (tmp_path/"away.csv").write_text((folder/"mine.csv").read_text())
     assert len(read_csv(tmp_path/"away.csv", folder/"cui_mapping.csv", folder).table) == 2
     assert read_csv(tmp_path/"away.csv").rejects.reason.tolist() == ["image missing"]*2
