@@ -7,10 +7,11 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test coverage setup assets readme export docs
 .DEFAULT_GOAL := demo
 
+# A path file and no import hook (compat): a script that lies beside a checkout called radgen would otherwise find the checkout and not the package in it.
 $(STAMP): settings.ini setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip setuptools wheel
-	$(BIN)/python -m pip install -q --no-build-isolation -e .[dev,app,ray]
+	$(BIN)/python -m pip install -q --no-build-isolation --config-settings editable_mode=compat -e .[dev,app,ray]
 	touch $@
 
 setup: $(STAMP)
