@@ -152,9 +152,9 @@ def make_page(
             with gr.Column(min_width=300):
                 shown = examples(run)
                 caption = gr.Textbox(shown[0][0], label="Caption", lines=3, max_length=LONGEST, info="Shift+Enter draws")
-                concepts = gr.Dropdown(concept_names(run), value=shown[0][1], multiselect=True, label="Concepts", info="what the picture should show, beside the caption")
+                concepts = gr.Dropdown(concept_names(run), value=[], multiselect=True, label="Concepts", info="what the picture must show; they have the last word over the caption")
                 transform = gr.Checkbox(True, label="Bring the caption into the form of the training texts")
-                text = gr.Textbox(read(*shown[0], True), label="What the model reads", interactive=False, lines=2)
+                text = gr.Textbox(read(shown[0][0], [], True), label="What the model reads", interactive=False, lines=2)
                 with gr.Row():
                     n, guidance = gr.Slider(1, MOST, 4, step=1, label="Pictures"), gr.Slider(0, 10, 2, step=0.1, label="Guidance", info="0 ignores the text, 1 is unguided")
                 with gr.Row():

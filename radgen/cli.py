@@ -69,10 +69,16 @@ def demo(
     "Phantoms to report in one call."
     began = time.time()
     pre, tr, sm, ev = demo_configs(cfg)
+    stage = lambda i, what: print(f"\n{i} of 5: {what}", file=sys.stderr)
+    stage(1, f"phantoms, drawn into {pre.data_path}")
     make_phantoms(pre.data_path, cfg.n_train, max(cfg.n_train//16, 1), max(cfg.n_train//4, 1), seed=cfg.seed)
+    stage(2, f"captions and images, prepared in {pre.out}")
     prepare(pre)
+    stage(3, f"training, {tr.steps} steps in {cfg.runs/cfg.name}; Ctrl-C keeps what was done, and the same command goes on")
     train(tr)
+    stage(4, f"{cfg.n} pictures for test captions")
     ev = replace(ev, samples=sample(sm))
+    stage(5, "evaluation" + (", which draws again for the curves over guidance and steps" if cfg.curves else ""))
     result = evaluate(ev)
     print(f"Wall time {(time.time() - began)/60:.1f} minutes.")
     return result
@@ -193,7 +199,7 @@ def main(
     try: tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="radgen", description="Text in, radiology image out. Without a command, radgen shows the way from data to a report.", args=args)
     except RadgenError as e: print(f"radgen: {e}", file=sys.stderr); return 2
     except Preempted: print("radgen: stopped by a signal, with a checkpoint; the same command goes on.", file=sys.stderr); return 75
-    except KeyboardInterrupt: print("radgen: interrupted.", file=sys.stderr); return 130
+    except KeyboardInterrupt as e: print(f"radgen: interrupted{f', {e}' if e.args else ''}.", file=sys.stderr); return 130
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT): print(f"radgen: the disk is full ({e}): make room and give the same command again.", file=sys.stderr); return 2
         if e.filename is None or e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST): raise

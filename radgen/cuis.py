@@ -33,6 +33,7 @@ def choose_cuis(
         for c in include:
             if c not in set(counts.cui[counts.name != ""]): raise ConfigError(f"CUI {c} in --include has no name: give --names a file that has it, or --unnamed keep.")
     ranked = ranking(counts, unnamed)
+    if unnamed == "drop" and not len(ranked): raise ConfigError(f"no concept can be chosen: none of the {len(counts)} CUIs of the train split has a name; give --names a file with the header CUI,Canonical name, or --unnamed keep.")
     ranked = ranked[~ranked.cui.isin(exclude)]
     if not 0 <= k <= len(ranked) or not (k or include):
         raise ConfigError(f"k = {k} concepts cannot be chosen: the train split has {len(ranked)} CUIs {'with a name' if unnamed == 'drop' else 'in all'}, so give --k a number from 1 to {len(ranked)}.")

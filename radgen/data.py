@@ -47,7 +47,7 @@ def read_cells(
     df.columns = df.columns.map(_key)
     if twice := [c for c in (*columns, *optional) if (df.columns == _key(c)).sum() > 1]: raise DataError(f"{where} has the column {twice[0]} twice: rename one of them.")
     lacking = [c for c in columns if _key(c) not in df.columns]
-    if lacking: raise DataError(f"no column {lacking[0]} in {where}: its header must be {','.join(columns)}.")
+    if lacking: raise DataError(f"no column {lacking[0]} in {where}: its header must be {','.join(columns)}, and is {','.join(df.columns)[:80]}.")
     if df.empty: raise DataError(f"{where} has a header and no rows: fill it, or remove the files of this split if it is not the train split.")
     return pd.DataFrame({c: df[_key(c)] for c in (*columns, *optional) if _key(c) in df.columns})
 

@@ -333,6 +333,7 @@ def read_folder(
 ) -> tuple[np.ndarray, str]: # (N, H, W) uint8 in order of name, and their mode: L or RGB
     "Read a folder of pictures as grey; raises `DataError` that names the file where something is wrong."
     paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")) if Path(folder).is_dir() else []
+    if (Path(folder)/"samples.csv").exists(): paths = [p for p in paths if p.name != "grid.png"] # of `radgen sample`, beside its pictures
     if len(paths) < 2: raise DataError(f"{folder} holds {'one picture' if paths else 'no pictures'} ({', '.join(PICTURES)}): a distance wants two folders of many.")
     images, first = [], None
     for p in tqdm(paths, desc=f"reading {Path(folder).name}", unit="image", leave=False, mininterval=1):

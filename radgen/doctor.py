@@ -53,13 +53,14 @@ def weights() -> pd.DataFrame: # by task: real (name), here (whether it is on th
 # %% ../nbs/13a_doctor.ipynb #13a-doctor-012
 def folders(
     where: str|Path = ".",
-) -> dict[str, list[str]]: # prepared, begun (runs without a model), finished (with), and sampled (of these)
+) -> dict[str, list[str]]: # prepared, begun (runs without a model), finished (with), and sampled and judged (of these)
     "What earlier commands have left in `work` and `runs`."
     where = Path(where)
     runs = sorted(p.parent for p in where.glob("runs/*/config.json"))
     tell = lambda paths: [p.relative_to(where).as_posix() for p in paths]
     return dict(prepared=tell(sorted(p for p in where.glob("work/*") if is_prepared(p))), begun=tell([r for r in runs if not (r/"final").exists()]), finished=tell([r for r in runs if (r/"final").exists()]),
-                sampled=tell([r for r in runs if (r/"final").exists() and any(r.glob("samples/*/sample.json"))]))
+                sampled=tell([r for r in runs if (r/"final").exists() and any(r.glob("samples/*/sample.json"))]),
+                judged=tell([r for r in runs if (r/"final").exists() and (r/"report.md").exists()]))
 
 def next_step(
     found: dict,   # of `folders`
@@ -69,6 +70,7 @@ def next_step(
     "The command that most people would give next."
     if found["begun"]: return f"{found['begun'][0]} has not finished: the command that began it, with the same options, goes on with it (they are in {found['begun'][0]}/config.json)."
     if waiting := [r for r in found["finished"] if r not in found["sampled"]]: return f"radgen sample --run {waiting[0]} --n 1000 draws pictures to judge, and radgen app {waiting[0]} opens a page."
+    if found["finished"] and not set(found["finished"]) - set(found["judged"]): return f"{found['finished'][0]}/report.md has the numbers, and radgen app {found['finished'][0]} opens a page. Then radgen prepare --data-path YOUR_DATA --out work/NAME."
     if found["finished"]: return f"radgen evaluate --run {found['finished'][0]} writes a report, and radgen app {found['finished'][0]} opens a page."
     small = ("" if gpu else " --image-size 32 --size small --steps 900") + ("" if radbert else " --encoder minilm")
     if found["prepared"]: return f"radgen train --data-path {found['prepared'][0]}{small} --name first"

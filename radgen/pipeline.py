@@ -69,13 +69,13 @@ def check_prompts(
     "What is asked for, one entry a prompt; raises `ConfigError` where the three do not fit each other."
     if prompt is None and embeds is None: raise ConfigError("there is neither a prompt nor prompt_embeds: say what to draw.")
     texts = None if prompt is None else [prompt] if isinstance(prompt, str) or not isinstance(prompt, (list, tuple)) else list(prompt)
-    if embeds is None: texts = [check_prompt(t, what="the prompt" if len(texts) == 1 else f"prompt {i}") for i, t in enumerate(texts)]
+    if embeds is None: texts = [check_prompt(t, what="the prompt" if len(texts) == 1 else f"prompt {i}") for i, t in enumerate(texts, 1)]
     elif not isinstance(embeds, TextEmbedding): raise ConfigError(f"prompt_embeds is {type(embeds).__name__}: give the TextEmbedding that encode makes.")
     else: embeds.check(width)
     P = len(texts) if embeds is None else len(embeds.pooled)
     if not P: raise ConfigError("the list of prompts is empty: give at least one.")
     if texts is not None and len(texts) != P: raise ConfigError(f"there are {len(texts)} prompts and {P} rows of prompt_embeds: give one of each a picture.")
-    for i, t in enumerate(texts or ()):
+    for i, t in enumerate(texts or (), 1):
         if not isinstance(t, str): check_prompt(t, what=f"prompt {i}")
     if negative is None: return P, texts, None
     if not isinstance(negative, (list, tuple)): negative = [negative]*P

@@ -542,5 +542,5 @@ def train(
         with stop_signals() as asked: stopped = run_loop(s, asked)
         if acc.is_main_process and not stopped: write_final(s)
         acc.wait_for_everyone()
-    if stopped: raise KeyboardInterrupt if signal.SIGINT in asked else Preempted
+    if stopped: raise (KeyboardInterrupt if signal.SIGINT in asked else Preempted)("with a checkpoint; the same command goes on")
     return Run(run, cfg, prepared)

@@ -106,7 +106,6 @@ def visit(browser, server):
         page.on("request", lambda r: None if r.url.startswith((server[0], "data:", "blob:")) else elsewhere.append(r.url))
         page.goto(server[0])
         typed_into(page).wait_for()
-        clear(page).wait_for() # there are concepts of the first example
         opened.append(context)
         return page
     yield go

@@ -54,6 +54,11 @@ def test_k_must_be_possible():
     for k in (0, -1, 3, 10**9):
         with pytest.raises(ConfigError, match=f"k = {k} concepts cannot be chosen: the train split has 2 CUIs with a name"): choose_cuis(counts, k)
 
+def test_concepts_without_names():
+    counts = count_cuis(toy(["C0000009"], ["C0000008"]), NAMES)
+    with pytest.raises(ConfigError, match="none of the 2 CUIs of the train split has a name; give --names .* or --unnamed keep"): choose_cuis(counts, 1)
+    assert choose_cuis(counts, 2, unnamed="keep") == ["C0000008", "C0000009"]
+
 def test_the_rule():
     table = toy(["C0000001"], ["C0000001", "C0000003"], ["C0000002", "C0000009"], ["C0000009"], [])
     out = select_rows(table, ["C0000001", "C0000002"], NAMES)

@@ -181,6 +181,13 @@ def write(folder, images, mode="L"):
 @pytest.fixture
 def folders(tmp_path): return write(tmp_path/"real", pictures(60, 8)), write(tmp_path/"fake", pictures(60, 8, 1))
 
+def test_the_grid_of_radgen_sample_is_no_picture(folders):
+    _, fake = folders
+    Image.new("RGBA", (90, 40)).save(fake/"grid.png")
+    with pytest.raises(DataError, match="grid.png is of mode RGBA"): read_folder(fake)
+    (fake/"samples.csv").write_text("index,id,prompt,seed\n")
+    assert read_folder(fake)[0].shape == (60, 8, 8)
+
 def broken(kind, real, fake, tmp_path):
     "Make one mistake; return the two sides."
     if kind == "empty": return real, write(tmp_path/"empty", [])

@@ -156,7 +156,7 @@ nan, inf = float("nan"), float("inf")
 
 @pytest.mark.parametrize("wrong, says", [
     (dict(prompt=""), "empty"), (dict(prompt=" \n"), "empty"), (dict(prompt="x"*10_000), "10000 characters"), (dict(prompt=7), "no text"), (dict(prompt=b"head"), "no text"), (dict(prompt=None), "neither"),
-    (dict(prompt=[]), "empty"), (dict(prompt=["head", ""]), "prompt 1 is empty"), (dict(prompt=["head", 3]), "prompt 1"), (dict(prompt=["head", "x"*10_000]), "prompt 1 has 10000"), (dict(prompt="\udc00"), "Unicode"),
+    (dict(prompt=[]), "empty"), (dict(prompt=["head", ""]), "prompt 2 is empty"), (dict(prompt=["head", 3]), "prompt 2"), (dict(prompt=["head", "x"*10_000]), "prompt 2 has 10000"), (dict(prompt="\udc00"), "Unicode"),
     (dict(prompt={"head": 1}), "no text"), (dict(negative_prompt=["a", "b"]), "2 negative prompts for 1"), (dict(negative_prompt=""), "negative prompt is empty"), (dict(negative_prompt=[3]), "negative prompt"),
     (dict(prompt_embeds=torch.zeros(1, D)), "TextEmbedding"), (dict(prompt_embeds=vectors(3)), "1 prompts and 3 rows"), (dict(prompt=None, prompt_embeds=vectors(3)[:0]), "empty"),
     (dict(prompt=[3], prompt_embeds=vectors(1)), "no text"), (dict(prompt=["a"]*2, indices=[0]), "1 indices for 2"), (dict(indices=[0, 1]), "2 indices for 1"), (dict(indices=[-1]), "index"), (dict(indices=[0.5]), "index"),

@@ -174,6 +174,11 @@ def test_rows_of_an_unknown_split_are_in_the_funnel(raw):
     funnel_, rejects = pd.read_csv(prepared.dir/"funnel.csv", keep_default_na=False), pd.read_csv(prepared.dir/"rejects.csv")
     assert funnel_["all"].iloc[0] == len(rows) and (funnel_[funnel_.reason != ""]["all"].sum()) == len(rejects) and (rejects.split == "holdout").sum() == 3 == funnel_.set_index("reason")["all"]["unknown split"]
 
+@pytest.mark.parametrize("cell, hint", [("", "for 'no CUIs'; give every image its UMLS concepts .* C1306645;C0817096"), ("X-ray", "for 'malformed CUI'; a CUI is C and seven digits")])
+def test_a_table_without_concepts_says_what_to_write(raw, cell, hint):
+    (raw/"own.csv").write_text("image,caption,cuis,split\n" + "".join(f"train_images/{p.name},An X-ray,{cell},train\n" for p in sorted((raw/"train_images").iterdir())[:9]))
+    with pytest.raises(DataError, match=f"9 of 9 are rejected {hint}"): prepare(replace(cfg(raw/"own.csv"), out=raw.parent/"out"))
+
 @pytest.mark.parametrize("where", ["given", "beside", "above"])
 def test_another_file_of_names_is_noticed(raw, where):
     shutil.copy(raw/"cui_mapping.csv", tmp := raw.parent/"cui_mapping.csv")
