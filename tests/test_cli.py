@@ -67,7 +67,11 @@ def test_answers_for_scripts(tmp_path, capsys, monkeypatch, few):
     monkeypatch.setattr("radgen.cli.experiment", lambda c: pd.DataFrame(dict(distance=[1.5], concepts=[None], recall=[float("nan")])))
     assert ask("experiment", "table3", "--data-path", "d") == (0, [{"distance": 1.5, "concepts": None, "recall": None}]) # JSON has no NaN
     code, found = ask("doctor", "--where", str(tmp_path))
-    assert code == 0 and {w["task"] for w in found["weights"]} == {"FID", "text encoder", "VGG16UNet", "captions"} and found["folders"] == {"prepared": [], "begun": [], "finished": [], "sampled": []}
+    assert code == 0 and {w["task"] for w in found["weights"]} == {"FID", "text encoder", "VGG16UNet", "captions"} and found["folders"] == {"prepared": [], "begun": [], "finished": [], "sampled": [], "judged": []}
+    (tmp_path/"runs"/"a"/"final").mkdir(parents=True); (tmp_path/"runs"/"a"/"config.json").write_text("{}")
+    for written, says in (None, "radgen sample --run runs/a"), ("samples/x/sample.json", "radgen evaluate --run runs/a"), ("report.md", "runs/a/report.md has the numbers"):
+        if written: (file := tmp_path/"runs"/"a"/written).parent.mkdir(parents=True, exist_ok=True); file.write_text("{}")
+        assert ask("doctor", "--where", str(tmp_path))[1]["next"].startswith(says)
 
 def test_doctor_tells_stand_ins_from_the_real_thing(tmp_path, monkeypatch, capsys):
     from radgen.distance import inception_file
