@@ -84,7 +84,7 @@ def input_fingerprint(
     own = [source] if source.suffix.lower() == ".csv" else sorted(source.glob("*.csv"))
     tables = {p.name: file_digest(p) for p in own}
     if names := names_file(source, names): tables["names of concepts"] = file_digest(names)
-    if source.suffix.lower() == ".csv": files = [(f, member(Path(image_root or source.parent)/f.strip())[0]) for f in read_cells(source, ("image",)).image]
+    if source.suffix.lower() == ".csv": files = [(f, member(Path(image_root or source.parent)/f.strip())[0]) for f in read_cells(source, ("image", "caption", "cuis")).image]
     else: files = [(os.path.relpath(f, source), f) for f in parquet_files(source)]
     for d in sorted(source.glob("*_images")):
         with os.scandir(d) as entries: files += [(f"{d.name}/{e.name}", e.path) for e in sorted(entries, key=lambda e: e.name)]
