@@ -27,7 +27,7 @@ demo: assets
 test: assets
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs --durations=20 -n 2 --dist loadfile --no-loadscope-reorder tests
 
-# Which lines of radgen/ the tests reach. The chapters reach more and are not counted; some minutes longer than the tests alone, since lines are followed.
+# Which lines of radgen/ the tests reach. The chapters reach more and are not counted. Not part of `make test`, since following every line takes time.
 coverage: assets
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --ignore-glob='tests/test_notebooks*' --cov=radgen --cov-report=term:skip-covered tests
 

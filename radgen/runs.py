@@ -147,7 +147,7 @@ class Run:
 # %% ../nbs/09d_runs.ipynb #09d-runs-014
 RECORDED = {"prepared", "data", "global_batch"} # in config.json beside the options
 CHANGEABLE = {"device", "batch_size", "grad_accum", "gradient_checkpointing", "compile", "skip_bad_steps", "checkpoint_every", "keep_checkpoints", "valid_every", "valid_images", "preview_every", "log_every",
-        "overwrite", "runs", "data_path", "name", "prepared", "llm", "k"} # may change on resume; concepts and captions are in the data's fingerprint
+              "overwrite", "runs", "data_path", "name", "prepared", "llm", "k"} # may change on resume; concepts and captions are in the data's fingerprint
 
 def describe(
     cfg: TrainConfig,   # resolved
