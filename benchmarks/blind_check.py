@@ -7,6 +7,7 @@
 repository: rows.json holds captions of the data set. judgement.csv has the columns row,which (A or B) and the marks, 0 or 1, that
 `radgen.caption_audit.blind_check` reads; the rules for the reader are the names of the columns, spelt out in chapter 06b.
 """
+
 import argparse, json, random
 from pathlib import Path
 
@@ -15,32 +16,42 @@ from radgen.captions import render, rewrite_by_rules, source
 from radgen.data import read_cells, read_names
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXT = ROOT.parent/"shared"/"data"/"rocov2_text"
+TEXT = ROOT.parent / "shared" / "data" / "rocov2_text"
+
 
 def draw(folder, seed, n=50):
     "Rows and their key."
-    names = read_names(TEXT/"cui_mapping.csv")
-    concepts = read_cells(TEXT/"valid_concepts.csv", ("ID", "CUIs")).set_index("ID").CUIs
-    llama = read_cells(TEXT/"valid_llama3_keywords.csv", ("ID", "Caption", "Keywords"))
+    names = read_names(TEXT / "cui_mapping.csv")
+    concepts = read_cells(TEXT / "valid_concepts.csv", ("ID", "CUIs")).set_index("ID").CUIs
+    llama = read_cells(TEXT / "valid_llama3_keywords.csv", ("ID", "Caption", "Keywords"))
     rows, key, rng = [], [], random.Random(seed)
     for i, r in enumerate(llama[llama.ID.isin(concepts.index)].sample(n, random_state=seed).itertuples(), 1):
         cuis = concepts[r.ID].split(";")
         pair = [("ours", render(rewrite_by_rules(source(r.Caption, cuis, names)))), ("llama3", r.Keywords)]
         rng.shuffle(pair)
-        rows.append(dict(row=i, caption=r.Caption, concepts=[names.get(c, "?") for c in cuis], A=pair[0][1], B=pair[1][1]))
+        rows.append(
+            dict(row=i, caption=r.Caption, concepts=[names.get(c, "?") for c in cuis], A=pair[0][1], B=pair[1][1])
+        )
         key.append(dict(row=i, id=r.ID, A=pair[0][0], B=pair[1][0]))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder/"rows.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / "rows.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
     folder.with_suffix(".key.json").write_text(json.dumps(key), encoding="utf-8")
+
 
 def record(folder):
     "Marks without texts."
     key = {str(k["row"]): k for k in json.loads(folder.with_suffix(".key.json").read_text())}
-    marks = read_cells(folder/"judgement.csv", ("row", "which", *BLIND, "readable"), missing="the reader writes it")
+    marks = read_cells(folder / "judgement.csv", ("row", "which", *BLIND, "readable"), missing="the reader writes it")
     marks.insert(1, "system", [key[r][w] for r, w in zip(marks.row, marks.which)])
-    marks = marks.drop(columns="which").assign(n=marks.row.astype(int)).sort_values(["system", "n"], ascending=[False, True]).drop(columns="n")
-    marks.to_csv(ROOT/"benchmarks"/"results"/"blind_check.csv", index=False, lineterminator="\n")
+    marks = (
+        marks.drop(columns="which")
+        .assign(n=marks.row.astype(int))
+        .sort_values(["system", "n"], ascending=[False, True])
+        .drop(columns="n")
+    )
+    marks.to_csv(ROOT / "benchmarks" / "results" / "blind_check.csv", index=False, lineterminator="\n")
     print(marks[[*BLIND, "readable"]].astype(int).groupby(marks.system).sum().T)
+
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

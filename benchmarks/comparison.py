@@ -1,4 +1,5 @@
 """Draw fig/comparison.png from the run of `make demo`: phantoms of the test split and what was generated for their captions."""
+
 from pathlib import Path
 
 from radgen.core import save_figure
@@ -9,6 +10,6 @@ from radgen.runs import load_run
 ROOT = Path(__file__).resolve().parents[1]
 
 if __name__ == "__main__":
-    run = load_run(ROOT/"runs"/"demo")
+    run = load_run(ROOT / "runs" / "demo")
     generated, rows = read_samples(find_samples(EvaluateConfig(run.dir), run))
-    save_figure(comparison_figure(run, generated, rows, n=14, ncol=7), ROOT/"fig"/"comparison.png")
+    save_figure(comparison_figure(run, generated, rows, n=14, ncol=7), ROOT / "fig" / "comparison.png")

@@ -2,8 +2,11 @@
 
 Ratios of things run in turn in this process, on one core: of each batch of 64 files the best time of several rounds counts.
 """
+
 import os
-for v in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"): os.environ[v] = "1"
+
+for v in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[v] = "1"
 import subprocess, sys, time
 from pathlib import Path
 
@@ -17,32 +20,54 @@ from radgen.core import write_json
 from radgen.cuis import choose_cuis, select_rows
 from radgen.data import read_rocov2
 from radgen.duplicates import close_pairs
-from radgen.entropy import BATCH, SMALL, grey_histogram, histogram_brightness, histogram_entropy, measure_batch, measure_images, perceptual_hash, small_version
+from radgen.entropy import (
+    BATCH,
+    SMALL,
+    grey_histogram,
+    histogram_brightness,
+    histogram_entropy,
+    measure_batch,
+    measure_images,
+    perceptual_hash,
+    small_version,
+)
 from radgen.explore import count_cuis
 from radgen.images import ImageError, load_grey
 from radgen.phantoms import make_phantoms
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent/"shared"/"data"
+SHARED = ROOT.parent / "shared" / "data"
+
 
 def read(path):
-    with open(path, "rb") as f: return f.read()
+    with open(path, "rb") as f:
+        return f.read()
+
 
 def by_simplejpeg(files):
-    for f in files: simplejpeg.decode_jpeg(read(f), colorspace="GRAY")
+    for f in files:
+        simplejpeg.decode_jpeg(read(f), colorspace="GRAY")
+
 
 def by_pillow(files):
     for f in files:
-        with Image.open(f) as im: im.draft("L", None); im.load()
+        with Image.open(f) as im:
+            im.draft("L", None)
+            im.load()
+
 
 def by_torchvision(files):
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
-    for f in files: decode_jpeg(torch.frombuffer(bytearray(read(f)), dtype=torch.uint8), ImageReadMode.GRAY)
+
+    for f in files:
+        decode_jpeg(torch.frombuffer(bytearray(read(f)), dtype=torch.uint8), ImageReadMode.GRAY)
+
 
 def ours(files):
     n = np.stack([grey_histogram(load_grey(f)) for f in files])
     return histogram_entropy(n), histogram_brightness(n)
+
 
 def ours_and_hash(files):
     n, small = np.zeros((len(files), 256), np.int64), np.zeros((len(files), SMALL, SMALL), np.uint8)
@@ -51,40 +76,60 @@ def ours_and_hash(files):
         n[i], small[i] = grey_histogram(a), small_version(a)
     return histogram_entropy(n), histogram_brightness(n), perceptual_hash(small)
 
+
 def first_implementation(files):
     import cv2
+
     for f in files:
         n = cv2.calcHist([cv2.cvtColor(cv2.imread(f), cv2.COLOR_BGR2GRAY)], [0], None, [256], [0, 256]).ravel()
-        p = n[n > 0]/n.sum()
-        -(p*np.log2(p)).sum(), (n*np.arange(256)).sum()/n.sum()
+        p = n[n > 0] / n.sum()
+        -(p * np.log2(p)).sum(), (n * np.arange(256)).sum() / n.sum()
 
-def by_scikit_image(files): return [shannon_entropy(load_grey(f)) for f in files]
 
-WAYS = {"bare decoding, simplejpeg": by_simplejpeg, "bare decoding, Pillow": by_pillow, "bare decoding, torchvision": by_torchvision, "decode, entropy, brightness": ours,
-        "the same and the hash": ours_and_hash, "all measures (measure_batch)": measure_batch, "OpenCV, the first implementation's way": first_implementation, "scikit-image's entropy": by_scikit_image}
+def by_scikit_image(files):
+    return [shannon_entropy(load_grey(f)) for f in files]
+
+
+WAYS = {
+    "bare decoding, simplejpeg": by_simplejpeg,
+    "bare decoding, Pillow": by_pillow,
+    "bare decoding, torchvision": by_torchvision,
+    "decode, entropy, brightness": ours,
+    "the same and the hash": ours_and_hash,
+    "all measures (measure_batch)": measure_batch,
+    "OpenCV, the first implementation's way": first_implementation,
+    "scikit-image's entropy": by_scikit_image,
+}
+
 
 def times(files, rounds=5):
     "Seconds an image of each way, interleaved batch by batch."
-    batches = [files[i:i + BATCH] for i in range(0, len(files), BATCH)]
+    batches = [files[i : i + BATCH] for i in range(0, len(files), BATCH)]
     best = {w: np.full(len(batches), np.inf) for w in WAYS}
     for _ in range(rounds):
         for b, batch in enumerate(batches):
-            by_simplejpeg(batch) # so that the first way, too, finds the files in the processor's cache
+            by_simplejpeg(batch)  # so that the first way, too, finds the files in the processor's cache
             for w, f in WAYS.items():
-                if w == "scikit-image's entropy" and b % 8: continue # slow, every eighth batch is enough
+                if w == "scikit-image's entropy" and b % 8:
+                    continue  # slow, every eighth batch is enough
                 began = time.perf_counter()
                 f(batch)
                 best[w][b] = min(best[w][b], time.perf_counter() - began)
     n = np.array([len(b) for b in batches])
-    return {w: t[np.isfinite(t)].sum()/n[np.isfinite(t)].sum() for w, t in best.items()}
+    return {w: t[np.isfinite(t)].sum() / n[np.isfinite(t)].sum() for w, t in best.items()}
+
 
 def readable(files):
     out = []
     for f in files:
-        try: load_grey(f); simplejpeg.decode_jpeg(read(f), colorspace="GRAY")
-        except (ImageError, ValueError): continue
+        try:
+            load_grey(f)
+            simplejpeg.decode_jpeg(read(f), colorspace="GRAY")
+        except (ImageError, ValueError):
+            continue
         out.append(f)
     return out
+
 
 def rates(name, files, out):
     cores = os.sched_getaffinity(0)
@@ -94,11 +139,25 @@ def rates(name, files, out):
     decode = min(v for w, v in t.items() if w.startswith("bare"))
     one = t["decode, entropy, brightness"]
     print(f"\n{name}: {len(files):,} files, one core")
-    for w, v in t.items(): print(f"  {w:40} {1/v:7,.0f} images/s")
-    ratios = {"over bare decoding": (one/decode, 1.35), "over OpenCV's way": (one/t["OpenCV, the first implementation's way"], 0.75), "over scikit-image": (one/t["scikit-image's entropy"], 0.125),
-              "hash on top": (t["the same and the hash"]/one, 1.30)}
-    for w, (v, bound) in ratios.items(): print(f"  decode, entropy, brightness: {w:22} {v:.3f} (at most {bound}) {'met' if v <= bound else 'MISSED'}" if w != "hash on top" else f"  {w:51} {v:.3f} (at most {bound}) {'met' if v <= bound else 'MISSED'}")
-    out[name] = {"images_per_s": {w: round(1/v) for w, v in t.items()}, "ratios": {w: round(v, 3) for w, (v, _) in ratios.items()}}
+    for w, v in t.items():
+        print(f"  {w:40} {1 / v:7,.0f} images/s")
+    ratios = {
+        "over bare decoding": (one / decode, 1.35),
+        "over OpenCV's way": (one / t["OpenCV, the first implementation's way"], 0.75),
+        "over scikit-image": (one / t["scikit-image's entropy"], 0.125),
+        "hash on top": (t["the same and the hash"] / one, 1.30),
+    }
+    for w, (v, bound) in ratios.items():
+        print(
+            f"  decode, entropy, brightness: {w:22} {v:.3f} (at most {bound}) {'met' if v <= bound else 'MISSED'}"
+            if w != "hash on top"
+            else f"  {w:51} {v:.3f} (at most {bound}) {'met' if v <= bound else 'MISSED'}"
+        )
+    out[name] = {
+        "images_per_s": {w: round(1 / v) for w, v in t.items()},
+        "ratios": {w: round(v, 3) for w, (v, _) in ratios.items()},
+    }
+
 
 def workers(files, out, rounds=5):
     table = pd.DataFrame({"id": [str(i) for i in range(len(files))], "image": files})
@@ -108,49 +167,77 @@ def workers(files, out, rounds=5):
             began = time.perf_counter()
             measure_images(table, w, progress=False)
             seconds[w].append(time.perf_counter() - began)
-    ratio = min(seconds[1])/min(seconds[2])
-    print(f"\ntwo workers against one, measure_images on {len(files):,} files: {ratio:.2f} times as fast (at least 1.7) {'met' if ratio >= 1.7 else 'MISSED'}")
+    ratio = min(seconds[1]) / min(seconds[2])
+    print(
+        f"\ntwo workers against one, measure_images on {len(files):,} files: {ratio:.2f} times as fast (at least 1.7) {'met' if ratio >= 1.7 else 'MISSED'}"
+    )
     out["two_workers"] = round(ratio, 3)
+
 
 def peak(n, files):
     "Peak memory in MB of a process that measures n images (VmHWM: a child inherits ru_maxrss of its parent)."
     code = f"import sys, pandas as pd; from radgen.entropy import measure_images; files = sys.stdin.read().split('\\n'); t = pd.DataFrame({{'image': (files*({n}//len(files) + 1))[:{n}]}}); measure_images(t, 1, False); print(int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])/1024)"
-    return float(subprocess.run([sys.executable, "-c", code], input="\n".join(files), capture_output=True, text=True, check=True).stdout)
+    return float(
+        subprocess.run(
+            [sys.executable, "-c", code], input="\n".join(files), capture_output=True, text=True, check=True
+        ).stdout
+    )
+
 
 def memory(files, out):
     mb = {n: peak(n, files) for n in (1000, 10000)}
-    print(f"\npeak memory: {mb[1000]:.0f} MB for 1,000 images, {mb[10000]:.0f} MB for 10,000: ratio {mb[10000]/mb[1000]:.3f} (at most 1.1) {'met' if mb[10000] <= 1.1*mb[1000] else 'MISSED'}")
+    print(
+        f"\npeak memory: {mb[1000]:.0f} MB for 1,000 images, {mb[10000]:.0f} MB for 10,000: ratio {mb[10000] / mb[1000]:.3f} (at most 1.1) {'met' if mb[10000] <= 1.1 * mb[1000] else 'MISSED'}"
+    )
     out["peak_mb"] = {str(n): round(v, 1) for n, v in mb.items()}
 
+
 def concepts(out):
-    data = read_rocov2(SHARED/"rocov2_text", images=False, captions=False)
+    data = read_rocov2(SHARED / "rocov2_text", images=False, captions=False)
     train, best = data.table[data.table.split == "train"], np.inf
     for _ in range(5):
         began = time.perf_counter()
         counts = count_cuis(train, data.names)
         kept = select_rows(train, choose_cuis(counts, 10), data.names).keep.sum()
         best = min(best, time.perf_counter() - began)
-    print(f"\nconcepts: {len(train):,} official rows counted and selected in {best:.2f} s (under 1 s) {'met' if best < 1 else 'MISSED'}; {kept:,} kept")
+    print(
+        f"\nconcepts: {len(train):,} official rows counted and selected in {best:.2f} s (under 1 s) {'met' if best < 1 else 'MISSED'}; {kept:,} kept"
+    )
     out["concepts_s"] = round(best, 3)
+
 
 def copies(out):
     rng, rows = np.random.default_rng(0), {}
     for n in (20_000, 40_000, 80_000, 160_000):
         codes = rng.integers(0, 2**64, (n, 4), dtype=np.uint64)
-        codes[n//2:n//2 + n//100] = codes[:n//100] ^ (np.uint64(1) << rng.integers(0, 64, (n//100, 4)).astype(np.uint64)) # one in a hundred has a copy four bits away
+        codes[n // 2 : n // 2 + n // 100] = codes[: n // 100] ^ (
+            np.uint64(1) << rng.integers(0, 64, (n // 100, 4)).astype(np.uint64)
+        )  # one in a hundred has a copy four bits away
         began = time.perf_counter()
         found = len(close_pairs(codes))
         rows[n] = time.perf_counter() - began
-        print(f"{'copies' if n == 20_000 else '':6} {n:8,} hashes: {rows[n]:5.1f} s, {found:,} of {n//100:,} pairs found")
-    print(f"       eight times the hashes take {rows[160_000]/rows[20_000]:.1f} times as long; all pairs would take 64 times")
+        print(
+            f"{'copies' if n == 20_000 else '':6} {n:8,} hashes: {rows[n]:5.1f} s, {found:,} of {n // 100:,} pairs found"
+        )
+    print(
+        f"       eight times the hashes take {rows[160_000] / rows[20_000]:.1f} times as long; all pairs would take 64 times"
+    )
     out["copies_s"] = {str(n): round(v, 2) for n, v in rows.items()}
 
+
 if __name__ == "__main__":
-    out, phantoms = {}, make_phantoms(ROOT/"work"/"phantoms-5000", 5000, 0, 0, seed=9)
+    out, phantoms = {}, make_phantoms(ROOT / "work" / "phantoms-5000", 5000, 0, 0, seed=9)
     files = {"5,000 phantoms": readable(sorted(map(str, phantoms.glob("*_images/*.jpg"))))}
-    if (SHARED/"radiology_sample").is_dir(): files = {"real sample": readable(sorted(map(str, (SHARED/"radiology_sample").glob("*_images/*.jpg"))))} | files
-    for name, f in files.items(): rates(name, f, out)
+    if (SHARED / "radiology_sample").is_dir():
+        files = {
+            "real sample": readable(sorted(map(str, (SHARED / "radiology_sample").glob("*_images/*.jpg"))))
+        } | files
+    for name, f in files.items():
+        rates(name, f, out)
     some = next(iter(files.values()))
-    workers(some*2, out); memory(some, out); copies(out)
-    if (SHARED/"rocov2_text").is_dir(): concepts(out)
-    write_json(Path(__file__).parent/"results"/"curation.json", out)
+    workers(some * 2, out)
+    memory(some, out)
+    copies(out)
+    if (SHARED / "rocov2_text").is_dir():
+        concepts(out)
+    write_json(Path(__file__).parent / "results" / "curation.json", out)

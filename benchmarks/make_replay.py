@@ -3,6 +3,7 @@
 Run it (two threads, about five minutes when all is new) after a change of the phantoms' captions, the cleaner or the prompt:
     python benchmarks/make_replay.py
 """
+
 from pathlib import Path
 
 from radgen.rewrite import replay_path, transform_captions, write_replay
@@ -11,8 +12,8 @@ from radgen.data import read_rocov2
 from radgen.explore import count_cuis
 from radgen.phantoms import make_phantoms
 
-data = read_rocov2(make_phantoms(Path(__file__).resolve().parents[1]/"work"/"phantoms"))
+data = read_rocov2(make_phantoms(Path(__file__).resolve().parents[1] / "work" / "phantoms"))
 table = select_rows(data.table, choose_cuis(count_cuis(data.table, data.names), 10), data.names)
 n = write_replay(table[table.keep], data.names)
 verdicts = transform_captions(table, data.names).query("keep").verdict.value_counts(normalize=True)
-print(f"{n:,} questions, {replay_path().stat().st_size/1e3:.0f} kB\n{verdicts.round(3).to_string()}")
+print(f"{n:,} questions, {replay_path().stat().st_size / 1e3:.0f} kB\n{verdicts.round(3).to_string()}")

@@ -3,35 +3,49 @@
 Attention is `nn.MultiheadAttention` that returns its weights, at every size up to the full image; the text encoder is in the loop, switched to training (its dropout is on), called one caption at a time and twice: once for the tokens,
 once for the pooled vector; everything is f32 in the default memory layout.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
 
 class DoubleConv(nn.Module):
     def __init__(self, cin, cout, residual=False):
         super().__init__()
         self.residual = residual
-        self.net = nn.Sequential(nn.Conv2d(cin, cout, 3, padding=1, bias=False), nn.GroupNorm(1, cout), nn.GELU(), nn.Conv2d(cout, cout, 3, padding=1, bias=False), nn.GroupNorm(1, cout))
+        self.net = nn.Sequential(
+            nn.Conv2d(cin, cout, 3, padding=1, bias=False),
+            nn.GroupNorm(1, cout),
+            nn.GELU(),
+            nn.Conv2d(cout, cout, 3, padding=1, bias=False),
+            nn.GroupNorm(1, cout),
+        )
 
-    def forward(self, x): return F.gelu(x + self.net(x)) if self.residual else self.net(x)
+    def forward(self, x):
+        return F.gelu(x + self.net(x)) if self.residual else self.net(x)
+
 
 class Block(nn.Module):
     "Residual and widening double convolution, and the embedding added."
+
     def __init__(self, cin, cout, emb_dim=256):
         super().__init__()
         self.conv = nn.Sequential(DoubleConv(cin, cin, residual=True), DoubleConv(cin, cout))
         self.emb = nn.Sequential(nn.SiLU(), nn.Linear(emb_dim, cout))
 
-    def forward(self, x, emb): return self.conv(x) + self.emb(emb)[:, :, None, None]
+    def forward(self, x, emb):
+        return self.conv(x) + self.emb(emb)[:, :, None, None]
+
 
 class AttentionWithWeights(nn.Module):
     "Self- and cross-attention that form, and return, the whole matrix of weights."
+
     def __init__(self, dim, context=256, heads=4):
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
         self.self_attn = nn.MultiheadAttention(dim, heads, batch_first=True)
         self.cross_attn = nn.MultiheadAttention(dim, heads, kdim=context, vdim=context, batch_first=True)
-        self.ff = nn.Sequential(nn.Linear(dim, 2*dim), nn.GELU(), nn.Linear(2*dim, dim))
+        self.ff = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
     def forward(self, x, tokens):
         h = x.flatten(2).swapaxes(1, 2)
@@ -41,8 +55,10 @@ class AttentionWithWeights(nn.Module):
         h = h + self.ff(self.norms[2](h))
         return h.swapaxes(1, 2).view(x.shape)
 
+
 class NaiveUNet(nn.Module):
     "The block list of the paper."
+
     def __init__(self, text_dim=768):
         super().__init__()
         self.stem = DoubleConv(1, 64)
@@ -55,8 +71,8 @@ class NaiveUNet(nn.Module):
 
     def forward(self, x, t, tokens, pooled):
         "(B, 1, H, W), (B,), (B, L, text_dim), (B, text_dim) -> (B, 1, H, W)"
-        freq = 10000**(-torch.arange(0, 256, 2, device=x.device)/256)
-        wave = t[:, None]*freq
+        freq = 10000 ** (-torch.arange(0, 256, 2, device=x.device) / 256)
+        wave = t[:, None] * freq
         emb, tokens = torch.cat([wave.sin(), wave.cos()], 1) + self.pooled(pooled), self.tokens(tokens)
         h, skips = self.stem(x), []
         for down, attn in zip(self.downs, self.down_attn):
@@ -64,8 +80,15 @@ class NaiveUNet(nn.Module):
             h = attn(down(F.max_pool2d(h, 2), emb), tokens)
         h = self.mid(h)
         for up, attn in zip(self.ups, self.up_attn):
-            h = attn(up(torch.cat([F.interpolate(h, scale_factor=2, mode="bilinear", align_corners=True), skips.pop()], 1), emb), tokens)
+            h = attn(
+                up(
+                    torch.cat([F.interpolate(h, scale_factor=2, mode="bilinear", align_corners=True), skips.pop()], 1),
+                    emb,
+                ),
+                tokens,
+            )
         return self.out(h)
+
 
 def encode_in_the_loop(encoder, ids, mask):
     "One caption at a time, twice."
@@ -76,10 +99,14 @@ def encode_in_the_loop(encoder, ids, mask):
             pooled.append(encoder(i[None], attention_mask=m[None]).last_hidden_state.mean(1))
     return torch.cat(tokens), torch.cat(pooled)
 
+
 class NaiveEMA:
     "An average of the weights, parameter by parameter."
-    def __init__(self, model, beta=0.995): self.beta, self.copy = beta, [p.detach().clone() for p in model.parameters()]
+
+    def __init__(self, model, beta=0.995):
+        self.beta, self.copy = beta, [p.detach().clone() for p in model.parameters()]
 
     @torch.no_grad()
     def step(self, model):
-        for old, new in zip(self.copy, model.parameters()): old.copy_(old*self.beta + (1 - self.beta)*new)
+        for old, new in zip(self.copy, model.parameters()):
+            old.copy_(old * self.beta + (1 - self.beta) * new)

@@ -30,176 +30,295 @@ from .vgg_unet import vgg16_features
 
 # %% ../nbs/11b_alignment.ipynb #11b-alignment-006
 def concept_labels(
-    cuis: list[list[str]], # the concepts of each image
-    kept: list[str],       # the concepts that are asked about
-) -> np.ndarray: # (N, C) bool
+    cuis: list[list[str]],  # the concepts of each image
+    kept: list[str],  # the concepts that are asked about
+) -> np.ndarray:  # (N, C) bool
     "Which concepts each image has."
     return np.array([[c in have for c in kept] for have in map(set, cuis)])
 
+
 def fit_reader(
-    f: np.ndarray,      # (N, D) features of real training images
-    labels: np.ndarray, # (N, C) bool, or (N,) one class each
-):                      # scikit-learn's classifier
+    f: np.ndarray,  # (N, D) features of real training images
+    labels: np.ndarray,  # (N, C) bool, or (N,) one class each
+):  # scikit-learn's classifier
     "Logistic regression on features of unit variance."
     model = LogisticRegression(C=0.01, max_iter=1000)
-    return make_pipeline(StandardScaler(), OneVsRestClassifier(model) if labels.ndim == 2 else model).fit(np.asarray(f), labels)
+    return make_pipeline(StandardScaler(), OneVsRestClassifier(model) if labels.ndim == 2 else model).fit(
+        np.asarray(f), labels
+    )
+
 
 def auroc(
-    labels: np.ndarray, # (N, C) bool
-    scores: np.ndarray, # (N, C)
-) -> np.ndarray: # (C,) 0..1, nan where all or none have the concept
+    labels: np.ndarray,  # (N, C) bool
+    scores: np.ndarray,  # (N, C)
+) -> np.ndarray:  # (C,) 0..1, nan where all or none have the concept
     "Area under the ROC curve, concept by concept. Source: Hanley and McNeil 1982."
     n = labels.sum(0)
-    pairs = np.where((n > 0) & (n < len(labels)), n*(len(labels) - n), np.nan)
-    return ((rankdata(scores, axis=0)*labels).sum(0) - n*(n + 1)/2)/pairs
+    pairs = np.where((n > 0) & (n < len(labels)), n * (len(labels) - n), np.nan)
+    return ((rankdata(scores, axis=0) * labels).sum(0) - n * (n + 1) / 2) / pairs
+
 
 def read_concepts(
-    f: np.ndarray, asked: np.ndarray,         # (N, D) features of generated images, (N, C) what was asked for
-    f_test: np.ndarray, labels: np.ndarray,   # of real test images, and what they have
-    f_train: np.ndarray, train: np.ndarray,   # of real training images, and what they have
-    names: list[str],                         # (C,) of the concepts
-    repeats: int = 200,                       # resamplings behind the interval
+    f: np.ndarray,
+    asked: np.ndarray,  # (N, D) features of generated images, (N, C) what was asked for
+    f_test: np.ndarray,
+    labels: np.ndarray,  # of real test images, and what they have
+    f_train: np.ndarray,
+    train: np.ndarray,  # of real training images, and what they have
+    names: list[str],  # (C,) of the concepts
+    repeats: int = 200,  # resamplings behind the interval
     seed: int = 0,
-) -> tuple[pd.DataFrame, dict]: # concept, asked (images), real and generated (AUROC); the means over concepts with the interval of `generated`
+) -> tuple[
+    pd.DataFrame, dict
+]:  # concept, asked (images), real and generated (AUROC); the means over concepts with the interval of `generated`
     "Whether the concepts asked for can be read from the pictures."
     known = train.any(0) & ~train.all(0)
-    if not known.any(): return pd.DataFrame(columns=["concept", "asked", "real", "generated"]), dict(concepts_real=None, concepts=None, concepts_interval=None)
+    if not known.any():
+        return pd.DataFrame(columns=["concept", "asked", "real", "generated"]), dict(
+            concepts_real=None, concepts=None, concepts_interval=None
+        )
     reader = fit_reader(f_train, train[:, known])
-    scores, of_test = (reader.predict_proba(np.asarray(x))[:, -known.sum():] for x in (f, f_test)) # of one concept scikit-learn also gives the probability that it is absent
-    table = pd.DataFrame(dict(concept=np.array(names)[known], asked=asked[:, known].sum(0), real=auroc(labels[:, known], of_test), generated=auroc(asked[:, known], scores)))
+    scores, of_test = (
+        reader.predict_proba(np.asarray(x))[:, -known.sum() :] for x in (f, f_test)
+    )  # of one concept scikit-learn also gives the probability that it is absent
+    table = pd.DataFrame(
+        dict(
+            concept=np.array(names)[known],
+            asked=asked[:, known].sum(0),
+            real=auroc(labels[:, known], of_test),
+            generated=auroc(asked[:, known], scores),
+        )
+    )
     both, rng = table.real.notna() & table.generated.notna(), np.random.default_rng(seed)
-    if not both.any(): return table, dict(concepts_real=None, concepts=None, concepts_interval=None)
+    if not both.any():
+        return table, dict(concepts_real=None, concepts=None, concepts_interval=None)
     mean = lambda y, s: float(np.nanmean(auroc(y[:, known][:, both], s[:, both])))
     draws = [auroc(asked[i][:, known][:, both], scores[i][:, both]) for i in rng.integers(0, len(f), (repeats, len(f)))]
-    drawn = np.array([np.nanmean(d) for d in draws if not np.isnan(d).all()]) # a rare concept may be missing from a draw
-    return table, dict(concepts_real=mean(labels, of_test), concepts=mean(asked, scores), concepts_interval=np.quantile(drawn, [0.025, 0.975]).tolist() if len(drawn) else None)
+    drawn = np.array(
+        [np.nanmean(d) for d in draws if not np.isnan(d).all()]
+    )  # a rare concept may be missing from a draw
+    return table, dict(
+        concepts_real=mean(labels, of_test),
+        concepts=mean(asked, scores),
+        concepts_interval=np.quantile(drawn, [0.025, 0.975]).tolist() if len(drawn) else None,
+    )
 
 # %% ../nbs/11b_alignment.ipynb #11b-alignment-011
 def read_types(
-    f: np.ndarray, rows: pd.DataFrame,        # of the generated images: features, and the `id` of the image that each was drawn for
-    f_test: np.ndarray, f_train: np.ndarray,  # of the real images
-    p: Prepared, split: str,                  # whose captions were drawn
-) -> dict: # types, types_real, types_deaf: 0..1, and doubt: the probability of the type asked for, image by image; None where no concept names an image type
+    f: np.ndarray,
+    rows: pd.DataFrame,  # of the generated images: features, and the `id` of the image that each was drawn for
+    f_test: np.ndarray,
+    f_train: np.ndarray,  # of the real images
+    p: Prepared,
+    split: str,  # whose captions were drawn
+) -> dict:  # types, types_real, types_deaf: 0..1, and doubt: the probability of the type asked for, image by image; None where no concept names an image type
     "Whether the image type is the one that was asked for."
     types = lambda table: np.array([concept_facts(c, p.names).image_type for c in table.cuis])
     asked, test, train = types(p.rows(split).set_index("id").loc[rows.id]), types(p.rows(split)), types(p.rows("train"))
-    if len(set(train) - {""}) < 2 or not any(asked): return dict.fromkeys(("types", "types_real", "types_deaf", "doubt"))
+    if len(set(train) - {""}) < 2 or not any(asked):
+        return dict.fromkeys(("types", "types_real", "types_deaf", "doubt"))
     reader = fit_reader(f_train[train != ""], train[train != ""])
     right = lambda f, want: float((reader.predict(np.asarray(f[want != ""])) == want[want != ""]).mean())
     chances, column = reader.predict_proba(np.asarray(f)), {k: i for i, k in enumerate(reader.classes_)}
     doubt = [float(c[column[a]]) if a in column else 1.0 for c, a in zip(chances, asked)]
-    return dict(doubt=doubt, types=right(f, asked), types_real=right(f_test, test), types_deaf=float(pd.Series(asked[asked != ""]).value_counts(normalize=True).iloc[0]))
+    return dict(
+        doubt=doubt,
+        types=right(f, asked),
+        types_real=right(f_test, test),
+        types_deaf=float(pd.Series(asked[asked != ""]).value_counts(normalize=True).iloc[0]),
+    )
 
 # %% ../nbs/11b_alignment.ipynb #11b-alignment-014
 class GridVGG16(PooledVGG16):
     "relu4_3 of VGG16 averaged in 4 by 4 cells, so that a reader knows where."
+
     def forward(self, u: torch.Tensor) -> torch.Tensor:
-        return F.adaptive_avg_pool2d(self.features(self.vgg.preprocess(shown(u, 64))), 4).flatten(1)/self.unit
+        return F.adaptive_avg_pool2d(self.features(self.vgg.preprocess(shown(u, 64))), 4).flatten(1) / self.unit
+
 
 def grid_features(
-    device: str|torch.device = "cpu",
-) -> Features: # 8192 numbers an image
+    device: str | torch.device = "cpu",
+) -> Features:  # 8192 numbers an image
     "What the readers of phantoms look at."
     vgg = vgg16_features()
-    return Features("VGG16 on a grid of 4 by 4", f"{vgg.source}, 64 px, antialiased", GridVGG16(vgg).to(device).eval(), device=torch.device(device))
+    return Features(
+        "VGG16 on a grid of 4 by 4",
+        f"{vgg.source}, 64 px, antialiased",
+        GridVGG16(vgg).to(device).eval(),
+        device=torch.device(device),
+    )
+
 
 def truth_of(
     p: Prepared,
-) -> pd.DataFrame|None: # by ID: name ('' is normal), side (left, right or ''), size (mm); None for data that nobody drew
+) -> (
+    pd.DataFrame | None
+):  # by ID: name ('' is normal), side (left, right or ''), size (mm); None for data that nobody drew
     "What phantoms show."
-    path = Path(p.manifest["config"]["data_path"])/"truth.csv"
-    if not path.exists(): return None
-    first = pd.read_csv(path, keep_default_na=False).set_index("ID").findings.map(lambda s: (json.loads(s) or [dict(name="", side="", size=0)])[0])
+    path = Path(p.manifest["config"]["data_path"]) / "truth.csv"
+    if not path.exists():
+        return None
+    first = (
+        pd.read_csv(path, keep_default_na=False)
+        .set_index("ID")
+        .findings.map(lambda s: (json.loads(s) or [dict(name="", side="", size=0)])[0])
+    )
     return pd.DataFrame(first.tolist(), index=first.index)
 
+
 def read_truth(
-    images: np.ndarray, rows: pd.DataFrame, # generated images, the `id` each was drawn for and its `prompt`
-    p: Prepared, split: str, size: int, equalize: bool, # the data, and how images were made
-    grid: Features,                         # of `grid_features`
-) -> pd.DataFrame|None: # by finding, side and size (mm off): asked (prompts that say it), generated, real, deaf, and whether the reader is at all better than a constant; None where nobody knows the truth
+    images: np.ndarray,
+    rows: pd.DataFrame,  # generated images, the `id` each was drawn for and its `prompt`
+    p: Prepared,
+    split: str,
+    size: int,
+    equalize: bool,  # the data, and how images were made
+    grid: Features,  # of `grid_features`
+) -> (
+    pd.DataFrame | None
+):  # by finding, side and size (mm off): asked (prompts that say it), generated, real, deaf, and whether the reader is at all better than a constant; None where nobody knows the truth
     "Whether finding, side and size are those of the prompt."
     truth = truth_of(p)
-    if truth is None: return None
+    if truth is None:
+        return None
     train, test = truth.loc[p.rows("train").id], truth.loc[p.rows(split).id]
-    look = lambda s: cached_features(p.images(s, size, equalize), grid, p.dir/"features")
+    look = lambda s: cached_features(p.images(s, size, equalize), grid, p.dir / "features")
     x_train, x_test, x = look("train"), look(split), grid(images)
     said, prompts = truth.loc[rows.id], rows.prompt.str.lower().tolist()
     out = {}
-    for what, says, chosen in (("finding", [n != "" and n in t for n, t in zip(said.name, prompts)], lambda t: t.name != ""), ("side", [s != "" and s in t for s, t in zip(said.side, prompts)], lambda t: t.side != "")):
+    for what, says, chosen in (
+        ("finding", [n != "" and n in t for n, t in zip(said.name, prompts)], lambda t: t.name != ""),
+        ("side", [s != "" and s in t for s, t in zip(said.side, prompts)], lambda t: t.side != ""),
+    ):
         column, says = {"finding": "name", "side": "side"}[what], np.array(says)
         reader = fit_reader(x_train[chosen(train)], train[column][chosen(train)].to_numpy())
         right = lambda x, want: float((reader.predict(x) == want.to_numpy()).mean()) if len(x) else None
-        real, deaf = right(x_test[chosen(test)], test[column][chosen(test)]), float(test[column][chosen(test)].value_counts(normalize=True).iloc[0])
-        out[what] = dict(asked=int(says.sum()), generated=right(x[says], said[column][says]), real=real, deaf=deaf, readable=real > 1.1*deaf)
+        real, deaf = (
+            right(x_test[chosen(test)], test[column][chosen(test)]),
+            float(test[column][chosen(test)].value_counts(normalize=True).iloc[0]),
+        )
+        out[what] = dict(
+            asked=int(says.sum()),
+            generated=right(x[says], said[column][says]),
+            real=real,
+            deaf=deaf,
+            readable=real > 1.1 * deaf,
+        )
     says = np.array([f"{n} mm" in t for n, t in zip(said["size"], prompts)])
-    reader = make_pipeline(StandardScaler(), Ridge(1000)).fit(x_train[train.name != ""], train["size"][train.name != ""])
+    reader = make_pipeline(StandardScaler(), Ridge(1000)).fit(
+        x_train[train.name != ""], train["size"][train.name != ""]
+    )
     off = lambda x, want: float(np.abs(reader.predict(x) - want.to_numpy()).mean()) if len(x) else None
     sizes = test["size"][test.name != ""]
     real, deaf = off(x_test[test.name != ""], sizes), float((sizes - sizes.median()).abs().mean())
-    out["size, mm off"] = dict(asked=int(says.sum()), generated=off(x[says], said["size"][says]), real=real, deaf=deaf, readable=real < 0.9*deaf)
+    out["size, mm off"] = dict(
+        asked=int(says.sum()),
+        generated=off(x[says], said["size"][says]),
+        real=real,
+        deaf=deaf,
+        readable=real < 0.9 * deaf,
+    )
     return pd.DataFrame(out).T
 
 # %% ../nbs/11b_alignment.ipynb #11b-alignment-017
 def small_net(classes: int) -> nn.Module:
     "Four convolutions and a mean."
     widths = (1, 16, 32, 64, 64)
-    blocks = [m for a, b in zip(widths, widths[1:]) for m in (nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2))]
+    blocks = [
+        m
+        for a, b in zip(widths, widths[1:])
+        for m in (nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2))
+    ]
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
 
+
 def learn(
-    images: np.ndarray, labels: np.ndarray, # (N, H, W) uint8, (N, C) bool
-    test: np.ndarray,                       # (M, H, W) uint8
+    images: np.ndarray,
+    labels: np.ndarray,  # (N, H, W) uint8, (N, C) bool
+    test: np.ndarray,  # (M, H, W) uint8
     seed: int,
-    steps: int = 300, # of 64 images
-    device: str|torch.device = "cpu",
-) -> np.ndarray: # (M, C) scores
+    steps: int = 300,  # of 64 images
+    device: str | torch.device = "cpu",
+) -> np.ndarray:  # (M, C) scores
     "Train the small network and let it look at the test images."
     small = lambda x: shown(torch.from_numpy(np.array(x))[:, None], 32)
     rng, x, y = np.random.default_rng(seed), small(images), torch.from_numpy(labels).float()
-    with torch.random.fork_rng(devices=[]): torch.manual_seed(seed); net = small_net(labels.shape[1])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = small_net(labels.shape[1])
     net = net.to(device)
     opt = torch.optim.AdamW(net.parameters(), weight_decay=1e-2)
     plan = torch.optim.lr_scheduler.OneCycleLR(opt, 3e-3, total_steps=steps)
     for _ in range(steps):
         i = rng.integers(0, len(x), 64)
         loss = F.binary_cross_entropy_with_logits(net(x[i].to(device)), y[i].to(device))
-        opt.zero_grad(); loss.backward(); opt.step(); plan.step()
-    with torch.inference_mode(): return torch.cat([net.eval()(b.to(device)).cpu() for b in small(test).split(256)]).numpy()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        plan.step()
+    with torch.inference_mode():
+        return torch.cat([net.eval()(b.to(device)).cpu() for b in small(test).split(256)]).numpy()
+
 
 def usefulness(
-    generated: np.ndarray, asked: np.ndarray, # (N, H, W) uint8, (N, C) bool
-    train: np.ndarray, labels: np.ndarray,    # of real training images
-    test: np.ndarray, truth: np.ndarray,      # of real test images
+    generated: np.ndarray,
+    asked: np.ndarray,  # (N, H, W) uint8, (N, C) bool
+    train: np.ndarray,
+    labels: np.ndarray,  # of real training images
+    test: np.ndarray,
+    truth: np.ndarray,  # of real test images
     seeds: tuple[int, ...] = (0, 1, 2),
     steps: int = 300,
-    device: str|torch.device = "cpu",
-) -> pd.DataFrame: # trained_on, seed, images, auroc (mean over concepts, of real test images)
+    device: str | torch.device = "cpu",
+) -> pd.DataFrame:  # trained_on, seed, images, auroc (mean over concepts, of real test images)
     "Train on generated, on real and on half of each, with as many images; test on real ones."
-    n, rows, some = min(len(generated), len(train)), [], truth.any(0) & ~truth.all(0) # concepts that some test images have and some do not
-    if n < 20: raise ConfigError(f"{n} images a side are too few to train a classifier.")
-    if not some.any(): raise ConfigError("no concept tells one test image from another, so no classifier can be tested.")
+    n, rows, some = (
+        min(len(generated), len(train)),
+        [],
+        truth.any(0) & ~truth.all(0),
+    )  # concepts that some test images have and some do not
+    if n < 20:
+        raise ConfigError(f"{n} images a side are too few to train a classifier.")
+    if not some.any():
+        raise ConfigError("no concept tells one test image from another, so no classifier can be tested.")
     for seed in seeds:
         rng = np.random.default_rng(seed)
         g, r = rng.permutation(len(generated))[:n], rng.permutation(len(train))[:n]
-        for name, i, j in (("real", g[:0], r), ("generated", g, r[:0]), ("half of each", g[:n//2], r[:n - n//2])):
-            x, y = np.concatenate([generated[np.sort(i)], train[np.sort(j)]]), np.concatenate([asked[np.sort(i)], labels[np.sort(j)]])
-            rows.append(dict(trained_on=name, seed=seed, images=n, auroc=float(auroc(truth, learn(x, y, test, seed, steps, device))[some].mean())))
+        for name, i, j in (("real", g[:0], r), ("generated", g, r[:0]), ("half of each", g[: n // 2], r[: n - n // 2])):
+            x, y = (
+                np.concatenate([generated[np.sort(i)], train[np.sort(j)]]),
+                np.concatenate([asked[np.sort(i)], labels[np.sort(j)]]),
+            )
+            rows.append(
+                dict(
+                    trained_on=name,
+                    seed=seed,
+                    images=n,
+                    auroc=float(auroc(truth, learn(x, y, test, seed, steps, device))[some].mean()),
+                )
+            )
     return pd.DataFrame(rows)
 
 # %% ../nbs/11b_alignment.ipynb #11b-alignment-021
 @torch.inference_mode()
 def clip_retrieval(
-    images: np.ndarray,   # (N, H, W) uint8
-    prompts: list[str],   # one an image
-    clip: str,            # 'clip', an id of the Hugging Face hub, or a folder
-    device: str|torch.device = "cpu",
+    images: np.ndarray,  # (N, H, W) uint8
+    prompts: list[str],  # one an image
+    clip: str,  # 'clip', an id of the Hugging Face hub, or a folder
+    device: str | torch.device = "cpu",
     ks: tuple[int, ...] = (1, 5),
-) -> dict[str, float]: # recall_k and chance_k
+) -> dict[str, float]:  # recall_k and chance_k
     "How many captions find a picture of theirs among the k nearest."
     model, tokenizer = load_clip(clip)
     model = model.to(device).eval()
     side = model.config.vision_config.image_size
-    x = F.interpolate(torch.from_numpy(np.array(images)).float()[:, None], (side, side), mode="bicubic", antialias=True).clamp(0, 255).round().to(torch.uint8)[:, 0].numpy()
+    x = (
+        F.interpolate(torch.from_numpy(np.array(images)).float()[:, None], (side, side), mode="bicubic", antialias=True)
+        .clamp(0, 255)
+        .round()
+        .to(torch.uint8)[:, 0]
+        .numpy()
+    )
     pairs = make_pairs(x, list(prompts), tokenizer)
     texts, pictures = embed(model, pairs)
     return retrieval(texts, pictures, pairs.caption, ks)

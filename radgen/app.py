@@ -28,204 +28,342 @@ from .rewrite import caption_texts
 from .runs import Run, load_run
 
 # %% ../nbs/13_app.ipynb #13-app-006
-MOST = 16 # images a request
+MOST = 16  # images a request
+
 
 def generate(
     pipe: RadGenPipeline,  # of a finished run
-    prompt: str,           # what to draw
-    n: int = 4,            # images, 1..16
-    guidance: float = 2.0, # 0 ignores the text, 1 is unguided; up to 10
-    steps: int = 25,       # sampler steps, 1..200
-    seed: int = 0,         # same seed, same pictures
-    sampler: str = "dpm++",# a key of `SAMPLERS`
-) -> list[Image.Image]:    # n pictures, whose text says what they are
+    prompt: str,  # what to draw
+    n: int = 4,  # images, 1..16
+    guidance: float = 2.0,  # 0 ignores the text, 1 is unguided; up to 10
+    steps: int = 25,  # sampler steps, 1..200
+    seed: int = 0,  # same seed, same pictures
+    sampler: str = "dpm++",  # a key of `SAMPLERS`
+) -> list[Image.Image]:  # n pictures, whose text says what they are
     "Draw a prompt; raises `ConfigError` for a request out of bounds."
-    n, steps = (check_number(what, v, 1, high, whole=True) for what, v, high in (("number of images", n, MOST), ("number of steps", steps, 200)))
-    return pipe(check_prompt(prompt), guidance_scale=check_number("guidance scale", guidance, 0, 10), num_inference_steps=steps, sampler=sampler, num_images_per_prompt=n, seed=seed).images
+    n, steps = (
+        check_number(what, v, 1, high, whole=True)
+        for what, v, high in (("number of images", n, MOST), ("number of steps", steps, 200))
+    )
+    return pipe(
+        check_prompt(prompt),
+        guidance_scale=check_number("guidance scale", guidance, 0, 10),
+        num_inference_steps=steps,
+        sampler=sampler,
+        num_images_per_prompt=n,
+        seed=seed,
+    ).images
 
 # %% ../nbs/13_app.ipynb #13-app-010
 def training_text(
-    caption: str,       # as typed, untrusted
-    concepts: list[str],# names that were picked
-    run: Run,           # whose caption mode and names of concepts count
-) -> str: # the text that conditions the model
+    caption: str,  # as typed, untrusted
+    concepts: list[str],  # names that were picked
+    run: Run,  # whose caption mode and names of concepts count
+) -> str:  # the text that conditions the model
     "Bring a visitor's caption into the form of the training texts; raises `ConfigError` where there is nothing to read."
     caption = check_prompt(caption, what="the caption") if (caption or "").strip() or not concepts else ""
     cuis, p, mode = {name: cui for cui, name in run.prepared.names.items()}, run.prepared, run.config.caption_mode
     chosen = [cuis[c] for c in concepts if c in cuis]
-    row = pd.DataFrame([dict(caption=caption, cuis=chosen, transformed=render(rewrite_by_rules(source(caption, chosen, p.names))))])
-    return check_prompt(caption_texts(row, mode, p.names)[0][:LONGEST]) # which joins up to three texts; an encoder reads a few hundred characters
+    row = pd.DataFrame(
+        [dict(caption=caption, cuis=chosen, transformed=render(rewrite_by_rules(source(caption, chosen, p.names))))]
+    )
+    return check_prompt(
+        caption_texts(row, mode, p.names)[0][:LONGEST]
+    )  # which joins up to three texts; an encoder reads a few hundred characters
 
 # %% ../nbs/13_app.ipynb #13-app-013
 class References:
     "The real images of a run, and a classifier trained on them, to hold pictures against."
-    def __init__(self,
+
+    def __init__(
+        self,
         run: Run,
-        device: str = "cpu", # where features are computed
+        device: str = "cpu",  # where features are computed
     ):
         p, size, eq = run.prepared, run.config.image_size, run.config.equalize
-        self.features, self.images, self.rows = make_features("auto", device), p.images("train", size, eq), p.rows("train")
-        look = lambda split: cached_features(p.images(split, size, eq), self.features, p.dir/"features")
+        self.features, self.images, self.rows = (
+            make_features("auto", device),
+            p.images("train", size, eq),
+            p.rows("train"),
+        )
+        look = lambda split: cached_features(p.images(split, size, eq), self.features, p.dir / "features")
         train, test = look("train"), look("test")
         self.train, self.held_out = train, nearest(test, train)[1]
         labels, truth = (concept_labels(r.cuis, p.selected) for r in (self.rows, p.rows("test")))
-        self.known = np.flatnonzero(labels.any(0) & ~labels.all(0)) # concepts that some images have and some do not
+        self.known = np.flatnonzero(labels.any(0) & ~labels.all(0))  # concepts that some images have and some do not
         self.names = [p.names.get(p.selected[i]) or p.selected[i] for i in self.known]
         self.reader = fit_reader(train, labels[:, self.known]) if self.names else None
         self.auroc = auroc(truth[:, self.known], self._scores(test)) if self.names else []
 
-    def _scores(self, f): return self.reader.predict_proba(np.asarray(f))[:, -len(self.names):]
+    def _scores(self, f):
+        return self.reader.predict_proba(np.asarray(f))[:, -len(self.names) :]
 
-    def __call__(self,
-        pictures: list[Image.Image], # generated
-    ) -> tuple[list[tuple], pd.DataFrame]: # for each (training image, 'share of held-out images that have one as near: its ID'); and a row a concept: concept, seen (mean probability), auroc (of the classifier on real test images)
+    def __call__(
+        self,
+        pictures: list[Image.Image],  # generated
+    ) -> tuple[
+        list[tuple], pd.DataFrame
+    ]:  # for each (training image, 'share of held-out images that have one as near: its ID'); and a row a concept: concept, seen (mean probability), auroc (of the classifier on real test images)
         "Nearest training images, and the concepts that the classifier sees."
         f = self.features(np.stack([np.asarray(im) for im in pictures]))
         index, distance = nearest(f, self.train)
         share = [(self.held_out <= d).mean() for d in distance]
         near = [(Image.fromarray(self.images[i]), f"{s:.0%}: {self.rows.id[i]}") for i, s in zip(index, share)]
         seen = self._scores(f).mean(0) if self.names else []
-        return near, pd.DataFrame(dict(concept=self.names, seen=seen, auroc=self.auroc)).sort_values("seen", ascending=False, ignore_index=True)
+        return near, pd.DataFrame(dict(concept=self.names, seen=seen, auroc=self.auroc)).sort_values(
+            "seen", ascending=False, ignore_index=True
+        )
 
 # %% ../nbs/13_app.ipynb #13-app-016
-WAITING = 20 # requests in the queue; more are turned away
-CSS = ".grid-wrap { min-height: 0 !important }" # galleries as high as their pictures
+WAITING = 20  # requests in the queue; more are turned away
+CSS = ".grid-wrap { min-height: 0 !important }"  # galleries as high as their pictures
+
 
 def _gradio():
     "Gradio, or a sentence that says how to get it."
-    try: import gradio
-    except ImportError: raise RadgenError("the web page needs gradio: install it with pip install -e '.[app]'.") from None
+    try:
+        import gradio
+    except ImportError:
+        raise RadgenError("the web page needs gradio: install it with pip install -e '.[app]'.") from None
     return gradio
+
 
 def answers(
     run: Run,
     device: str = "cpu",
-    closing: threading.Event|None = None, # ends a drawing when it is set
-): # two functions: caption, concepts, transform -> text; and that with n, guidance, steps, seed and sampler -> text, pictures, near, seen
+    closing: threading.Event | None = None,  # ends a drawing when it is set
+):  # two functions: caption, concepts, transform -> text; and that with n, guidance, steps, seed and sampler -> text, pictures, near, seen
     "What the page does with a request; raises gradio's `Error` with our message."
     gr, pipe, references = _gradio(), run.pipeline(pick_device(device)), References(run, pick_device(device))
     pipe.set_progress_bar_config(desc="drawing", leave=False)
+
     def still_open(*_):
-        if closing and closing.is_set(): raise ConfigError("the page is being closed.")
-    pipe.denoiser.register_forward_pre_hook(still_open) # asked at each step
-    text_of = lambda caption, concepts, transform: training_text(caption, concepts or [], run) if transform else check_prompt(caption or "", what="the caption")
+        if closing and closing.is_set():
+            raise ConfigError("the page is being closed.")
+
+    pipe.denoiser.register_forward_pre_hook(still_open)  # asked at each step
+    text_of = lambda caption, concepts, transform: (
+        training_text(caption, concepts or [], run) if transform else check_prompt(caption or "", what="the caption")
+    )
+
     def read(caption, concepts, transform):
-        if not (caption or "").strip() and not concepts: return ""
-        try: return text_of(caption, concepts, transform)
-        except RadgenError as e: return f"({e})"
+        if not (caption or "").strip() and not concepts:
+            return ""
+        try:
+            return text_of(caption, concepts, transform)
+        except RadgenError as e:
+            return f"({e})"
+
     def draw(caption, concepts, transform, n, guidance, steps, seed, sampler, progress=gr.Progress(track_tqdm=True)):
         try:
             text = text_of(caption, concepts, transform)
             pictures = generate(pipe, text, n, guidance, steps, seed, sampler)
-        except RadgenError as e: raise gr.Error(str(e), print_exception=False)
+        except RadgenError as e:
+            raise gr.Error(str(e), print_exception=False)
         near, seen = references(pictures)
-        return text, [(im, f"seed {seed}, {i}") for i, im in enumerate(pictures)], near, seen.assign(seen=seen.seen.map("{:.0%}".format), auroc=seen.auroc.map("{:.2f}".format))
+        return (
+            text,
+            [(im, f"seed {seed}, {i}") for i, im in enumerate(pictures)],
+            near,
+            seen.assign(seen=seen.seen.map("{:.0%}".format), auroc=seen.auroc.map("{:.2f}".format)),
+        )
+
     return read, draw
 
 # %% ../nbs/13_app.ipynb #13-app-017
 def examples(
     run: Run,
     n: int = 5,
-) -> list[list]: # caption and names of concepts of test images, of different image types
+) -> list[list]:  # caption and names of concepts of test images, of different image types
     "Captions that the model has never seen."
     p, offered = run.prepared, set(concept_names(run))
-    rows = p.rows("test").assign(kind=lambda t: [concept_facts(c, p.names).image_type for c in t.cuis]).drop_duplicates("kind").head(n)
-    return [[r.caption[:LONGEST], [name for name in map(p.names.get, r.cuis) if name in offered]] for r in rows.itertuples()]
+    rows = (
+        p.rows("test")
+        .assign(kind=lambda t: [concept_facts(c, p.names).image_type for c in t.cuis])
+        .drop_duplicates("kind")
+        .head(n)
+    )
+    return [
+        [r.caption[:LONGEST], [name for name in map(p.names.get, r.cuis) if name in offered]] for r in rows.itertuples()
+    ]
+
 
 def concept_names(
     run: Run,
-) -> list[str]: # the commonest first
+) -> list[str]:  # the commonest first
     "The concepts that some training image shows, by name."
-    return list(dict.fromkeys(filter(None, map(run.prepared.names.get, run.prepared.rows("train").cuis.explode().value_counts().index))))
+    return list(
+        dict.fromkeys(
+            filter(None, map(run.prepared.names.get, run.prepared.rows("train").cuis.explode().value_counts().index))
+        )
+    )
 
 # %% ../nbs/13_app.ipynb #13-app-019
 def make_page(
     run: Run,
     device: str = "cpu",  # where to draw
-    closing: threading.Event|None = None, # ends a drawing when it is set
-): # gradio.Blocks
+    closing: threading.Event | None = None,  # ends a drawing when it is set
+):  # gradio.Blocks
     "The page of a run; raises `RadgenError` where gradio is not installed."
     gr, (read, draw) = _gradio(), answers(run, device, closing)
     with gr.Blocks(title=f"radgen: {run.config.name}", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.Markdown(f"# radgen: {run.config.name}\n**Synthetic, not for diagnosis.** {run.config.model} at {run.config.image_size} px. What is drawn may lack what was asked for, or come close to a training image: look at what stands beside it.")
+        gr.Markdown(
+            f"# radgen: {run.config.name}\n**Synthetic, not for diagnosis.** {run.config.model} at {run.config.image_size} px. What is drawn may lack what was asked for, or come close to a training image: look at what stands beside it."
+        )
         with gr.Row():
             with gr.Column(min_width=300):
                 shown = examples(run)
-                caption = gr.Textbox(shown[0][0], label="Caption", lines=3, max_length=LONGEST, info="Shift+Enter draws")
-                concepts = gr.Dropdown(concept_names(run), value=[], multiselect=True, label="Concepts", info="what the picture must show; they have the last word over the caption")
+                caption = gr.Textbox(
+                    shown[0][0], label="Caption", lines=3, max_length=LONGEST, info="Shift+Enter draws"
+                )
+                concepts = gr.Dropdown(
+                    concept_names(run),
+                    value=[],
+                    multiselect=True,
+                    label="Concepts",
+                    info="what the picture must show; they have the last word over the caption",
+                )
                 transform = gr.Checkbox(True, label="Bring the caption into the form of the training texts")
                 text = gr.Textbox(read(shown[0][0], [], True), label="What the model reads", interactive=False, lines=2)
                 with gr.Row():
-                    n, guidance = gr.Slider(1, MOST, 4, step=1, label="Pictures"), gr.Slider(0, 10, 2, step=0.1, label="Guidance", info="0 ignores the text, 1 is unguided")
+                    n, guidance = (
+                        gr.Slider(1, MOST, 4, step=1, label="Pictures"),
+                        gr.Slider(0, 10, 2, step=0.1, label="Guidance", info="0 ignores the text, 1 is unguided"),
+                    )
                 with gr.Row():
-                    steps, sampler = gr.Slider(1, 200, 25, step=1, label="Steps"), gr.Dropdown(list(SAMPLERS), value="dpm++", label="Sampler")
+                    steps, sampler = (
+                        gr.Slider(1, 200, 25, step=1, label="Steps"),
+                        gr.Dropdown(list(SAMPLERS), value="dpm++", label="Sampler"),
+                    )
                 with gr.Row():
                     seed, another = gr.Number(0, precision=0, label="Seed"), gr.Button("Another seed")
                 button = gr.Button("Draw", variant="primary")
             with gr.Column(min_width=300):
-                gallery = lambda name: gr.Gallery(label=name, show_label=False, buttons=["download", "fullscreen"], columns=4, height="auto", format="png", object_fit="contain", elem_id=name)
+                gallery = lambda name: gr.Gallery(
+                    label=name,
+                    show_label=False,
+                    buttons=["download", "fullscreen"],
+                    columns=4,
+                    height="auto",
+                    format="png",
+                    object_fit="contain",
+                    elem_id=name,
+                )
                 gr.Markdown("**Generated**, from the text on the left")
                 pictures = gallery("generated")
-                gr.Markdown("**Real**: the training image that is nearest to each, and the share of held-out images that have one as near")
+                gr.Markdown(
+                    "**Real**: the training image that is nearest to each, and the share of held-out images that have one as near"
+                )
                 near = gallery("nearest")
-                gr.Markdown("**A second opinion**: the mean probability that a classifier gives each concept, and its AUROC on real images")
+                gr.Markdown(
+                    "**A second opinion**: the mean probability that a classifier gives each concept, and its AUROC on real images"
+                )
                 seen = gr.Dataframe(headers=["concept", "seen", "auroc"], show_label=False, interactive=False)
         gr.Examples(shown, [caption, concepts], label="Captions of the test split", api_visibility="private")
         request = [caption, concepts, transform]
-        gr.on([caption.change, concepts.change, transform.change], read, request, text, show_progress="hidden", trigger_mode="always_last", api_name="read")
+        gr.on(
+            [caption.change, concepts.change, transform.change],
+            read,
+            request,
+            text,
+            show_progress="hidden",
+            trigger_mode="always_last",
+            api_name="read",
+        )
         another.click(lambda: random.randrange(2**31), None, seed, api_visibility="private")
-        gr.on([button.click, caption.submit], draw, [*request, n, guidance, steps, seed, sampler], [text, pictures, near, seen], concurrency_limit=1, trigger_mode="once", api_name="draw", show_progress_on=pictures)
-    return page.queue(max_size=WAITING, api_open=False) # nobody passes the queue by
+        gr.on(
+            [button.click, caption.submit],
+            draw,
+            [*request, n, guidance, steps, seed, sampler],
+            [text, pictures, near, seen],
+            concurrency_limit=1,
+            trigger_mode="once",
+            api_name="draw",
+            show_progress_on=pictures,
+        )
+    return page.queue(max_size=WAITING, api_open=False)  # nobody passes the queue by
 
 # %% ../nbs/13_app.ipynb #13-app-020
 @dataclass
 class AppConfig:
     "Options of the web page."
-    run: Positional[Path] # runs/NAME, finished
-    host: str = "127.0.0.1" # address to listen on; the default is this machine alone
-    port: int = 7860 # 1..65535
-    device: str = "cuda" # cuda, cuda:N, mps or cpu
+
+    run: Positional[Path]  # runs/NAME, finished
+    host: str = "127.0.0.1"  # address to listen on; the default is this machine alone
+    port: int = 7860  # 1..65535
+    device: str = "cuda"  # cuda, cuda:N, mps or cpu
+
 
 LOOPBACK = ("127.0.0.1", "localhost")
 
+
 def own_folder(
     run: Run,
-) -> Path: # runs/NAME/app/PID
+) -> Path:  # runs/NAME/app/PID
     "Where a page keeps its pictures; those of pages that are gone are deleted."
-    for old in (run.dir/"app").glob("*"):
-        if old.name.isdigit() and not pid_exists(int(old.name)): shutil.rmtree(old, ignore_errors=True)
-    return run.dir/"app"/str(os.getpid())
+    for old in (run.dir / "app").glob("*"):
+        if old.name.isdigit() and not pid_exists(int(old.name)):
+            shutil.rmtree(old, ignore_errors=True)
+    return run.dir / "app" / str(os.getpid())
+
 
 def launch(
-    page, # of `make_page`
+    page,  # of `make_page`
     cfg: AppConfig,
 ):
     "Open the page to visitors; raises `ConfigError` where it cannot listen."
-    import httpx # which gradio brings, and looks with whether its server answers
+    import httpx  # which gradio brings, and looks with whether its server answers
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
+
     gr, mine = _gradio(), cfg.host in LOOPBACK
     os.environ["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), *LOOPBACK, cfg.host)))
-    guard = {"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK])]} if mine else {} # a name of another site that leads here is turned away
-    try: page.launch(server_name=cfg.host, server_port=cfg.port, share=False, quiet=True, prevent_thread_lock=True, ssr_mode=False, footer_links=[], run_history=False, enable_monitoring=False, max_file_size=1, app_kwargs=guard,
-                     theme=gr.themes.Default(font="system-ui", font_mono="monospace"), css=CSS)
-    except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL) as e: raise ConfigError(f"cannot listen on {cfg.host}:{cfg.port} ({e}): choose another --port or --host.") from None
-    print(f"radgen: http://{cfg.host}:{cfg.port} is the page; Ctrl-C ends it." + ("" if mine else " Everybody who reaches this machine can use it."), file=sys.stderr)
+    guard = (
+        {"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK])]} if mine else {}
+    )  # a name of another site that leads here is turned away
+    try:
+        page.launch(
+            server_name=cfg.host,
+            server_port=cfg.port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            max_file_size=1,
+            app_kwargs=guard,
+            theme=gr.themes.Default(font="system-ui", font_mono="monospace"),
+            css=CSS,
+        )
+    except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL) as e:
+        raise ConfigError(f"cannot listen on {cfg.host}:{cfg.port} ({e}): choose another --port or --host.") from None
+    print(
+        f"radgen: http://{cfg.host}:{cfg.port} is the page; Ctrl-C ends it."
+        + ("" if mine else " Everybody who reaches this machine can use it."),
+        file=sys.stderr,
+    )
+
 
 def serve(
     cfg: AppConfig,
 ):
     "Serve the page of a run until SIGTERM, or Ctrl-C, which raises `KeyboardInterrupt`."
-    if not 1 <= cfg.port <= 65535: raise ConfigError(f"--port {cfg.port} is not a port: choose between 1 and 65535.")
+    if not 1 <= cfg.port <= 65535:
+        raise ConfigError(f"--port {cfg.port} is not a port: choose between 1 and 65535.")
     run, closing, _ = load_run(cfg.run), threading.Event(), _gradio()
     folder = own_folder(run)
-    os.environ["GRADIO_TEMP_DIR"] = str(folder.resolve()) # gradio writes here and nowhere else
+    os.environ["GRADIO_TEMP_DIR"] = str(folder.resolve())  # gradio writes here and nowhere else
     try:
         page = make_page(run, cfg.device, closing)
         launch(page, cfg)
         with stop_signals() as asked:
-            while not asked: closing.wait(0.2)
+            while not asked:
+                closing.wait(0.2)
         closing.set()
         page.close(verbose=False)
-    finally: shutil.rmtree(folder, ignore_errors=True)
-    if signal.SIGINT in asked: raise KeyboardInterrupt
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if signal.SIGINT in asked:
+        raise KeyboardInterrupt

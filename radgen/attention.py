@@ -18,50 +18,64 @@ from .unet import AttentionBlock
 # %% ../nbs/10b_attention.ipynb #10b-attention-006
 @torch.no_grad()
 def word_maps(
-    model: nn.Module,    # any denoiser
-    x_t: torch.Tensor,   # (B, C, H, W) noisy images
-    t: torch.Tensor,     # (B,) time steps
-    text: TextEmbedding, # (B, L, D) and so on
-) -> torch.Tensor:       # (B, L, H, W), at every pixel the shares of the tokens, summing to 1
+    model: nn.Module,  # any denoiser
+    x_t: torch.Tensor,  # (B, C, H, W) noisy images
+    t: torch.Tensor,  # (B,) time steps
+    text: TextEmbedding,  # (B, L, D) and so on
+) -> torch.Tensor:  # (B, L, H, W), at every pixel the shares of the tokens, summing to 1
     "The cross-attention of one evaluation, averaged over heads and blocks; raises `ConfigError` where the network has none."
-    maps, ratio = [], x_t.shape[3]/x_t.shape[2]
+    maps, ratio = [], x_t.shape[3] / x_t.shape[2]
+
     def look(attn, args):
-        w = attn.weights(*args).transpose(1, 2) # (B, L, N) over the N pixels of this size
-        maps.append(w.unflatten(2, (round((w.shape[2]/ratio)**0.5), -1)))
+        w = attn.weights(*args).transpose(1, 2)  # (B, L, N) over the N pixels of this size
+        maps.append(w.unflatten(2, (round((w.shape[2] / ratio) ** 0.5), -1)))
+
     hooks = [m.cross_attn.register_forward_pre_hook(look) for m in model.modules() if isinstance(m, AttentionBlock)]
-    if not hooks: raise ConfigError("this network has no attention to look at: make it with a larger attention_max.")
-    try: model(x_t, t, text)
+    if not hooks:
+        raise ConfigError("this network has no attention to look at: make it with a larger attention_max.")
+    try:
+        model(x_t, t, text)
     finally:
-        for h in hooks: h.remove()
+        for h in hooks:
+            h.remove()
     return torch.stack([F.interpolate(w.float(), size=x_t.shape[2:], mode="bilinear") for w in maps]).mean(0)
 
 # %% ../nbs/10b_attention.ipynb #10b-attention-008
 def words(
-    tokenizer,    # a fast tokenizer of transformers
+    tokenizer,  # a fast tokenizer of transformers
     caption: str,
-    limit: int = 64, # tokens that the encoder reads
-) -> list[tuple[str, list[int]]]: # (word, places of its tokens), in reading order
+    limit: int = 64,  # tokens that the encoder reads
+) -> list[tuple[str, list[int]]]:  # (word, places of its tokens), in reading order
     "Which tokens make up which word; words end at white space, commas go with nothing."
     out, end = [], None
-    for i, (a, b) in enumerate(tokenizer(caption, return_offsets_mapping=True, truncation=True, max_length=limit).offset_mapping):
-        if a == b or caption[a:b] == ",": end = None; continue
-        if end == a: out[-1] = (out[-1][0] + caption[a:b], out[-1][1] + [i])
-        else: out.append((caption[a:b], [i]))
+    for i, (a, b) in enumerate(
+        tokenizer(caption, return_offsets_mapping=True, truncation=True, max_length=limit).offset_mapping
+    ):
+        if a == b or caption[a:b] == ",":
+            end = None
+            continue
+        if end == a:
+            out[-1] = (out[-1][0] + caption[a:b], out[-1][1] + [i])
+        else:
+            out.append((caption[a:b], [i]))
         end = b
     return out
 
+
 def plot_words(
-    images: torch.Tensor, # (B, H, W), any range
-    maps: torch.Tensor,   # (B, L, H, W) of `word_maps`
+    images: torch.Tensor,  # (B, H, W), any range
+    maps: torch.Tensor,  # (B, L, H, W) of `word_maps`
     captions: list[str],  # B of them
-    tokenizer,            # a fast tokenizer of transformers
-    ncol: int = 9,        # words shown, the first ones
+    tokenizer,  # a fast tokenizer of transformers
+    ncol: int = 9,  # words shown, the first ones
 ) -> plt.Figure:
     "One row an image: the picture, then the map of each word, every map on a scale of its own."
-    fig, axs = plt.subplots(len(images), ncol + 1, figsize=(1.25*(ncol + 1), 1.45*len(images)), squeeze=False)
-    for ax in axs.flat: ax.axis("off")
+    fig, axs = plt.subplots(len(images), ncol + 1, figsize=(1.25 * (ncol + 1), 1.45 * len(images)), squeeze=False)
+    for ax in axs.flat:
+        ax.axis("off")
     for row, im, m, caption in zip(axs, images, maps, captions):
         row[0].imshow(im, cmap="gray")
         for ax, (word, at) in zip(row[1:], words(tokenizer, caption)):
-            ax.imshow(m[at].sum(0), cmap="magma"); ax.set_title(word, fontsize=8)
+            ax.imshow(m[at].sum(0), cmap="magma")
+            ax.set_title(word, fontsize=8)
     return fig

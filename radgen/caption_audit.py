@@ -21,8 +21,29 @@ import tyro
 from scipy.stats import binomtest
 from tqdm import tqdm
 
-from .captions import (INVALID, PART_OF, SEQUENCES, UNSPECIFIED, Evidence, Facts, Record, Source, changed_fact, clean_caption, concept_facts, condition_phrase, evidence,
-                             parse, plain_caption, possible_views, read, resolve, seen, type_of, verify)
+from radgen.captions import (
+    INVALID,
+    PART_OF,
+    SEQUENCES,
+    UNSPECIFIED,
+    Evidence,
+    Facts,
+    Record,
+    Source,
+    changed_fact,
+    clean_caption,
+    concept_facts,
+    condition_phrase,
+    evidence,
+    parse,
+    plain_caption,
+    possible_views,
+    read,
+    resolve,
+    seen,
+    type_of,
+    verify,
+)
 from .core import ConfigError, DataError, atomic_path, first_line, read_json, save_figure
 from .data import CUI, names_file, read_cells, read_names
 from .encoders import load_tokenizer, token_lengths
@@ -31,93 +52,165 @@ from .rewrite import FIELDS, MODES, caption_texts
 # %% ../nbs/06b_audit.ipynb #06b-audit-006
 class CaptionFile(NamedTuple):
     "A table of rewritten captions and what is needed to judge it."
-    label: str          # what it is called in tables and figures
-    table: pd.DataFrame # id, caption, cuis (list of str), transformed, verdict ('' where none is given)
-    names: dict         # CUI -> canonical name
 
-REWRITTEN = ("Transformed", "Keywords") # what the column of the new text may be called
+    label: str  # what it is called in tables and figures
+    table: pd.DataFrame  # id, caption, cuis (list of str), transformed, verdict ('' where none is given)
+    names: dict  # CUI -> canonical name
+
+
+REWRITTEN = ("Transformed", "Keywords")  # what the column of the new text may be called
+
 
 def _csv(path):
     "The cells of a CSV file as text."
-    cells = read_cells(path, ("ID", "Caption", "CUIs"), (*REWRITTEN, "Verdict"), "the audit reads CSV files with the columns ID,Caption,CUIs,Transformed, and folders written by radgen prepare")
+    cells = read_cells(
+        path,
+        ("ID", "Caption", "CUIs"),
+        (*REWRITTEN, "Verdict"),
+        "the audit reads CSV files with the columns ID,Caption,CUIs,Transformed, and folders written by radgen prepare",
+    )
     new = next((c for c in REWRITTEN if c in cells), None)
-    if new is None: raise DataError(f"no column {' or '.join(REWRITTEN)} in {path.name} in {path.parent}: the rewritten captions must stand there; radgen captions rewrite writes such a file.")
+    if new is None:
+        raise DataError(
+            f"no column {' or '.join(REWRITTEN)} in {path.name} in {path.parent}: the rewritten captions must stand there; radgen captions rewrite writes such a file."
+        )
     verdict = cells.Verdict if "Verdict" in cells else pd.Series("", cells.index)
-    return pd.DataFrame({"id": cells.ID, "caption": cells.Caption, "cuis": [[c for c in map(str.strip, cell.split(";")) if c] for cell in cells.CUIs], "transformed": cells[new], "verdict": verdict})
+    return pd.DataFrame(
+        {
+            "id": cells.ID,
+            "caption": cells.Caption,
+            "cuis": [[c for c in map(str.strip, cell.split(";")) if c] for cell in cells.CUIs],
+            "transformed": cells[new],
+            "verdict": verdict,
+        }
+    )
+
 
 def _folder(path):
     "The kept rows of a prepared folder."
-    file = path/"table.parquet"
-    if not file.is_file(): raise DataError(f"{path} is not a prepared folder: the audit reads CSV files with the columns ID,Caption,CUIs,Transformed, and folders written by radgen prepare.")
-    try: t = pd.read_parquet(file)
-    except (OSError, ValueError) as e: raise DataError(f"{file} is not a readable Parquet file ({first_line(e, 80)}): run radgen prepare again.") from None
-    if lacking := [c for c in ("id", "caption", "cuis", "transformed") if c not in t]: raise DataError(f"no column {lacking[0]} in {file}: run radgen prepare again.")
-    if "keep" in t: t = t[t.keep.astype(bool)]
-    return pd.DataFrame({"id": t.id.astype(str), "caption": t.caption, "cuis": [list(c) if c is not None else [] for c in t.cuis], "transformed": t.transformed, "verdict": t.verdict if "verdict" in t else ""})
+    file = path / "table.parquet"
+    if not file.is_file():
+        raise DataError(
+            f"{path} is not a prepared folder: the audit reads CSV files with the columns ID,Caption,CUIs,Transformed, and folders written by radgen prepare."
+        )
+    try:
+        t = pd.read_parquet(file)
+    except (OSError, ValueError) as e:
+        raise DataError(
+            f"{file} is not a readable Parquet file ({first_line(e, 80)}): run radgen prepare again."
+        ) from None
+    if lacking := [c for c in ("id", "caption", "cuis", "transformed") if c not in t]:
+        raise DataError(f"no column {lacking[0]} in {file}: run radgen prepare again.")
+    if "keep" in t:
+        t = t[t.keep.astype(bool)]
+    return pd.DataFrame(
+        {
+            "id": t.id.astype(str),
+            "caption": t.caption,
+            "cuis": [list(c) if c is not None else [] for c in t.cuis],
+            "transformed": t.transformed,
+            "verdict": t.verdict if "verdict" in t else "",
+        }
+    )
 
 # %% ../nbs/06b_audit.ipynb #06b-audit-007
 def read_captions(
-    path: str|Path,              # CSV file, or folder written by `radgen prepare`
-    names: str|Path|None = None, # CSV file with the header CUI,Canonical name; by default the one beside the captions
+    path: str | Path,  # CSV file, or folder written by `radgen prepare`
+    names: str
+    | Path
+    | None = None,  # CSV file with the header CUI,Canonical name; by default the one beside the captions
 ) -> CaptionFile:
     "Read a table of rewritten captions; raises `DataError` or `ConfigError` where it cannot be judged."
     path = Path(path)
-    if not path.exists(): raise DataError(f"there is no folder or file {path}: name a CSV with the columns ID,Caption,CUIs,Transformed, or a folder written by radgen prepare.")
+    if not path.exists():
+        raise DataError(
+            f"there is no folder or file {path}: name a CSV with the columns ID,Caption,CUIs,Transformed, or a folder written by radgen prepare."
+        )
     table = (_folder if path.is_dir() else _csv)(path).reset_index(drop=True)
-    if table.empty: raise DataError(f"{path} holds no rows that are kept: there is nothing to audit.")
-    for c in ("caption", "transformed", "verdict"): table[c] = table[c].fillna("").astype(str)
+    if table.empty:
+        raise DataError(f"{path} holds no rows that are kept: there is nothing to audit.")
+    for c in ("caption", "transformed", "verdict"):
+        table[c] = table[c].fillna("").astype(str)
     if (bad := table.transformed.str.strip() == "").any():
-        raise DataError(f"{bad.sum()} of {len(table)} rows have no rewritten caption in {path} (the first is {table.id[bad.idxmax()]}): write {INVALID!r} where there is none.")
-    if (table.caption.str.strip() == "").all(): raise DataError(f"no row has a source caption in {path}: there is nothing to hold the rewritten ones against.")
+        raise DataError(
+            f"{bad.sum()} of {len(table)} rows have no rewritten caption in {path} (the first is {table.id[bad.idxmax()]}): write {INVALID!r} where there is none."
+        )
+    if (table.caption.str.strip() == "").all():
+        raise DataError(f"no row has a source caption in {path}: there is nothing to hold the rewritten ones against.")
     wrong = [(i, c) for i, cuis in zip(table.id, table.cuis) for c in cuis if not CUI.fullmatch(str(c))]
-    if wrong: raise DataError(f"{str(wrong[0][1])[:20]!r} of {wrong[0][0]} in {path} is no CUI: the column CUIs holds C and seven digits, with ; between several.")
-    if names is None and (path/"names.json").is_file(): known = read_json(path/"names.json")
-    elif (file := names_file(path, names)) is None: raise ConfigError(f"no cui_mapping.csv lies beside {path}: give --names a CSV with the header CUI,Canonical name.")
-    else: known = read_names(file)
+    if wrong:
+        raise DataError(
+            f"{str(wrong[0][1])[:20]!r} of {wrong[0][0]} in {path} is no CUI: the column CUIs holds C and seven digits, with ; between several."
+        )
+    if names is None and (path / "names.json").is_file():
+        known = read_json(path / "names.json")
+    elif (file := names_file(path, names)) is None:
+        raise ConfigError(
+            f"no cui_mapping.csv lies beside {path}: give --names a CSV with the header CUI,Canonical name."
+        )
+    else:
+        known = read_names(file)
     return CaptionFile(path.stem if path.is_file() else path.name, table, known)
 
 # %% ../nbs/06b_audit.ipynb #06b-audit-009
 def read_rewriting(
-    text: str, # a rewritten caption by anybody
-) -> tuple[Record, bool]: # its fields, and whether it is in the template
+    text: str,  # a rewritten caption by anybody
+) -> tuple[Record, bool]:  # its fields, and whether it is in the template
     "Take a rewritten caption apart as far as it can be understood."
-    if record := parse(text): return record, True
+    if record := parse(text):
+        return record, True
     cut = "," if text.count(",") >= 3 else r"[,;\n]+"
     cells = [re.sub(r"^[\w' ]{1,24}:", "", c.strip()).strip(" .") for c in re.split(cut, text.strip(), maxsplit=3)]
-    if len(cells) == 3: cells.append("" if re.search(r"\bnormal$", cells[2], re.I) else cells[2])
-    if len(cells) < 4: cells = (cells + ["", ""])[:3] + [text]
+    if len(cells) == 3:
+        cells.append("" if re.search(r"\bnormal$", cells[2], re.I) else cells[2])
+    if len(cells) < 4:
+        cells = (cells + ["", ""])[:3] + [text]
     return Record(*("" if c.lower() == u.lower() else c for c, u in zip(cells, UNSPECIFIED))), False
+
 
 def _lies_in(part):
     "A body part, and all that contain it."
     out = [part]
-    while part := PART_OF.get(part): out.append(part)
+    while part := PART_OF.get(part):
+        out.append(part)
     return out
 
+
 def places(
-    text: str, # a body part in any words
-) -> list[str]: # keys of `REGIONS`
+    text: str,  # a body part in any words
+) -> list[str]:  # keys of `REGIONS`
     "The body parts that a text names."
     s = seen(plain_caption(text))
     return [*s.regions, *s.organs]
 
+
 def same_place(
-    said: list[str], # body parts of the text
-    label: str,      # of the concepts, with 'and' between several
+    said: list[str],  # body parts of the text
+    label: str,  # of the concepts, with 'and' between several
 ) -> bool:
     "Whether any of them equals, lies in or contains one that is stated."
     stated = [p.strip().capitalize() for p in label.split(" and ")]
     return any(a in _lies_in(b) or b in _lies_in(a) for a in said for b in stated)
 
+
 _FRONTAL = {"Frontal view", "Antero-posterior view", "Postero-anterior view"}
-_LAY = [(re.compile(p, re.I), new) for p, new in ((r"\bfront[ -](?:to|and)[ -]back\b|\bfront-back\b", "antero-posterior"), (r"\bback[ -](?:to|and)[ -]front\b|\bback-front\b", "postero-anterior"),
-                                                  (r"\b(?:front|anterior) view\b", "frontal view"), (r"\bcross[ -]section\w*", " "))] # every CT is a cross-section
+_LAY = [
+    (re.compile(p, re.I), new)
+    for p, new in (
+        (r"\bfront[ -](?:to|and)[ -]back\b|\bfront-back\b", "antero-posterior"),
+        (r"\bback[ -](?:to|and)[ -]front\b|\bback-front\b", "postero-anterior"),
+        (r"\b(?:front|anterior) view\b", "frontal view"),
+        (r"\bcross[ -]section\w*", " "),
+    )
+]  # every CT is a cross-section
+
 
 def planes(
-    text: str, # a view in any words
-) -> set[str]: # keys of `VIEWS`; a frontal view may be either of two
+    text: str,  # a view in any words
+) -> set[str]:  # keys of `VIEWS`; a frontal view may be either of two
     "The projections and planes that a text names."
-    for pattern, new in _LAY: text = pattern.sub(new, text)
+    for pattern, new in _LAY:
+        text = pattern.sub(new, text)
     s = seen(plain_caption(text))
     found = {*s.views, *s.view_hints}
     return found | _FRONTAL if "Frontal view" in found else found
@@ -126,35 +219,49 @@ def planes(
 def _numbers(new, own, whole):
     "Numbers with their units: those that no source has, and measures that are missing."
     said, given = {n[:2] for n in new.numbers}, {n[:2] for n in own.numbers}
-    if not said <= {n[:2] for n in whole.numbers}: yield "number invented"
-    if {p for p in given if p[1] not in ("", "time")} - said: yield "number left out"
+    if not said <= {n[:2] for n in whole.numbers}:
+        yield "number invented"
+    if {p for p in given if p[1] not in ("", "time")} - said:
+        yield "number left out"
+
 
 _BOTH = {"left", "righ"}
+
 
 def _sides(new, own, whole):
     "Left and right; 'bilateral' is both."
     spread = lambda sides: (s := {x[0] for x in sides}) | (_BOTH if "bila" in s else {"bila"} if _BOTH <= s else set())
     said, given, known = spread(new.sides), spread(own.sides), spread(whole.sides)
-    if odd := said - known: yield "side swapped" if odd <= _BOTH and known & _BOTH else "side invented"
-    if {x[0] for x in own.sides} - said: yield "side left out"
+    if odd := said - known:
+        yield "side swapped" if odd <= _BOTH and known & _BOTH else "side invented"
+    if {x[0] for x in own.sides} - said:
+        yield "side left out"
+
 
 _denied = lambda n: {w for w in n[1:] if w and not w.startswith("abnorm")}
+
 
 def _negations(new, own, whole, empty):
     "What is denied here and not there, and the other way round; 'Normal' may stand for 'no acute changes', not for 'no fracture'."
     here, there = (set().union(*map(_denied, e.negations)) for e in (new, whole))
-    if any(_denied(n) and not _denied(n) & there or not n[1] and not whole.negations for n in new.negations): yield "negation invented"
+    if any(_denied(n) and not _denied(n) & there or not n[1] and not whole.negations for n in new.negations):
+        yield "negation invented"
     gone = [_denied(n) for n in own.negations if _denied(n) and not _denied(n) & here]
     times = lambda w: sum(w in _denied(n) for n in own.negations)
     lost = [d for d in gone if any(w in new.stems and own.stems.count(w) <= times(w) for w in d)]
-    if lost: yield "negation lost"
-    if len(gone) > len(lost) and (not empty or any(n[2] and not n[2].startswith("abnorm") and _denied(n) in gone for n in own.negations)): yield "negation left out"
+    if lost:
+        yield "negation lost"
+    if len(gone) > len(lost) and (
+        not empty or any(n[2] and not n[2].startswith("abnorm") and _denied(n) in gone for n in own.negations)
+    ):
+        yield "negation left out"
+
 
 def fact_kinds(
-    new: Evidence,   # of body part and condition
-    own: Evidence,   # of the part of the caption that speaks of this image
-    whole: Evidence, # of the whole caption
-    empty: bool,     # the condition is 'Normal': nothing can have moved
+    new: Evidence,  # of body part and condition
+    own: Evidence,  # of the part of the caption that speaks of this image
+    whole: Evidence,  # of the whole caption
+    empty: bool,  # the condition is 'Normal': nothing can have moved
 ) -> list[str]:
     "Kinds of number, side and negation that differ."
     kinds = [*_numbers(new, own, whole), *_sides(new, own, whole), *_negations(new, own, whole, empty)]
@@ -163,28 +270,51 @@ def fact_kinds(
 
 # %% ../nbs/06b_audit.ipynb #06b-audit-013
 def image_kinds(
-    record: Record, # lenient
-    source: Source, # resolved from caption and concepts
-    whole: str,     # the whole plain caption
+    record: Record,  # lenient
+    source: Source,  # resolved from caption and concepts
+    whole: str,  # the whole plain caption
     stated: Facts,  # by the concepts
 ) -> list[str]:
     "Kinds of image type, body part, plane, contrast, sequence and modality that differ."
     kind, parts, views = type_of(record.image_type), places(record.body_part), planes(record.view)
-    line, own, known = seen("; ".join(filter(None, (plain_caption(record.image_type), record.view, record.condition)))), seen(source.text), seen(whole)
+    line, own, known = (
+        seen("; ".join(filter(None, (plain_caption(record.image_type), record.view, record.condition)))),
+        seen(source.text),
+        seen(whole),
+    )
     sequences = {*line.sequences} | {s for s in SEQUENCES if s.lower() in record.image_type.lower()}
-    out = [k for k, bad in (("image type", kind and stated.image_type and kind != stated.image_type), ("body part", parts and stated.region and not same_place(parts, stated.region)),
-                            ("view", views and stated.view and stated.view not in views)) if bad]
-    said, given = views | planes(record.condition) & {*line.views}, {*known.views, *known.view_hints, *planes(stated.view)}
-    if not stated.view and {*possible_views(own.views, source.facts.image_type)} - said: out.append("plane left out")
-    if _FRONTAL & given: given |= _FRONTAL & views if "Frontal view" in views | given else set()
-    if "view" not in out and said - given and said - given - {v for w in read(whole).low for v in planes(w)}: out.append("plane invented")
-    if {*line.contrasts} - {*known.contrasts}: out.append("contrast invented")
-    if {*own.contrasts} - {*line.contrasts}: out.append("contrast left out")
-    if sequences - {*known.sequences}: out.append("sequence invented")
-    if source.facts.image_type == "Magnetic resonance imaging" and {*own.sequences} - sequences: out.append("sequence left out")
+    out = [
+        k
+        for k, bad in (
+            ("image type", kind and stated.image_type and kind != stated.image_type),
+            ("body part", parts and stated.region and not same_place(parts, stated.region)),
+            ("view", views and stated.view and stated.view not in views),
+        )
+        if bad
+    ]
+    said, given = (
+        views | planes(record.condition) & {*line.views},
+        {*known.views, *known.view_hints, *planes(stated.view)},
+    )
+    if not stated.view and {*possible_views(own.views, source.facts.image_type)} - said:
+        out.append("plane left out")
+    if _FRONTAL & given:
+        given |= _FRONTAL & views if "Frontal view" in views | given else set()
+    if "view" not in out and said - given and said - given - {v for w in read(whole).low for v in planes(w)}:
+        out.append("plane invented")
+    if {*line.contrasts} - {*known.contrasts}:
+        out.append("contrast invented")
+    if {*own.contrasts} - {*line.contrasts}:
+        out.append("contrast left out")
+    if sequences - {*known.sequences}:
+        out.append("sequence invented")
+    if source.facts.image_type == "Magnetic resonance imaging" and {*own.sequences} - sequences:
+        out.append("sequence left out")
     f = source.facts
-    if f.image_type and verify(Record(f.label, f.region, f.view, record.condition), source) == "other modality": out.append("other modality")
+    if f.image_type and verify(Record(f.label, f.region, f.view, record.condition), source) == "other modality":
+        out.append("other modality")
     return out
+
 
 def _content(text):
     "The stems of a text's words that are no units, and no talk about the image or the patient."
@@ -192,80 +322,150 @@ def _content(text):
     unit = [False, *(t.get("number", "") not in ("", "time") for t in r.tags)]
     return evidence(" ".join(w for w, t, u in zip(r.low, r.tags, unit) if t["code"] in ".R" and not u)).stems
 
-_TALK = frozenset(evidence("normal unremarkable healthy abnormal abnormality condition appearance finding body part view").stems)
+
+_TALK = frozenset(
+    evidence("normal unremarkable healthy abnormal abnormality condition appearance finding body part view").stems
+)
+
 
 def new_words(
-    condition: str,      # of the text
-    caption: str,        # as published
-    labels: list[str],   # names of its concepts
-) -> set[str]: # stems
+    condition: str,  # of the text
+    caption: str,  # as published
+    labels: list[str],  # names of its concepts
+) -> set[str]:  # stems
     "Content words of a condition that neither caption nor concepts have."
-    have = {*evidence(plain_caption(caption)).stems, *evidence(clean_caption(caption)).stems, *evidence(" ; ".join(labels)).stems}
+    have = {
+        *evidence(plain_caption(caption)).stems,
+        *evidence(clean_caption(caption)).stems,
+        *evidence(" ; ".join(labels)).stems,
+    }
     return {w for w in _content(condition) if w not in have and w not in _TALK}
 
 # %% ../nbs/06b_audit.ipynb #06b-audit-015
 _NORMAL = re.compile(r"\b(?:normal|unremarkable|healthy)", re.I)
 
+
 def says_normal(
-    record: Record, # lenient
-    facts: Facts,   # resolved
+    record: Record,  # lenient
+    facts: Facts,  # resolved
 ) -> bool:
     "Whether the condition is that all is well, and no more."
-    return not record.condition or bool(_NORMAL.search(record.condition)) and not condition_phrase(record.condition, facts)
+    return (
+        not record.condition or bool(_NORMAL.search(record.condition)) and not condition_phrase(record.condition, facts)
+    )
+
 
 def row_kinds(
-    record: Record,    # one reading of the rewritten caption
-    caption: str,      # as published
-    source: Source,    # resolved from caption and concepts
-    stated: Facts,     # by the concepts
-    labels: list[str], # names of the concepts
+    record: Record,  # one reading of the rewritten caption
+    caption: str,  # as published
+    source: Source,  # resolved from caption and concepts
+    stated: Facts,  # by the concepts
+    labels: list[str],  # names of the concepts
 ) -> list[str]:
     "All kinds in which a row differs from its source."
     whole, normal = plain_caption(caption), says_normal(record, source.facts)
     own, new = evidence(source.text), evidence("; ".join(filter(None, (record.body_part, record.condition))))
     kinds = image_kinds(record, source, whole, stated) + fact_kinds(new, own, evidence(whole), normal)
-    if normal: return kinds + ["'Normal' beside a finding"]*(bool(stated.findings) or own.finding)
-    if new_words(record.condition, caption, labels): kinds.append("new word")
-    return kinds + ["finding left out"]*(own.finding and not evidence(record.condition).finding)
+    if normal:
+        return kinds + ["'Normal' beside a finding"] * (bool(stated.findings) or own.finding)
+    if new_words(record.condition, caption, labels):
+        kinds.append("new word")
+    return kinds + ["finding left out"] * (own.finding and not evidence(record.condition).finding)
+
 
 def audit_row(
-    text: str,       # rewritten
-    caption: str,    # as published
-    cuis: list[str], # its concepts
-    names: dict[str, str], # CUI -> canonical name
-) -> dict: # what is counted of one row
+    text: str,  # rewritten
+    caption: str,  # as published
+    cuis: list[str],  # its concepts
+    names: dict[str, str],  # CUI -> canonical name
+) -> dict:  # what is counted of one row
     "Judge one rewritten caption."
     stated = concept_facts(cuis, names)
-    row = dict(modality=stated.image_type or UNKNOWN, valid=text.strip(" .").lower() != INVALID, template=False, finding=bool(stated.findings), normal=False, kinds=[], agree={})
-    if not row["valid"]: return row
+    row = dict(
+        modality=stated.image_type or UNKNOWN,
+        valid=text.strip(" .").lower() != INVALID,
+        template=False,
+        finding=bool(stated.findings),
+        normal=False,
+        kinds=[],
+        agree={},
+    )
+    if not row["valid"]:
+        return row
     source, (record, row["template"]) = resolve(plain_caption(caption), stated), read_rewriting(text)
     kinds_of = lambda r: row_kinds(r, caption, source, stated, [names.get(c, "") for c in cuis])
     kinds = kinds_of(record)
-    row["kinds"] = min(kinds, kinds_of(record._replace(condition=plain_caption(record.condition))), key=len) if kinds else kinds # with abbreviations written out
-    checks = (("image type", stated.image_type, lambda v: type_of(record.image_type) == v), ("body part", stated.region, lambda v: same_place(places(record.body_part), v)),
-              ("view", stated.view, lambda v: v in planes(record.view)))
+    row["kinds"] = (
+        min(kinds, kinds_of(record._replace(condition=plain_caption(record.condition))), key=len) if kinds else kinds
+    )  # with abbreviations written out
+    checks = (
+        ("image type", stated.image_type, lambda v: type_of(record.image_type) == v),
+        ("body part", stated.region, lambda v: same_place(places(record.body_part), v)),
+        ("view", stated.view, lambda v: v in planes(record.view)),
+    )
     row["agree"] = {field: check(value) for field, value, check in checks if value}
-    row.update(normal=says_normal(record, source.facts), caption_finding=evidence(source.text).finding, word_normal=bool(re.search("normal", text, re.I)))
+    row.update(
+        normal=says_normal(record, source.facts),
+        caption_finding=evidence(source.text).finding,
+        word_normal=bool(re.search("normal", text, re.I)),
+    )
     return row
+
 
 UNKNOWN = "not stated"
 
 # %% ../nbs/06b_audit.ipynb #06b-audit-018
-CONTRADICTIONS = (*FIELDS, "other modality", "number invented", "number moved", "side invented", "side swapped", "side moved", "negation invented", "negation lost", "negation moved",
-                  "plane invented", "contrast invented", "sequence invented", "new word", "'Normal' beside a finding")
-OMISSIONS = ("number left out", "side left out", "negation left out", "plane left out", "contrast left out", "sequence left out", "finding left out")
+CONTRADICTIONS = (
+    *FIELDS,
+    "other modality",
+    "number invented",
+    "number moved",
+    "side invented",
+    "side swapped",
+    "side moved",
+    "negation invented",
+    "negation lost",
+    "negation moved",
+    "plane invented",
+    "contrast invented",
+    "sequence invented",
+    "new word",
+    "'Normal' beside a finding",
+)
+OMISSIONS = (
+    "number left out",
+    "side left out",
+    "negation left out",
+    "plane left out",
+    "contrast left out",
+    "sequence left out",
+    "finding left out",
+)
+
 
 class Audit(NamedTuple):
     "What was counted of one table."
-    modalities: pd.DataFrame # one row a modality and 'all': rows, coverage, and for each field how many rows state it and which share agrees
-    kinds: pd.DataFrame      # one row a kind: sort (contradiction or omission), rows, share of the valid ones
-    scalars: pd.Series       # single numbers
-    verdicts: pd.Series      # rows of each verdict that the table carries
-    rows: pd.DataFrame       # one row a caption, in the table's order: modality, valid, normal, kinds, words, tokens
+
+    modalities: (
+        pd.DataFrame
+    )  # one row a modality and 'all': rows, coverage, and for each field how many rows state it and which share agrees
+    kinds: pd.DataFrame  # one row a kind: sort (contradiction or omission), rows, share of the valid ones
+    scalars: pd.Series  # single numbers
+    verdicts: pd.Series  # rows of each verdict that the table carries
+    rows: pd.DataFrame  # one row a caption, in the table's order: modality, valid, normal, kinds, words, tokens
+
 
 def _modalities(rows):
     "Agreement by modality, the most frequent first."
-    order = [*rows.modality.value_counts().drop(UNKNOWN, errors="ignore").sort_index().sort_values(ascending=False, kind="stable").index, *({UNKNOWN} & {*rows.modality}), "all"]
+    order = [
+        *rows.modality.value_counts()
+        .drop(UNKNOWN, errors="ignore")
+        .sort_index()
+        .sort_values(ascending=False, kind="stable")
+        .index,
+        *({UNKNOWN} & {*rows.modality}),
+        "all",
+    ]
     lines = {}
     for m in order:
         part = rows if m == "all" else rows[rows.modality == m]
@@ -275,149 +475,291 @@ def _modalities(rows):
             lines[m] |= {f"{f} stated": len(said), f"{f} agrees": np.mean(said) if said else np.nan}
     return pd.DataFrame.from_dict(lines, orient="index")
 
+
 def _scalars(rows, limit):
     "Single numbers; shares are of the valid rows."
     good = rows[rows.valid]
     share = lambda x: float(x.mean()) if len(x) else np.nan
-    out = {"rows": len(rows), "coverage": share(rows.valid), "in the template": share(good.template), "a contradiction": share(good.kinds.map(lambda k: not {*k}.isdisjoint(CONTRADICTIONS))),
-           "an omission": share(good.kinds.map(lambda k: not {*k}.isdisjoint(OMISSIONS))), "'normal' in any words": share(good.word_normal), "'Normal'": share(good.normal),
-           "'Normal' where a concept is a finding": int((good.normal & good.finding).sum()), "'Normal' where the caption affirms a finding": int((good.normal & good.caption_finding).sum()),
-           "words, median": good.words.median(), "words, 95%": good.words.quantile(0.95)}
-    if good.tokens.notna().any(): out |= {"tokens, median": good.tokens.median(), "tokens, 95%": good.tokens.quantile(0.95), f"cut at {limit} tokens": share(good.tokens > limit)}
+    out = {
+        "rows": len(rows),
+        "coverage": share(rows.valid),
+        "in the template": share(good.template),
+        "a contradiction": share(good.kinds.map(lambda k: not {*k}.isdisjoint(CONTRADICTIONS))),
+        "an omission": share(good.kinds.map(lambda k: not {*k}.isdisjoint(OMISSIONS))),
+        "'normal' in any words": share(good.word_normal),
+        "'Normal'": share(good.normal),
+        "'Normal' where a concept is a finding": int((good.normal & good.finding).sum()),
+        "'Normal' where the caption affirms a finding": int((good.normal & good.caption_finding).sum()),
+        "words, median": good.words.median(),
+        "words, 95%": good.words.quantile(0.95),
+    }
+    if good.tokens.notna().any():
+        out |= {
+            "tokens, median": good.tokens.median(),
+            "tokens, 95%": good.tokens.quantile(0.95),
+            f"cut at {limit} tokens": share(good.tokens > limit),
+        }
     return pd.Series(out, dtype=object)
 
 # %% ../nbs/06b_audit.ipynb #06b-audit-019
 def audit(
-    table: pd.DataFrame,   # id, caption, cuis, transformed; optional verdict
-    names: dict[str, str], # CUI -> canonical name
-    count_tokens=None,     # list of texts -> their numbers of tokens; None leaves tokens uncounted
-    limit: int = 64,       # tokens the encoder reads
-    progress: bool = False,# show a progress bar
-    label: str = "rows",   # what the bar says
+    table: pd.DataFrame,  # id, caption, cuis, transformed; optional verdict
+    names: dict[str, str],  # CUI -> canonical name
+    count_tokens=None,  # list of texts -> their numbers of tokens; None leaves tokens uncounted
+    limit: int = 64,  # tokens the encoder reads
+    progress: bool = False,  # show a progress bar
+    label: str = "rows",  # what the bar says
 ) -> Audit:
     "Judge every row of a table and add up."
     given = zip(table.transformed, table.caption, table.cuis)
-    rows = pd.DataFrame([audit_row(text, caption, concepts, names) for text, caption, concepts in tqdm(given, desc=f"auditing {label}", total=len(table), unit="row", disable=not progress, mininterval=1)],
-                        columns=["modality", "valid", "template", "finding", "normal", "kinds", "agree", "caption_finding", "word_normal"])
-    for c in ("caption_finding", "word_normal"): rows[c] = rows[c] == True # nothing is known of an invalid row
+    rows = pd.DataFrame(
+        [
+            audit_row(text, caption, concepts, names)
+            for text, caption, concepts in tqdm(
+                given, desc=f"auditing {label}", total=len(table), unit="row", disable=not progress, mininterval=1
+            )
+        ],
+        columns=[
+            "modality",
+            "valid",
+            "template",
+            "finding",
+            "normal",
+            "kinds",
+            "agree",
+            "caption_finding",
+            "word_normal",
+        ],
+    )
+    for c in ("caption_finding", "word_normal"):
+        rows[c] = rows[c] == True  # nothing is known of an invalid row
     rows.insert(0, "id", table.id.to_numpy())
     rows["words"] = table.transformed.str.split().str.len().to_numpy()
     rows["tokens"] = np.asarray(count_tokens(table.transformed.tolist()), float) if count_tokens else np.nan
     found, good = rows.kinds.explode().value_counts(), max(int(rows.valid.sum()), 1)
-    kinds = pd.DataFrame([("contradiction" if k in CONTRADICTIONS else "omission", int(found.get(k, 0)), found.get(k, 0)/good) for k in (*CONTRADICTIONS, *OMISSIONS)],
-                         index=[*CONTRADICTIONS, *OMISSIONS], columns=["sort", "rows", "share"])
-    verdicts = table.verdict.mask(table.verdict == "", "none given").value_counts() if "verdict" in table else pd.Series(dtype=int)
-    return Audit(_modalities(rows), kinds, _scalars(rows, limit), verdicts.sort_index().sort_values(ascending=False, kind="stable").rename("rows"), rows)
+    kinds = pd.DataFrame(
+        [
+            ("contradiction" if k in CONTRADICTIONS else "omission", int(found.get(k, 0)), found.get(k, 0) / good)
+            for k in (*CONTRADICTIONS, *OMISSIONS)
+        ],
+        index=[*CONTRADICTIONS, *OMISSIONS],
+        columns=["sort", "rows", "share"],
+    )
+    verdicts = (
+        table.verdict.mask(table.verdict == "", "none given").value_counts()
+        if "verdict" in table
+        else pd.Series(dtype=int)
+    )
+    return Audit(
+        _modalities(rows),
+        kinds,
+        _scalars(rows, limit),
+        verdicts.sort_index().sort_values(ascending=False, kind="stable").rename("rows"),
+        rows,
+    )
 
 # %% ../nbs/06b_audit.ipynb #06b-audit-020
 def token_counter(
-    encoder: str = "minilm", # as for `TextEncoder`
-): # (list of texts -> number of tokens of each, special ones among them; the most that the encoder can read)
+    encoder: str = "minilm",  # as for `TextEncoder`
+):  # (list of texts -> number of tokens of each, special ones among them; the most that the encoder can read)
     "The encoder's own count of tokens, without its weights; raises `AssetError` with the way out where the tokenizer cannot be had."
     tokenizer = load_tokenizer(encoder)
     return lambda texts: np.array(token_lengths(tokenizer, texts), dtype=int), tokenizer.model_max_length
 
 # %% ../nbs/06b_audit.ipynb #06b-audit-025
 def compare(
-    audits: dict[str, Audit], # label -> audit
-) -> pd.DataFrame: # one row a measure (part, measure), one column a label; shares 0..1, NaN where a table has nothing to count
+    audits: dict[str, Audit],  # label -> audit
+) -> (
+    pd.DataFrame
+):  # one row a measure (part, measure), one column a label; shares 0..1, NaN where a table has nothing to count
     "Several audits side by side."
+
     def column(a):
         parts = {("text", k): v for k, v in a.scalars.items()}
         for m, line in a.modalities.iterrows():
             parts |= {("rows by modality", m): line["rows"], ("coverage", m): line.coverage}
-            for f in FIELDS: parts |= {(f"{f} stated", m): line[f"{f} stated"], (f"{f} agrees", m): line[f"{f} agrees"]}
-        for k, line in a.kinds.iterrows(): parts |= {(line.sort + ", rows", k): line["rows"], (line.sort + ", share", k): line.share}
+            for f in FIELDS:
+                parts |= {(f"{f} stated", m): line[f"{f} stated"], (f"{f} agrees", m): line[f"{f} agrees"]}
+        for k, line in a.kinds.iterrows():
+            parts |= {(line.sort + ", rows", k): line["rows"], (line.sort + ", share", k): line.share}
         return parts | {("verdict", k): n for k, n in a.verdicts.items()}
+
     columns = {label: column(a) for label, a in audits.items()}
     keys = list(dict.fromkeys(k for c in columns.values() for k in c))
     parts = list(dict.fromkeys(k[0] for k in keys))
     keys.sort(key=lambda k: (parts.index(k[0]), k[1] == "all"))
-    return pd.DataFrame({label: [c.get(k, np.nan) for k in keys] for label, c in columns.items()}, index=pd.MultiIndex.from_tuples(keys, names=["part", "measure"])).astype(float)
+    return pd.DataFrame(
+        {label: [c.get(k, np.nan) for k in keys] for label, c in columns.items()},
+        index=pd.MultiIndex.from_tuples(keys, names=["part", "measure"]),
+    ).astype(float)
+
 
 def _markdown(head, lines):
     "A Markdown table."
-    return "\n".join("| " + " | ".join(str(c).replace("|", r"\|") for c in line) + " |" for line in (head, ["---"] + ["---:"]*(len(head) - 1), *lines))
+    return "\n".join(
+        "| " + " | ".join(str(c).replace("|", r"\|") for c in line) + " |"
+        for line in (head, ["---"] + ["---:"] * (len(head) - 1), *lines)
+    )
+
 
 def audit_text(
-    audits: dict[str, Audit], # label -> audit
-) -> str: # Markdown; numbers only, no text of any row
+    audits: dict[str, Audit],  # label -> audit
+) -> str:  # Markdown; numbers only, no text of any row
     "The audit as tables."
     table, labels = compare(audits), list(audits)
     part = lambda p: table.loc[p] if p in table.index.get_level_values(0) else table.iloc[:0].droplevel(0)
     whole = lambda v: "" if np.isnan(v) else f"{v:,.0f}"
-    exact = lambda v: "" if np.isnan(v) else f"{v:.0%}" if v in (0, 1) else f"{v:.1%}" if 0.001 <= v <= 0.999 else f"{v:.3%}" # 99.97% is not all
-    plain = lambda k: "%" not in k.split(",")[-1] and k.split(",")[0] not in ("rows", "words", "tokens") and "where" not in k
-    out = [_markdown(["", *labels], [[k, *(exact(v) if plain(k) else whole(v) for v in line)] for k, line in zip(part("text").index, part("text").to_numpy())])]
+    exact = lambda v: (
+        "" if np.isnan(v) else f"{v:.0%}" if v in (0, 1) else f"{v:.1%}" if 0.001 <= v <= 0.999 else f"{v:.3%}"
+    )  # 99.97% is not all
+    plain = lambda k: (
+        "%" not in k.split(",")[-1] and k.split(",")[0] not in ("rows", "words", "tokens") and "where" not in k
+    )
+    out = [
+        _markdown(
+            ["", *labels],
+            [
+                [k, *(exact(v) if plain(k) else whole(v) for v in line)]
+                for k, line in zip(part("text").index, part("text").to_numpy())
+            ],
+        )
+    ]
     for f in FIELDS:
         agrees, stated = part(f"{f} agrees"), part(f"{f} stated")
-        out.append(_markdown([f"{f} agrees", *labels], [[m, *(f"{exact(v)} of {whole(n)}" if n > 0 else "" for v, n in zip(agrees.loc[m], stated.loc[m]))] for m in agrees.index]))
+        out.append(
+            _markdown(
+                [f"{f} agrees", *labels],
+                [
+                    [m, *(f"{exact(v)} of {whole(n)}" if n > 0 else "" for v, n in zip(agrees.loc[m], stated.loc[m]))]
+                    for m in agrees.index
+                ],
+            )
+        )
     for sort in ("contradiction", "omission"):
         n, share = part(f"{sort}, rows"), part(f"{sort}, share")
-        out.append(_markdown([sort, *labels], [[k, *(f"{whole(c)} ({exact(s)})" for c, s in zip(n.loc[k], share.loc[k]))] for k in n.index]))
+        out.append(
+            _markdown(
+                [sort, *labels],
+                [[k, *(f"{whole(c)} ({exact(s)})" for c, s in zip(n.loc[k], share.loc[k]))] for k in n.index],
+            )
+        )
     verdicts = part("verdict").drop("none given", errors="ignore")
-    if len(verdicts): out.append(_markdown(["verdict", *labels], [[k, *map(whole, line)] for k, line in zip(verdicts.index, verdicts.to_numpy())]))
+    if len(verdicts):
+        out.append(
+            _markdown(
+                ["verdict", *labels], [[k, *map(whole, line)] for k, line in zip(verdicts.index, verdicts.to_numpy())]
+            )
+        )
     return "\n\n".join(out) + "\n"
 
 # %% ../nbs/06b_audit.ipynb #06b-audit-026
 COLOURS = ("#4C72B0", "#C44E52", "#55A868", "#8172B3")
 
+
 def _dots(ax, table, audits, title):
     "Shares by line, a dot a file."
     for i, (label, c) in enumerate(zip(audits, COLOURS)):
-        y = np.arange(len(table)) + (i - (len(audits) - 1)/2)*0.2
+        y = np.arange(len(table)) + (i - (len(audits) - 1) / 2) * 0.2
         ax.scatter(table[label], y, s=24, color=c, label=label, zorder=3, clip_on=False)
-    ax.set(yticks=range(len(table)), yticklabels=table.index, xlim=(0, 1), ylim=(len(table) - 0.5, -0.5), title=title, xticks=(0, 0.5, 1))
-    ax.xaxis.set_major_formatter(lambda v, _: f"{v:.0%}"); ax.grid(axis="x", lw=0.4)
+    ax.set(
+        yticks=range(len(table)),
+        yticklabels=table.index,
+        xlim=(0, 1),
+        ylim=(len(table) - 0.5, -0.5),
+        title=title,
+        xticks=(0, 0.5, 1),
+    )
+    ax.xaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+    ax.grid(axis="x", lw=0.4)
+
 
 def _bars(ax, table, audits):
     "Shares of contradictions, a bar a file."
-    height = 0.8/len(audits)
+    height = 0.8 / len(audits)
     for i, (label, c) in enumerate(zip(audits, COLOURS)):
-        y = np.arange(len(table)) + (i - (len(audits) - 1)/2)*height
+        y = np.arange(len(table)) + (i - (len(audits) - 1) / 2) * height
         ax.barh(y, table[label], height, color=c)
-        for yy, v in zip(y, table[label]): ax.text(v, yy, " 0" if v == 0 else " <0.1%" if v < 0.0005 else f" {v:.1%}", va="center", fontsize=max(7 - len(audits), 4))
-    ax.set(yticks=range(len(table)), yticklabels=table.index, ylim=(len(table) - 0.5, -0.5), xlim=(0, max(table.max().max()*1.12, 0.01)), title="contradictions, share of captions")
-    ax.xaxis.set_major_formatter(lambda v, _: f"{100*v:.3g}%")
+        for yy, v in zip(y, table[label]):
+            ax.text(
+                v,
+                yy,
+                " 0" if v == 0 else " <0.1%" if v < 0.0005 else f" {v:.1%}",
+                va="center",
+                fontsize=max(7 - len(audits), 4),
+            )
+    ax.set(
+        yticks=range(len(table)),
+        yticklabels=table.index,
+        ylim=(len(table) - 0.5, -0.5),
+        xlim=(0, max(table.max().max() * 1.12, 0.01)),
+        title="contradictions, share of captions",
+    )
+    ax.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g}%")
+
 
 def _lengths(ax, audits, limit):
     "Cumulated lengths, and where the encoder cuts."
     counted = all(a.rows.tokens.notna().any() for a in audits.values())
     for a, c in zip(audits.values(), COLOURS):
         n = np.sort((a.rows.tokens if counted else a.rows.words)[a.rows.valid])
-        ax.plot(n, np.arange(1, len(n) + 1)/max(len(n), 1), color=c)
-    if counted: ax.axvline(limit, color="black", lw=0.8, ls="--")
-    ax.set(xscale="log", xlabel=f"tokens a caption\n(dashed: {limit}, where the encoder cuts)" if counted else "words a caption", title="share at most so long", ylim=(0, 1))
+        ax.plot(n, np.arange(1, len(n) + 1) / max(len(n), 1), color=c)
+    if counted:
+        ax.axvline(limit, color="black", lw=0.8, ls="--")
+    ax.set(
+        xscale="log",
+        xlabel=f"tokens a caption\n(dashed: {limit}, where the encoder cuts)" if counted else "words a caption",
+        title="share at most so long",
+        ylim=(0, 1),
+    )
     ax.set_xticks(ticks := (8, 16, 32, 64, 128, 256), ticks)
-    ax.minorticks_off(); ax.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+    ax.minorticks_off()
+    ax.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+
 
 def plot_audit(
-    audits: dict[str, Audit], # label -> audit; one to four
-    limit: int = 64,          # tokens the encoder reads
+    audits: dict[str, Audit],  # label -> audit; one to four
+    limit: int = 64,  # tokens the encoder reads
 ) -> plt.Figure:
     "Agreement by modality, contradictions by kind, and lengths with the encoder's limit."
-    if not 1 <= len(audits) <= len(COLOURS): raise ConfigError(f"{len(audits)} audits cannot be drawn in one figure: choose one to {len(COLOURS)}.")
+    if not 1 <= len(audits) <= len(COLOURS):
+        raise ConfigError(f"{len(audits)} audits cannot be drawn in one figure: choose one to {len(COLOURS)}.")
     table = compare(audits)
     lines = [m for m in table.loc[f"{FIELDS[0]} agrees"].index if m != UNKNOWN]
-    fig, axs = plt.subplot_mosaic([[*FIELDS], ["kinds", "kinds", "length"]], figsize=(9, 6.8), height_ratios=(1, 1.8), layout="constrained")
-    for f in FIELDS: _dots(axs[f], table.loc[f"{f} agrees"].loc[lines], audits, f"{f} agrees with concept")
-    for f in FIELDS[1:]: axs[f].set_yticklabels([])
+    fig, axs = plt.subplot_mosaic(
+        [[*FIELDS], ["kinds", "kinds", "length"]], figsize=(9, 6.8), height_ratios=(1, 1.8), layout="constrained"
+    )
+    for f in FIELDS:
+        _dots(axs[f], table.loc[f"{f} agrees"].loc[lines], audits, f"{f} agrees with concept")
+    for f in FIELDS[1:]:
+        axs[f].set_yticklabels([])
     _bars(axs["kinds"], table.loc["contradiction, share"], audits)
     _lengths(axs["length"], audits, limit)
-    for ax in axs.values(): ax.tick_params(labelsize=7, length=2); ax.title.set_size(8.5); ax.xaxis.label.set_size(7.5); ax.spines[["top", "right"]].set_visible(False)
-    fig.legend(*axs[FIELDS[0]].get_legend_handles_labels(), loc="outside upper center", ncol=4, fontsize=8, frameon=False)
+    for ax in axs.values():
+        ax.tick_params(labelsize=7, length=2)
+        ax.title.set_size(8.5)
+        ax.xaxis.label.set_size(7.5)
+        ax.spines[["top", "right"]].set_visible(False)
+    fig.legend(
+        *axs[FIELDS[0]].get_legend_handles_labels(), loc="outside upper center", ncol=4, fontsize=8, frameon=False
+    )
     return fig
 
 # %% ../nbs/06b_audit.ipynb #06b-audit-030
 @dataclass
 class AuditConfig:
     "Options of `radgen captions audit`."
-    files: tyro.conf.Positional[tuple[Path, ...]] # CSV files with the columns ID,Caption,CUIs,Transformed (or Keywords), or folders written by radgen prepare
-    names: Path|None = None # CSV file with the header CUI,Canonical name; by default cui_mapping.csv beside each file
-    encoder: str = "minilm" # radbert, clip, minilm or mpnet (stand-ins from packages), owner/name on the Hugging Face hub, or a folder: its tokenizer counts
-    limit: int = 64 # tokens that the encoder reads; longer captions are cut
-    out: Path|None = None # folder for audit.csv, audit.md and audit.png
-    show: int = 0 # examples of each contradiction and file to print; they are never written
+
+    files: tyro.conf.Positional[
+        tuple[Path, ...]
+    ]  # CSV files with the columns ID,Caption,CUIs,Transformed (or Keywords), or folders written by radgen prepare
+    names: Path | None = (
+        None  # CSV file with the header CUI,Canonical name; by default cui_mapping.csv beside each file
+    )
+    encoder: str = "minilm"  # radbert, clip, minilm or mpnet (stand-ins from packages), owner/name on the Hugging Face hub, or a folder: its tokenizer counts
+    limit: int = 64  # tokens that the encoder reads; longer captions are cut
+    out: Path | None = None  # folder for audit.csv, audit.md and audit.png
+    show: int = 0  # examples of each contradiction and file to print; they are never written
+
 
 def _labels(files):
     "The files' names, with their folders where two have one name."
@@ -425,30 +767,43 @@ def _labels(files):
     labels = [s if stems.count(s) == 1 else f"{p.absolute().parent.name}/{s}" for s, p in zip(stems, files)]
     return [l if labels.count(l) == 1 else f"{l} ({i + 1})" for i, l in enumerate(labels)]
 
+
 def examples(
     file: CaptionFile,
-    a: Audit,      # of the file
-    n: int = 3,    # rows a kind
-) -> str: # with captions: for the terminal, not for a file
+    a: Audit,  # of the file
+    n: int = 3,  # rows a kind
+) -> str:  # with captions: for the terminal, not for a file
     "Rows with each kind of contradiction."
-    cut = lambda s: ascii(" ".join(s.split()))[1:-1][:300] # nothing of a caption steers the terminal
+    cut = lambda s: ascii(" ".join(s.split()))[1:-1][:300]  # nothing of a caption steers the terminal
     out = []
     for kind in CONTRADICTIONS:
         at = [i for i, kinds in enumerate(a.rows.kinds) if kind in kinds][:n]
-        if at: out += [f"{file.label}: {kind}", *(f"  {file.table.id[i]}\n    caption    {cut(file.table.caption[i])}\n    rewritten  {cut(file.table.transformed[i])}" for i in at)]
+        if at:
+            out += [
+                f"{file.label}: {kind}",
+                *(
+                    f"  {file.table.id[i]}\n    caption    {cut(file.table.caption[i])}\n    rewritten  {cut(file.table.transformed[i])}"
+                    for i in at
+                ),
+            ]
     return "\n".join(out) + "\n"
 
 # %% ../nbs/06b_audit.ipynb #06b-audit-031
 def audit_files(
     cfg: AuditConfig,
-) -> str: # what the command prints
+) -> str:  # what the command prints
     "Audit files side by side; raises `RadgenError` for files or options that cannot work."
-    if not cfg.files: raise ConfigError("no file is named: radgen captions audit needs one or more CSV files or prepared folders.")
-    if len(cfg.files) > len(COLOURS): raise ConfigError(f"{len(cfg.files)} files are named: at most {len(COLOURS)} stand side by side.")
-    if cfg.limit < 1: raise ConfigError(f"--limit is {cfg.limit}: the encoder must read at least one token.")
-    if cfg.show < 0: raise ConfigError(f"--show is {cfg.show}: it is a number of examples.")
+    if not cfg.files:
+        raise ConfigError("no file is named: radgen captions audit needs one or more CSV files or prepared folders.")
+    if len(cfg.files) > len(COLOURS):
+        raise ConfigError(f"{len(cfg.files)} files are named: at most {len(COLOURS)} stand side by side.")
+    if cfg.limit < 1:
+        raise ConfigError(f"--limit is {cfg.limit}: the encoder must read at least one token.")
+    if cfg.show < 0:
+        raise ConfigError(f"--show is {cfg.show}: it is a number of examples.")
     paths = [Path(p) for p in cfg.files]
-    if cfg.out is not None and Path(cfg.out).exists() and not Path(cfg.out).is_dir(): raise ConfigError(f"--out {cfg.out} is a file: name a folder.")
+    if cfg.out is not None and Path(cfg.out).exists() and not Path(cfg.out).is_dir():
+        raise ConfigError(f"--out {cfg.out} is a file: name a folder.")
     files = {label: read_captions(p, cfg.names)._replace(label=label) for label, p in zip(_labels(paths), paths)}
     count, most = token_counter(cfg.encoder)
     limit = min(cfg.limit, most)
@@ -456,32 +811,62 @@ def audit_files(
     text = f"Audit of rewritten captions; tokens by {cfg.encoder}, which reads {limit}.\n\n{audit_text(audits)}"
     if cfg.out is not None:
         out = Path(cfg.out)
-        with atomic_path(out/"audit.csv") as p: compare(audits).to_csv(p)
-        with atomic_path(out/"audit.md") as p: p.write_text(text, encoding="utf-8")
-        save_figure(plot_audit(audits, limit), out/"audit.png")
+        with atomic_path(out / "audit.csv") as p:
+            compare(audits).to_csv(p)
+        with atomic_path(out / "audit.md") as p:
+            p.write_text(text, encoding="utf-8")
+        save_figure(plot_audit(audits, limit), out / "audit.png")
     return text + "".join("\n" + examples(f, audits[label], cfg.show) for label, f in files.items() if cfg.show)
 
 # %% ../nbs/06b_audit.ipynb #06b-audit-037
 def truncation(
-    table: pd.DataFrame,   # caption, cuis, transformed
-    names: dict[str, str], # CUI -> canonical name
-    count_tokens,          # texts -> tokens of each, as `token_counter` makes it
-    limit: int = 64,       # tokens that the encoder reads
-) -> pd.DataFrame: # one row a caption mode: text, tokens median and 95%, share cut
+    table: pd.DataFrame,  # caption, cuis, transformed
+    names: dict[str, str],  # CUI -> canonical name
+    count_tokens,  # texts -> tokens of each, as `token_counter` makes it
+    limit: int = 64,  # tokens that the encoder reads
+) -> pd.DataFrame:  # one row a caption mode: text, tokens median and 95%, share cut
     "How long the texts of each caption mode are, and what share of them is cut."
     tokens = {mode: np.array(count_tokens(caption_texts(table, mode, names))) for mode in MODES}
-    return pd.DataFrame([{"mode": m, "text": MODES[m], "tokens, median": np.median(t), "tokens, 95%": np.quantile(t, 0.95), "cut": (t > limit).mean()} for m, t in tokens.items()])
+    return pd.DataFrame(
+        [
+            {
+                "mode": m,
+                "text": MODES[m],
+                "tokens, median": np.median(t),
+                "tokens, 95%": np.quantile(t, 0.95),
+                "cut": (t > limit).mean(),
+            }
+            for m, t in tokens.items()
+        ]
+    )
 
 # %% ../nbs/06b_audit.ipynb #06b-audit-041
-BLIND = ("image_type", "region", "view", "number", "side", "negation", "finding_invented", "finding_lost", "normal", "modality")
+BLIND = (
+    "image_type",
+    "region",
+    "view",
+    "number",
+    "side",
+    "negation",
+    "finding_invented",
+    "finding_lost",
+    "normal",
+    "modality",
+)
+
 
 def blind_check(
-    path: str|Path, # CSV: row, system, the columns of `BLIND` (1 is an error), readable (1 reads well)
-) -> pd.DataFrame: # one row a system and kind: rows, errors, share, and the ends of Wilson's interval of 95%
+    path: str | Path,  # CSV: row, system, the columns of `BLIND` (1 is an error), readable (1 reads well)
+) -> pd.DataFrame:  # one row a system and kind: rows, errors, share, and the ends of Wilson's interval of 95%
     "Errors by kind that a reader found without knowing the system."
-    cells = read_cells(Path(path), ("row", "system", *BLIND, "readable"), missing="a blind check is a CSV file of marks, 0 or 1")
-    if not cells[[*BLIND, "readable"]].isin(["0", "1"]).all(axis=None): raise DataError(f"{path} holds marks other than 0 and 1: mend the file.")
-    marks = cells[[*BLIND, "readable"]].astype(int).assign(hard_to_read=lambda t: 1 - t.readable).drop(columns="readable")
+    cells = read_cells(
+        Path(path), ("row", "system", *BLIND, "readable"), missing="a blind check is a CSV file of marks, 0 or 1"
+    )
+    if not cells[[*BLIND, "readable"]].isin(["0", "1"]).all(axis=None):
+        raise DataError(f"{path} holds marks other than 0 and 1: mend the file.")
+    marks = (
+        cells[[*BLIND, "readable"]].astype(int).assign(hard_to_read=lambda t: 1 - t.readable).drop(columns="readable")
+    )
     marks.insert(0, "any error", marks[[*BLIND]].max(axis=1))
     lines = []
     for system, part in marks.groupby(cells.system.to_numpy(), sort=False):
@@ -490,17 +875,28 @@ def blind_check(
             lines.append((system, kind.replace("_", " "), len(x), int(x.sum()), x.mean(), low, high))
     return pd.DataFrame(lines, columns=["system", "kind", "rows", "errors", "share", "low", "high"])
 
+
 def plot_blind(
-    table: pd.DataFrame, # of `blind_check`
+    table: pd.DataFrame,  # of `blind_check`
 ) -> plt.Figure:
     "Shares of rows with an error, with their intervals."
     kinds = list(dict.fromkeys(table.kind))
     systems = list(dict.fromkeys(table.system))
-    fig, ax = plt.subplots(figsize=(7, 0.8 + 0.28*len(kinds)), layout="constrained")
+    fig, ax = plt.subplots(figsize=(7, 0.8 + 0.28 * len(kinds)), layout="constrained")
     for i, (system, c) in enumerate(zip(systems, COLOURS)):
         t = table[table.system == system].set_index("kind").loc[kinds]
-        y = np.arange(len(kinds)) + (i - (len(systems) - 1)/2)*0.22
-        ax.hlines(y, t.low, t.high, color=c, lw=1.2); ax.scatter(t.share, y, s=20, color=c, label=f"{system}, {t['rows'].iloc[0]} rows", zorder=3)
-    ax.set(yticks=range(len(kinds)), yticklabels=kinds, ylim=(len(kinds) - 0.5, -0.5), xlim=(0, None), xlabel="share of rows with an error")
-    ax.xaxis.set_major_formatter("{x:.0%}"); ax.tick_params(labelsize=8); ax.legend(fontsize=8, frameon=False, loc="center right"); ax.spines[["top", "right"]].set_visible(False)
+        y = np.arange(len(kinds)) + (i - (len(systems) - 1) / 2) * 0.22
+        ax.hlines(y, t.low, t.high, color=c, lw=1.2)
+        ax.scatter(t.share, y, s=20, color=c, label=f"{system}, {t['rows'].iloc[0]} rows", zorder=3)
+    ax.set(
+        yticks=range(len(kinds)),
+        yticklabels=kinds,
+        ylim=(len(kinds) - 0.5, -0.5),
+        xlim=(0, None),
+        xlabel="share of rows with an error",
+    )
+    ax.xaxis.set_major_formatter("{x:.0%}")
+    ax.tick_params(labelsize=8)
+    ax.legend(fontsize=8, frameon=False, loc="center right")
+    ax.spines[["top", "right"]].set_visible(False)
     return fig

@@ -19,78 +19,144 @@ from typing import NamedTuple
 from .explore import CURATED
 
 # %% ../nbs/05_captions.ipynb #05-captions-007
-MAX_CHARS = 1200 # of a cleaned caption: 99.9 % of the official ones are shorter
+MAX_CHARS = 1200  # of a cleaned caption: 99.9 % of the official ones are shorter
 
-_DASHES = str.maketrans({**dict.fromkeys("‐‑‒–—−", "-"), **dict.fromkeys("‘’´", "'"), **dict.fromkeys("“”", '"'), "×": "x", "•": " "})
+_DASHES = str.maketrans(
+    {**dict.fromkeys("‐‑‒–—−", "-"), **dict.fromkeys("‘’´", "'"), **dict.fromkeys("“”", '"'), "×": "x", "•": " "}
+)
 _L = r"[A-Ha-h]"
-_CLEAN = [(tuple(guard.split("|")), re.compile(p, re.I if i else 0), r) for guard, p, r, i in [ # a pattern is tried where one of its guards is in the lower-case text
-    ("http|doi|<|www", r"https?://\S+|\bwww\.\S+|\bdoi:\s*\S+|<[^<>]{1,40}>", " ", 1),
-    ("courtesy|radiopaedia", r"\(?\b(?:case|image)?\s*courtesy of\b[^;()]*\)?|\bradiopaedia\.org\b,?|\brID:\s*\d+", " ", 1),
-    ("fig", r"\(?\b(?:supplementary\s+)?fig(?:ure|\.)?s?\.?\s*S?\d+\s*(?:\(?[A-Ha-h]\b\)?)?(?:\s*[-,]\s*[A-Ha-h]\b)*\)?\s*[.:)|-]*\s*", " ", 1),
-    ("[|(ref", r"\[\s*\d+(?:\s*[-,]\s*\d+)*\s*\]|\((?:ref|reference)s?\.?\s*\d+[^()]*\)", " ", 1),
-    ("(", rf"\(\s*{_L}(?:\s*(?:[-,&/]|and)\s*{_L})*\s*\)", " ", 0),
-    ("panel", rf"\bpanels?\s+{_L}(?:\s*(?:[-,&/]|and)\s*{_L})*\b\s*[:.,]?", " ", 1),
-    (". |) |: ", rf"(?:^\s*|(?<=[.;]\s))[A-Ha-h]\s?[).:](?=\s)", " ", 0),
-    ("*|†|‡|→|←|↑|↓|star|circle|triang|dotted|#|+", r"\(\s*(?:\w+\s+)?(?:stars?|circles?|triangles?|dotted line|[*#+†‡→←↑↓]+)\s*\)|[*†‡→←↑↓]", " ", 1),
-    ("(", r"\(\s*(?:white|black|red|blue|green|yellow|orange|purple|pink)\s*\)", " ", 1),
-    ("interpretation of the references", r"\(?\bfor interpretation of the references\b.*?(?:web version of (?:this|the) article|$)\.?\)?", " ", 1), ("repr|adapt", r"\(?\b(?:reproduced|reprinted|adapted)\b[^.;()]*(?:\.?\))?", " ", 1), ("scale", r"\bscale bars?\s*[=:]\s*[\d.]+\s*\w*", " ", 1),
-    ("abbreviation", r"\babbreviations?\b\s*[:;]?", " ", 1), ("case", r"^\s*case\s*\d+\s*[;:.]", " ", 1), ("no.|number|#", r"\(?\b(?:patient|pat\.?|case|subject|dog|rat|image|number)?\s*(?:\bno\.|\bnumber|#)\s*\d+\)?", " ", 1), ("right", r"[RL](?<!\w[RL])\W{0,3}\s?(?:[Rr]ight|[Ll]eft)\W{1,3}[RL]\W{0,3}\s?(?:[Rr]ight|[Ll]eft)\b", " ", 0),
-    ("comparison|t presentation|t first|n admission|t admission|abnormality was", r"\bcomparison,?\s*\d{4}(?:\s*-\s*same patient)?|\b(?:at|on)\s+(?:first\s+)?(?:presentation|admission)\b|\bno other abnormality was seen", " ", 1),
-    ("(", r"\(\s*(?:[,;:.&]|and|or|\s)*\)", " ", 1), ("(", r"\(\s*[,;:]\s*", "(", 0), (")", r"[\s,;:]+\)", ")", 0)]]
+_CLEAN = [
+    (tuple(guard.split("|")), re.compile(p, re.I if i else 0), r)
+    for guard, p, r, i in [  # a pattern is tried where one of its guards is in the lower-case text
+        ("http|doi|<|www", r"https?://\S+|\bwww\.\S+|\bdoi:\s*\S+|<[^<>]{1,40}>", " ", 1),
+        (
+            "courtesy|radiopaedia",
+            r"\(?\b(?:case|image)?\s*courtesy of\b[^;()]*\)?|\bradiopaedia\.org\b,?|\brID:\s*\d+",
+            " ",
+            1,
+        ),
+        (
+            "fig",
+            r"\(?\b(?:supplementary\s+)?fig(?:ure|\.)?s?\.?\s*S?\d+\s*(?:\(?[A-Ha-h]\b\)?)?(?:\s*[-,]\s*[A-Ha-h]\b)*\)?\s*[.:)|-]*\s*",
+            " ",
+            1,
+        ),
+        ("[|(ref", r"\[\s*\d+(?:\s*[-,]\s*\d+)*\s*\]|\((?:ref|reference)s?\.?\s*\d+[^()]*\)", " ", 1),
+        ("(", rf"\(\s*{_L}(?:\s*(?:[-,&/]|and)\s*{_L})*\s*\)", " ", 0),
+        ("panel", rf"\bpanels?\s+{_L}(?:\s*(?:[-,&/]|and)\s*{_L})*\b\s*[:.,]?", " ", 1),
+        (". |) |: ", rf"(?:^\s*|(?<=[.;]\s))[A-Ha-h]\s?[).:](?=\s)", " ", 0),
+        (
+            "*|†|‡|→|←|↑|↓|star|circle|triang|dotted|#|+",
+            r"\(\s*(?:\w+\s+)?(?:stars?|circles?|triangles?|dotted line|[*#+†‡→←↑↓]+)\s*\)|[*†‡→←↑↓]",
+            " ",
+            1,
+        ),
+        ("(", r"\(\s*(?:white|black|red|blue|green|yellow|orange|purple|pink)\s*\)", " ", 1),
+        (
+            "interpretation of the references",
+            r"\(?\bfor interpretation of the references\b.*?(?:web version of (?:this|the) article|$)\.?\)?",
+            " ",
+            1,
+        ),
+        ("repr|adapt", r"\(?\b(?:reproduced|reprinted|adapted)\b[^.;()]*(?:\.?\))?", " ", 1),
+        ("scale", r"\bscale bars?\s*[=:]\s*[\d.]+\s*\w*", " ", 1),
+        ("abbreviation", r"\babbreviations?\b\s*[:;]?", " ", 1),
+        ("case", r"^\s*case\s*\d+\s*[;:.]", " ", 1),
+        (
+            "no.|number|#",
+            r"\(?\b(?:patient|pat\.?|case|subject|dog|rat|image|number)?\s*(?:\bno\.|\bnumber|#)\s*\d+\)?",
+            " ",
+            1,
+        ),
+        ("right", r"[RL](?<!\w[RL])\W{0,3}\s?(?:[Rr]ight|[Ll]eft)\W{1,3}[RL]\W{0,3}\s?(?:[Rr]ight|[Ll]eft)\b", " ", 0),
+        (
+            "comparison|t presentation|t first|n admission|t admission|abnormality was",
+            r"\bcomparison,?\s*\d{4}(?:\s*-\s*same patient)?|\b(?:at|on)\s+(?:first\s+)?(?:presentation|admission)\b|\bno other abnormality was seen",
+            " ",
+            1,
+        ),
+        ("(", r"\(\s*(?:[,;:.&]|and|or|\s)*\)", " ", 1),
+        ("(", r"\(\s*[,;:]\s*", "(", 0),
+        (")", r"[\s,;:]+\)", ")", 0),
+    ]
+]
 
 # %% ../nbs/05_captions.ipynb #05-captions-009
-_ARROW = re.compile(r"(?:arrow(?:[\s-]?head)?e?s?|asterisks?)\b(?:\s+(?:points?|pointing)\s+(?:to|at|out)\b|\s+(?:indicat|show|demonstrat|mark|denot|depict|represent)(?:es?|s|ing|ed)\b)?", re.I)
+_ARROW = re.compile(
+    r"(?:arrow(?:[\s-]?head)?e?s?|asterisks?)\b(?:\s+(?:points?|pointing)\s+(?:to|at|out)\b|\s+(?:indicat|show|demonstrat|mark|denot|depict|represent)(?:es?|s|ing|ed)\b)?",
+    re.I,
+)
 _back = lambda words: "(?:" + "|".join(w[::-1] for w in words.split("|")) + r")\b"
-_POINTED = re.compile(rf"\s*(?:{_back('small|large|long|short|thick|thin|white|black|red|blue|green|yellow|orange|purple|pink|curved|straight|open|solid|dashed|double')}\s*)*(?:{_back('the')}\s*)?"
-                      rf"(?:(?:{_back('by|with')}\s+{_back('indicated|marked|pointed|pointed out|shown|highlighted')}(?:\s+{_back('as')})?|{_back('see|at|by')})\s*[,;]?\s*)?", re.I) # read from right to left, from the arrow back
+_POINTED = re.compile(
+    rf"\s*(?:{_back('small|large|long|short|thick|thin|white|black|red|blue|green|yellow|orange|purple|pink|curved|straight|open|solid|dashed|double')}\s*)*(?:{_back('the')}\s*)?"
+    rf"(?:(?:{_back('by|with')}\s+{_back('indicated|marked|pointed|pointed out|shown|highlighted')}(?:\s+{_back('as')})?|{_back('see|at|by')})\s*[,;]?\s*)?",
+    re.I,
+)  # read from right to left, from the arrow back
+
 
 def _without_arrows(text):
     "Delete arrows with their colours and what points by them."
     out, at = [], 0
     for m in _ARROW.finditer(text):
-        if m.start() and text[m.start() - 1].isalnum(): continue
-        out += [text[at:m.start() - _POINTED.match(text[at:m.start()][::-1]).end()], " "]
+        if m.start() and text[m.start() - 1].isalnum():
+            continue
+        out += [text[at : m.start() - _POINTED.match(text[at : m.start()][::-1]).end()], " "]
         at = m.end()
     return "".join(out) + text[at:]
 
-_GAP, _MARKS, _GLUED = re.compile(r" +([.,;:)])"), re.compile(r"([.,;:])(?: *[.,;:])+"), re.compile(r"\.(?<=[A-Za-z)]{2}\.)(?=[A-Z])")
-_STUCK = re.compile(r"MRI\b(?<=[a-z]{2}MRI)|CT\b(?<=[a-z]{2}CT)|MRI(?=[A-Z][a-z]{2})") # 'BrainMRI'
+
+_GAP, _MARKS, _GLUED = (
+    re.compile(r" +([.,;:)])"),
+    re.compile(r"([.,;:])(?: *[.,;:])+"),
+    re.compile(r"\.(?<=[A-Za-z)]{2}\.)(?=[A-Z])"),
+)
+_STUCK = re.compile(r"MRI\b(?<=[a-z]{2}MRI)|CT\b(?<=[a-z]{2}CT)|MRI(?=[A-Z][a-z]{2})")  # 'BrainMRI'
 _first = lambda m: m[1]
 _CELL = re.compile(r"[<>|`{}\\\[\]]+")
 
 # %% ../nbs/05_captions.ipynb #05-captions-011
 def clean_caption(
-    text: str, # a figure caption, any length
-) -> str: # at most `MAX_CHARS` characters, one line
+    text: str,  # a figure caption, any length
+) -> str:  # at most `MAX_CHARS` characters, one line
     "Remove figure numbers, panel letters, arrows, references, credits and odd spacing; only deletes."
-    text = str(text)[:8*MAX_CHARS]
-    if not text.isascii(): text = unicodedata.normalize("NFKC", text).translate(_DASHES)
-    if not text.isprintable(): text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
+    text = str(text)[: 8 * MAX_CHARS]
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text).translate(_DASHES)
+    if not text.isprintable():
+        text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
     text = text.replace("T2*", "T2-star")
     low = text.lower()
-    if "arrow" in low or "asteris" in low: text = _without_arrows(text)
+    if "arrow" in low or "asteris" in low:
+        text = _without_arrows(text)
     for guards, pattern, new in _CLEAN:
         for g in guards:
-            if g in low: text = pattern.sub(new, text); break
+            if g in low:
+                text = pattern.sub(new, text)
+                break
     text = _CELL.sub(" ", text)
-    if "MRI" in text or "CT" in text: text = _STUCK.sub(lambda m: f" {m[0]} ", text)
+    if "MRI" in text or "CT" in text:
+        text = _STUCK.sub(lambda m: f" {m[0]} ", text)
     text = _GLUED.sub(". ", tidy(text))
     if len(text) > MAX_CHARS:
-        text = text[:MAX_CHARS + 1]
+        text = text[: MAX_CHARS + 1]
         stop = text.rfind(". ")
-        text = text[:stop if stop > MAX_CHARS//3 else text.rfind(" ") if " " in text else MAX_CHARS]
+        text = text[: stop if stop > MAX_CHARS // 3 else text.rfind(" ") if " " in text else MAX_CHARS]
     return text.strip(" .,;:|-")
+
 
 def tidy(
     text: str,
-) -> str: # without spaces before punctuation, doubled punctuation, and any at the ends
+) -> str:  # without spaces before punctuation, doubled punctuation, and any at the ends
     "Mend what deleting leaves behind."
     text = " ".join(text.split())
-    if " ." in text or " ," in text or " ;" in text or " :" in text or " )" in text: text = _GAP.sub(_first, text)
+    if " ." in text or " ," in text or " ;" in text or " :" in text or " )" in text:
+        text = _GAP.sub(_first, text)
     return _MARKS.sub(_first, text).strip(" .,;:|-")
 
 # %% ../nbs/05_captions.ipynb #05-captions-014
-ABBREVIATIONS = {k: v for line in """
+ABBREVIATIONS = {
+    k: v
+    for line in """
 CT computed tomography|CAT computed tomography|CTA computed tomography angiography|CECT contrast-enhanced computed tomography|NCCT non-contrast computed tomography
 HRCT high-resolution computed tomography|CBCT cone-beam computed tomography|MRI magnetic resonance imaging|MR magnetic resonance|MRA magnetic resonance angiography
 MRCP magnetic resonance cholangiopancreatography|CXR chest X-ray|XR X-ray|OPG orthopantomogram|KUB X-ray of the abdomen|DSA digital subtraction angiography|US ultrasound|USG ultrasound
@@ -101,7 +167,10 @@ LUL left upper lobe|LLL left lower lobe|B/L bilateral|Lt left|Rt right|SDH subdu
 ICA internal carotid artery|MCA middle cerebral artery|ACA anterior cerebral artery|LAD left anterior descending artery|LCX left circumflex artery|RCA right coronary artery|IVC inferior vena cava
 SVC superior vena cava|SMA superior mesenteric artery|IMA inferior mesenteric artery|LV left ventricle|RV right ventricle|LA left atrium|RA right atrium|GGO ground-glass opacity|CBD common bile duct
 ETT endotracheal tube|AVM arteriovenous malformation|AAA abdominal aortic aneurysm|ARDS acute respiratory distress syndrome|HCC hepatocellular carcinoma|SBO small bowel obstruction
-""".replace("\n", "|").split("|") if line for k, v in [line.split(" ", 1)]}
+""".replace("\n", "|").split("|")
+    if line
+    for k, v in [line.split(" ", 1)]
+}
 
 # %% ../nbs/05_captions.ipynb #05-captions-016
 _ABBREVIATION = re.compile(r"([A-Z](?:[A-Z0-9]|/L|-W)+I?|Lt|Rt)(s?)(?![\w/])")
@@ -112,167 +181,323 @@ _DEFINED = re.compile(rf"{_SHORT}\s*[:=]\s*([a-z][\w' -]{{3,60}}+)(?=[;,.)]|$)")
 _LISTED = re.compile(rf"(?:[.;] |^){_SHORT}\s*[,-]\s*([a-z][\w' -]{{3,60}}+)(?=[;.]|$)")
 _BRACKET = re.compile(rf"\(\s*{_SHORT}s?\s*\)")
 
+
 def _initials(short, long):
     "Whether the letters of an abbreviation occur in order in what it stands for, the first of each together (after Schwartz and Hearst, 2003)."
     low, at = long.lower(), len(long)
     for c in reversed([c for c in short.lower() if c.isalnum()]):
         at = low.rfind(c, 0, at)
-        if at < 0: return False
+        if at < 0:
+            return False
     return at == 0
+
 
 def _own_abbreviations(text):
     "What a caption says its abbreviations mean, and the caption without the saying."
     known = {}
+
     def note(m):
         short, long = m[1], m[2].strip()
-        if len(long.split()) > 2*len(short) or not _initials(short, long): return m[0]
+        if len(long.split()) > 2 * len(short) or not _initials(short, long):
+            return m[0]
         known.setdefault(short, long)
         return "; "
-    if ":" in text or "=" in text: text = _DEFINED.sub(note, text)
-    if ", " in text or " -" in text: text = _LISTED.sub(note, text)
+
+    if ":" in text or "=" in text:
+        text = _DEFINED.sub(note, text)
+    if ", " in text or " -" in text:
+        text = _LISTED.sub(note, text)
+
     def inside(m):
-        words = text[max(0, m.start() - 100):m.start()].split()[-len(m[1]) - 2:]
+        words = text[max(0, m.start() - 100) : m.start()].split()[-len(m[1]) - 2 :]
         for k in range(1, len(words) + 1):
             long = " ".join(words[-k:]).lstrip("(")
-            if len(long) > len(m[1]) and not re.search(r"[.;:,]", long) and _initials(m[1], long): known.setdefault(m[1], long); return ""
+            if len(long) > len(m[1]) and not re.search(r"[.;:,]", long) and _initials(m[1], long):
+                known.setdefault(m[1], long)
+                return ""
         return m[0]
-    if "(" in text: text = _BRACKET.sub(inside, text)
+
+    if "(" in text:
+        text = _BRACKET.sub(inside, text)
     return text, known
 
 # %% ../nbs/05_captions.ipynb #05-captions-017
 def expand(
-    text: str, # a cleaned caption
+    text: str,  # a cleaned caption
 ) -> str:
     "Write abbreviations out, once: those of the caption's own legend first, then those of `ABBREVIATIONS`."
-    if text.islower(): return text
+    if text.islower():
+        return text
     known, used = {}, set()
-    if ":" in text or "=" in text or "(" in text or "; " in text or ". " in text: text, known = _own_abbreviations(text)
+    if ":" in text or "=" in text or "(" in text or "; " in text or ". " in text:
+        text, known = _own_abbreviations(text)
+
     def full(m):
         s = m[1]
-        if m.start() and (text[m.start() - 1].isalnum() or text[m.start() - 1] in "-_"): return m[0]
+        if m.start() and (text[m.start() - 1].isalnum() or text[m.start() - 1] in "-_"):
+            return m[0]
         long = known.get(s) or ABBREVIATIONS.get(s)
-        if not long: return m[0]
+        if not long:
+            return m[0]
         used.add(long)
         return long if not m[2] or s.endswith("WI") else long[:-1] + "ies" if long.endswith("y") else long + "s"
+
     new = _ABBREVIATION.sub(full, text) if _CAPITALS.search(text) else text
     if known:
         for s, long in known.items():
-            if not _ABBREVIATION.fullmatch(s): new = re.sub(rf"(?<![\w-]){re.escape(s)}(?![\w/-])", long, new)
-    if new == text and not known: return text
+            if not _ABBREVIATION.fullmatch(s):
+                new = re.sub(rf"(?<![\w-]){re.escape(s)}(?![\w/-])", long, new)
+    if new == text and not known:
+        return text
     low = new.lower()
-    if any(low.count(long.lower()) > 1 for long in used): new = _TWICE.sub(lambda m: m[1] + " ", new)
+    if any(low.count(long.lower()) > 1 for long in used):
+        new = _TWICE.sub(lambda m: m[1] + " ", new)
     return tidy(new)
 
+
 def plain_caption(
-    text: str, # a figure caption as published
+    text: str,  # a figure caption as published
 ) -> str:
     "The caption cleaned, with its abbreviations written out: what everything below reads."
     return expand(clean_caption(text))
 
 # %% ../nbs/05_captions.ipynb #05-captions-020
-def _phrases(text): return [tuple(p.split()) for p in text.replace("\n", " ").split(",") if p.strip()]
-TYPES = { # canonical name -> the words for it; a star stands for any ending
+def _phrases(text):
+    return [tuple(p.split()) for p in text.replace("\n", " ").split(",") if p.strip()]
+
+
+TYPES = {  # canonical name -> the words for it; a star stands for any ending
     "Positron emission tomography": "pet, pet ct, pet computed tomogra*, positron emission, positron emission tomogra*, positron emission tomography computed tomogra*, positron emission computed tomogra*, fdg pet, fluorodeoxyglucose positron emission tomogra*",
     "Computed tomography": "ct, ctscan, computed tomogra*, computerized tomogra*, computerised tomogra*, computer tomogra*, computed axial tomogra*, x ray computed tomogra*, tomogra*, tomodensitom*, computed tomogra* angiogra*, ct angiogra*, computed tomogra* scan*, "
-        "computed tomogra* urogra*, ct urogra*, computed tomogra* enterogra*, computed tomogra* myelogra*, computed tomogra* colonogra*, angio ct, angio computed tomogra*, computed tomogra* venogra*",
+    "computed tomogra* urogra*, ct urogra*, computed tomogra* enterogra*, computed tomogra* myelogra*, computed tomogra* colonogra*, angio ct, angio computed tomogra*, computed tomogra* venogra*",
     "Magnetic resonance imaging": "mri, mr, nmr, magnetic resonance, magnetic resonance imag*, magnetic resonance tomogra*, magnetic resonance scan*, magnetic resonance angiogra*, mr angiogra*, magnetic resonance imag* angiogra*, magnetic resonance venogra*, mr venogra*, "
-        "magnetic resonance cholangiopancreatogra*, magnetic resonance cholangiogra*, magnetic resonance urogra*, magnetic resonance enterogra*, magnetic resonance arthrogra*, mr arthrogra*, magnetic imag*",
+    "magnetic resonance cholangiopancreatogra*, magnetic resonance cholangiogra*, magnetic resonance urogra*, magnetic resonance enterogra*, magnetic resonance arthrogra*, mr arthrogra*, magnetic imag*",
     "Angiogram": "angiogra*, arteriogra*, venogra*, aortogra*, ventriculogra*, phlebogra*, cavogra*, coronarogra*, digital* subtract* angiogra*, digital* subtract*, subtraction angiogra*, coronary angio, coronary angiogra*, carotid angiogra*, coronary arteriogra*",
     "Ultrasonography": "ultraso*, ultra sound, sonogra*, sonography*, echocardiogra*, echogra*, echo cardiogra*, doppler*, color doppler*, colour doppler*, power doppler*, elastogra*, endosonogra*, neurosonogra*, b mode, m mode",
     "Scintigraphy": "scintigra*, lymphoscintigra*, spect, spect ct, single photon emission computed tomogra*, single photon emission tomogra*, bone scan*, octreoscan, radionuclide imaging",
     "X-ray": "x ray*, xray*, radiogra*, roentgen*, roentgenogra*, orthopantomogra*, orthopantogra*, panorex, panoramic radiogra*, fluorosc*, barium swallow, barium enema, barium meal, barium stud*, mammogra*, plain film*, chest film*, cephalogra*, skiagra*, cholangiogra*, urogra*, "
-        "pyelogra*, cystogra*, cystourethrogra*, urethrogra*, hysterosalpingogra*, esophagogra*, oesophagogra*, esophagram, oesophagram, myelogra*, arthrogra*, tomosynthesis, cholangiopancreatogra*, ercp, bitewing*, orthopantomography",
+    "pyelogra*, cystogra*, cystourethrogra*, urethrogra*, hysterosalpingogra*, esophagogra*, oesophagogra*, esophagram, oesophagram, myelogra*, arthrogra*, tomosynthesis, cholangiopancreatogra*, ercp, bitewing*, orthopantomography",
 }
-TYPE_HINTS = { # words that go with one type only
+TYPE_HINTS = {  # words that go with one type only
     "Ultrasonography": "hypoecho*, hyperecho*, anecho*, echogenic*, isoecho*, echotext*, echolucen*, posterior acoustic, acoustic shadow*, biparietal, parasternal, transvaginal*, transabdominal*",
     "Magnetic resonance imaging": "hyperintens*, hypointens*, isointens*, signal intensit*, restricted diffusion, diffusion restriction, flow void*, tractogra*",
     "Computed tomography": "hypodens*, hyperdens*, isodens*, hypoattenuat*, hyperattenuat*, hounsfield, hu, bone window*, lung window*, fat stranding, ground glass",
     "X-ray": "radiolucen*, radiopac*, radiopaq*, radiodens*, radio opaq*, periapical",
-    "Positron emission tomography": "hypermetabolic, hypermetabolism, fdg*, suv, suvmax, fluorodeoxyglucose", "Scintigraphy": "octreotide, technetium*, metaiodobenzyl*, meta iodobenzyl*, mibg, radiotracer*, radioiodine, hyperfixation",
+    "Positron emission tomography": "hypermetabolic, hypermetabolism, fdg*, suv, suvmax, fluorodeoxyglucose",
+    "Scintigraphy": "octreotide, technetium*, metaiodobenzyl*, meta iodobenzyl*, mibg, radiotracer*, radioiodine, hyperfixation",
 }
 CONTRAST = {
     "Contrast-enhanced": "contrast enhanced, contrasted, post contrast, postcontrast, with contrast, with iv contrast, with intravenous contrast, with i v contrast, with oral contrast, with oral and intravenous contrast, after contrast, after contrast administration, after intravenous contrast, "
-        "following contrast, following contrast administration, with contrast medium, with contrast agent, with contrast enhancement, after gadolinium, post gadolinium, gadolinium enhanced, gadolinium, gd enhanced",
+    "following contrast, following contrast administration, with contrast medium, with contrast agent, with contrast enhancement, after gadolinium, post gadolinium, gadolinium enhanced, gadolinium, gd enhanced",
     "Contrast-enhanced and Non-contrast": "with and without contrast, with and without iv contrast, with and without intravenous contrast, without and with contrast, pre and post contrast, before and after contrast",
     "Non-contrast": "non contrast, non contrasted, noncontrast, without contrast, without iv contrast, without intravenous contrast, without i v contrast, without contrast enhancement, unenhanced, non enhanced, nonenhanced, non contrast enhanced, precontrast, pre contrast",
 }
 SEQUENCES = {
-    "T1-weighted": "t1 weight*, t1weight*, t1 w, t1w, t1 wi, t1wi, t1", "T2-weighted": "t2 weight*, t2weight*, t2 w, t2w, t2 wi, t2wi, t2, t2 tse, t2 fse", "T2-star-weighted": "t2 star, t2 star weight*, t2star",
-    "Fluid-attenuated inversion recovery": "fluid attenuated inversion recovery, fluid attenuation inversion recovery, flair, fluid attenuated inversion recovery sequence*", "Short-tau inversion recovery": "short tau inversion recovery, short ti inversion recovery, short inversion time inversion recovery, stir",
-    "Diffusion-weighted": "diffusion weight*, dwi", "Apparent-diffusion-coefficient": "apparent diffusion coefficient", "Proton-density-weighted": "proton density, proton density weight*, pd weight*", "Susceptibility-weighted": "susceptibility weight*, swi",
-    "Gradient-echo": "gradient echo, gradient recalled echo, gre", "Spin-echo": "spin echo, turbo spin echo, fast spin echo", "Fat-suppressed": "fat suppress*, fat satur*, fat sat", "Time-of-flight": "time of flight", "Steady-state free precession": "steady state free precession, ssfp, ciss, fiesta, bssfp",
+    "T1-weighted": "t1 weight*, t1weight*, t1 w, t1w, t1 wi, t1wi, t1",
+    "T2-weighted": "t2 weight*, t2weight*, t2 w, t2w, t2 wi, t2wi, t2, t2 tse, t2 fse",
+    "T2-star-weighted": "t2 star, t2 star weight*, t2star",
+    "Fluid-attenuated inversion recovery": "fluid attenuated inversion recovery, fluid attenuation inversion recovery, flair, fluid attenuated inversion recovery sequence*",
+    "Short-tau inversion recovery": "short tau inversion recovery, short ti inversion recovery, short inversion time inversion recovery, stir",
+    "Diffusion-weighted": "diffusion weight*, dwi",
+    "Apparent-diffusion-coefficient": "apparent diffusion coefficient",
+    "Proton-density-weighted": "proton density, proton density weight*, pd weight*",
+    "Susceptibility-weighted": "susceptibility weight*, swi",
+    "Gradient-echo": "gradient echo, gradient recalled echo, gre",
+    "Spin-echo": "spin echo, turbo spin echo, fast spin echo",
+    "Fat-suppressed": "fat suppress*, fat satur*, fat sat",
+    "Time-of-flight": "time of flight",
+    "Steady-state free precession": "steady state free precession, ssfp, ciss, fiesta, bssfp",
     "Diffusion-tensor": "diffusion tensor",
 }
 
 # %% ../nbs/05_captions.ipynb #05-captions-021
 VIEWS = {
-    "Postero-anterior view": "posteroanterior view*, postero anterior view*, pa view*, posteroanterior projection*, pa projection*", "Antero-posterior view": "anteroposterior view*, antero posterior view*, ap view*, anteroposterior projection*, ap projection*",
-    "Axial view": "axial*, transaxial*, transverse plane*, transverse cut*, transverse view*, transverse image*, transverse section*, transverse slice*, transverse scan*, trans axial", "Sagittal view": "sagittal*, midsagittal*, mid sagittal, saggital, sagital",
-    "Coronal view": "coronal*", "Right anterior oblique view": "right anterior oblique, rao", "Left anterior oblique view": "left anterior oblique, lao", "Panoramic view": "panoramic, panoramic radiogra*, panorex, orthopantomogra*, orthopantogra*, orthopantomography",
-    "Lateral view": "lateral view*, lateral projection*, lateral cephalogra*, lateral x ray*, lateral radiogra*", "Oblique view": "oblique view*, oblique projection*", "Frontal view": "frontal view*, frontal projection*", "Craniocaudal view": "craniocaudal view*, craniocaudal mammogra*", "Mediolateral oblique view": "mediolateral oblique, medio lateral oblique, mlo",
-    "Four-chamber view": "four chamber*, 4 chamber*, apical four chamber*, apical 4 chamber*", "Two-chamber view": "two chamber view*, 2 chamber*, two chamber", "Three-chamber view": "three chamber*, 3 chamber*", "Five-chamber view": "five chamber*, 5 chamber*",
-    "Long-axis view": "long axis, longitudinal view*, longitudinal section*, longitudinal scan*, longitudinal plane*", "Short-axis view": "short axis", "Subcostal view": "subcostal view*, subxiphoid view*",
+    "Postero-anterior view": "posteroanterior view*, postero anterior view*, pa view*, posteroanterior projection*, pa projection*",
+    "Antero-posterior view": "anteroposterior view*, antero posterior view*, ap view*, anteroposterior projection*, ap projection*",
+    "Axial view": "axial*, transaxial*, transverse plane*, transverse cut*, transverse view*, transverse image*, transverse section*, transverse slice*, transverse scan*, trans axial",
+    "Sagittal view": "sagittal*, midsagittal*, mid sagittal, saggital, sagital",
+    "Coronal view": "coronal*",
+    "Right anterior oblique view": "right anterior oblique, rao",
+    "Left anterior oblique view": "left anterior oblique, lao",
+    "Panoramic view": "panoramic, panoramic radiogra*, panorex, orthopantomogra*, orthopantogra*, orthopantomography",
+    "Lateral view": "lateral view*, lateral projection*, lateral cephalogra*, lateral x ray*, lateral radiogra*",
+    "Oblique view": "oblique view*, oblique projection*",
+    "Frontal view": "frontal view*, frontal projection*",
+    "Craniocaudal view": "craniocaudal view*, craniocaudal mammogra*",
+    "Mediolateral oblique view": "mediolateral oblique, medio lateral oblique, mlo",
+    "Four-chamber view": "four chamber*, 4 chamber*, apical four chamber*, apical 4 chamber*",
+    "Two-chamber view": "two chamber view*, 2 chamber*, two chamber",
+    "Three-chamber view": "three chamber*, 3 chamber*",
+    "Five-chamber view": "five chamber*, 5 chamber*",
+    "Long-axis view": "long axis, longitudinal view*, longitudinal section*, longitudinal scan*, longitudinal plane*",
+    "Short-axis view": "short axis",
+    "Subcostal view": "subcostal view*, subxiphoid view*",
 }
-VIEW_HINTS = { # views where they stand beside talk about the image; 'anteroposterior diameter' is a measure, 'lateral ventricle' a place
-    "Postero-anterior view": "pa, posteroanterior*, postero anterior*, posterior anterior, posterior to anterior, posterioanterior", "Antero-posterior view": "ap, anteroposterior*, antero posterior*, anterior posterior, anterior to posterior, anterioposterior", "Craniocaudal view": "craniocaudal, cranio caudal",
-    "Axial view": "transverse, cross sectional, cross section*", "Sagittal view": "parasagittal*, para sagittal", "Lateral view": "lateral, side view", "Oblique view": "oblique", "Frontal view": "frontal", "Long-axis view": "longitudinal"}
+VIEW_HINTS = {  # views where they stand beside talk about the image; 'anteroposterior diameter' is a measure, 'lateral ventricle' a place
+    "Postero-anterior view": "pa, posteroanterior*, postero anterior*, posterior anterior, posterior to anterior, posterioanterior",
+    "Antero-posterior view": "ap, anteroposterior*, antero posterior*, anterior posterior, anterior to posterior, anterioposterior",
+    "Craniocaudal view": "craniocaudal, cranio caudal",
+    "Axial view": "transverse, cross sectional, cross section*",
+    "Sagittal view": "parasagittal*, para sagittal",
+    "Lateral view": "lateral, side view",
+    "Oblique view": "oblique",
+    "Frontal view": "frontal",
+    "Long-axis view": "longitudinal",
+}
 
 # %% ../nbs/05_captions.ipynb #05-captions-023
-REGIONS = { # body part -> the words that name it
-    "Spine": "spine*, cervical spine, thoracic vertebra*, thoracic cord, thoracic spinal, thoracic disc*, thoracic canal, lumbar, lumbar vertebra*, cervical vertebra*, cervical spinal, cervical cord, thoracic spine, lumbar spine, lumbosacral spine, thoracolumbar spine, cervicothoracic spine, spinal, spinal column, vertebra*, vertebral column, lumbosacral, thoracolumbar", "Skull": "skull, cranium, calvari*", "Heart": "heart, cardiac, coronary, coronary arter*",
-    "Head": "brain, cranial, head, cerebr*, intracrani*, craniocerebral, craniofacial", "Chest": "chest, thorax, thoracic, thoraco*, lung*, pulmonary", "Abdomen": "abdom*, thoracoabdominal, abdominopelvic", "Pelvis": "pelvi*, pelvic cavity", "Breast": "breast*, mammogra*", "Neck": "neck, cervical region",
-    "Liver": "liver*, hepatic", "Kidney": "kidney*, renal", "Knee": "knee*", "Hip": "hip, hips, hip joint*", "Hand": "hand, hands, wrist*", "Elbow": "elbow*", "Foot": "foot, feet, ankle*", "Shoulder": "shoulder*", "Jaw": "mandib*, maxill*, jaw*, dental, tooth, teeth, orthopantomogra*, panoramic radiogra*",
-    "Face": "face, facial, sinuses, paranasal sinus*", "Orbit": "orbit, orbits, orbital", "Lower extremity": "leg, legs, lower leg*, lower limb*, lower extremit*, tibia*, fibula*, femur*, thigh*", "Upper extremity": "arm, arms, upper limb*, upper extremit*, humerus, humeral, forearm*",
+REGIONS = {  # body part -> the words that name it
+    "Spine": "spine*, cervical spine, thoracic vertebra*, thoracic cord, thoracic spinal, thoracic disc*, thoracic canal, lumbar, lumbar vertebra*, cervical vertebra*, cervical spinal, cervical cord, thoracic spine, lumbar spine, lumbosacral spine, thoracolumbar spine, cervicothoracic spine, spinal, spinal column, vertebra*, vertebral column, lumbosacral, thoracolumbar",
+    "Skull": "skull, cranium, calvari*",
+    "Heart": "heart, cardiac, coronary, coronary arter*",
+    "Head": "brain, cranial, head, cerebr*, intracrani*, craniocerebral, craniofacial",
+    "Chest": "chest, thorax, thoracic, thoraco*, lung*, pulmonary",
+    "Abdomen": "abdom*, thoracoabdominal, abdominopelvic",
+    "Pelvis": "pelvi*, pelvic cavity",
+    "Breast": "breast*, mammogra*",
+    "Neck": "neck, cervical region",
+    "Liver": "liver*, hepatic",
+    "Kidney": "kidney*, renal",
+    "Knee": "knee*",
+    "Hip": "hip, hips, hip joint*",
+    "Hand": "hand, hands, wrist*",
+    "Elbow": "elbow*",
+    "Foot": "foot, feet, ankle*",
+    "Shoulder": "shoulder*",
+    "Jaw": "mandib*, maxill*, jaw*, dental, tooth, teeth, orthopantomogra*, panoramic radiogra*",
+    "Face": "face, facial, sinuses, paranasal sinus*",
+    "Orbit": "orbit, orbits, orbital",
+    "Lower extremity": "leg, legs, lower leg*, lower limb*, lower extremit*, tibia*, fibula*, femur*, thigh*",
+    "Upper extremity": "arm, arms, upper limb*, upper extremit*, humerus, humeral, forearm*",
 }
-ORGANS = { # body part -> what can be nowhere else
+ORGANS = {  # body part -> what can be nowhere else
     "Head": "subdural, epidural hematoma*, extradural hematoma*, hydroceph*, midline shift, internal carotid, carotid angiogra*, pituitar*, posterior fossa, cerebell*, white matter, optic nerve*, optic chiasm*, pineal, corpus callosum, thalam*, basal ganglia, meningioma*, pons, tentori*, temporal lobe*, parietal lobe*, occipital lobe*, frontal lobe*, "
-        "temporal region, parietal region, occipital region, frontal region, lateral ventricle*, third ventricle*, fourth ventricle*, hippocamp*, midbrain, brainstem, brain stem, sella*, suprasellar, sylvian, middle cerebral, subarachnoid, sagittal sinus*, cavernous sinus, temporal bone*, cerebral",
+    "temporal region, parietal region, occipital region, frontal region, lateral ventricle*, third ventricle*, fourth ventricle*, hippocamp*, midbrain, brainstem, brain stem, sella*, suprasellar, sylvian, middle cerebral, subarachnoid, sagittal sinus*, cavernous sinus, temporal bone*, cerebral",
     "Chest": "pneumothora*, hemothora*, pleura*, cardiomegal*, mediastin*, trachea*, bronch*, upper lobe*, lower lobe*, middle lobe*, sternum, rib, ribs, hemithorax, hemidiaphragm*, endotracheal, pneumonia*, hilar, hilum, perihilar, lung parenchyma, azygos, thymus, esophag*, oesophag*, aortic arch, superior vena cava, clavicl*, chest wall, chest tube*",
     "Heart": "pericardi*, left ventric*, right ventric*, left atri*, right atri*, mitral*, tricuspid, aortic valve*, myocard*, ventricular septum, interventricular sept*, left anterior descending, circumflex arter*, pacemaker*, echocardiogra*, parasternal, coronary sinus, coronary angiogra*, coronary ostium, aortic root",
     "Abdomen": "bowel*, gallbladder, gall bladder, gallstone*, ascites, celiac, coeliac, umbilic*, splen*, pancrea*, spleen, splenic, gastr*, stomach, colon, appendi*, mesenter*, retroperiton*, adrenal*, duoden*, bile duct*, biliary, portal vein*, jejun*, ile*, cecum, caecum, intestin*, peritone*, abdominal aorta, inferior vena cava, intussuscept*, pneumoperiton*, intra abdominal, sigmoid*, cholecyst*, head of the pancreas, head of pancreas, pancreatic head, abdominal wall, abdominal aort*",
-    "Liver": "hepat*, intrahepatic", "Kidney": "nephr*, hydronephr*, perinephric, pelvicalyceal, renal pelvis", "Pelvis": "uter*, ovar*, adnexa*, fibroid*, prostat*, urinary bladder, bladder, acetabul*, iliac, iliac wing, sacr*, rectum, rectal, ureter*, vagina*, cervix, pubic, pubis, ischi*, endometri*, scrot*, testi*, perine*, fallopian, femoral head*, iliac bone*",
+    "Liver": "hepat*, intrahepatic",
+    "Kidney": "nephr*, hydronephr*, perinephric, pelvicalyceal, renal pelvis",
+    "Pelvis": "uter*, ovar*, adnexa*, fibroid*, prostat*, urinary bladder, bladder, acetabul*, iliac, iliac wing, sacr*, rectum, rectal, ureter*, vagina*, cervix, pubic, pubis, ischi*, endometri*, scrot*, testi*, perine*, fallopian, femoral head*, iliac bone*",
     "Spine": "disc herniation*, disk herniation*, compression fracture*, spondyl*, paraspinal, epidural, intervertebral, spinal cord, spinal canal, scolio*, odontoid, dens fracture*, l1, l2, l3, l4, l5, s1, c1, c2, c3, c4, c5, c6, c7, t3, t4, t5, t6, t7, t8, t9, t10, t11, t12, conus, cauda equina, atlantoaxial, cervical cord",
-    "Neck": "thyroid*, parathyroid*, carotid*, external carotid, laryn*, epiglott*, hyoid, common carotid, carotid bulb, carotid bifurcation, jugular vein*, parapharyng*, retropharyng*, submandibul*, pharyn*, oropharyn*", "Jaw": "molar*, premolar*, incisor*, canine*, periapical, alveolar bone, condyl* process, temporomandibular, dentition, odonto*, root canal*, endodont*, implant site*",
-    "Face": "maxillary sinus*, ethmoid*, sphenoid*, frontal sinus*, nasal*, zygoma*, parotid*, nasopharyn*, sinonasal", "Orbit": "optic, intraorbital, extraocular, eye, eyes, eyeball*, globe, lacrimal", "Hip": "femoral neck*, neck of the femur, neck of femur, head of the femur, head of femur, hip arthroplast*, hip prosthes*, trochanter*", "Knee": "patell*, menisc*, cruciate*, tibial plateau, distal femur, proximal tibia, popliteal",
-    "Foot": "calcane*, talus, metatars*, hallux, tarsal*, achilles, malleol*, navicular", "Hand": "metacarp*, phalan*, scaphoid, carpal*, lunate, finger*, thumb*, distal radius, distal ulna", "Elbow": "olecranon, capitell*, radial head", "Shoulder": "scapul*, rotator cuff, glenoid*, glenohumeral, acromi*, supraspinatus, humeral head, head of the humerus, neck of the humerus",
-    "Upper extremity": "radius, ulna, ulnar, brachial*, axilla*", "Lower extremity": "femoral, calf, saphenous, crural", "Breast": "nipple*, areola*",
+    "Neck": "thyroid*, parathyroid*, carotid*, external carotid, laryn*, epiglott*, hyoid, common carotid, carotid bulb, carotid bifurcation, jugular vein*, parapharyng*, retropharyng*, submandibul*, pharyn*, oropharyn*",
+    "Jaw": "molar*, premolar*, incisor*, canine*, periapical, alveolar bone, condyl* process, temporomandibular, dentition, odonto*, root canal*, endodont*, implant site*",
+    "Face": "maxillary sinus*, ethmoid*, sphenoid*, frontal sinus*, nasal*, zygoma*, parotid*, nasopharyn*, sinonasal",
+    "Orbit": "optic, intraorbital, extraocular, eye, eyes, eyeball*, globe, lacrimal",
+    "Hip": "femoral neck*, neck of the femur, neck of femur, head of the femur, head of femur, hip arthroplast*, hip prosthes*, trochanter*",
+    "Knee": "patell*, menisc*, cruciate*, tibial plateau, distal femur, proximal tibia, popliteal",
+    "Foot": "calcane*, talus, metatars*, hallux, tarsal*, achilles, malleol*, navicular",
+    "Hand": "metacarp*, phalan*, scaphoid, carpal*, lunate, finger*, thumb*, distal radius, distal ulna",
+    "Elbow": "olecranon, capitell*, radial head",
+    "Shoulder": "scapul*, rotator cuff, glenoid*, glenohumeral, acromi*, supraspinatus, humeral head, head of the humerus, neck of the humerus",
+    "Upper extremity": "radius, ulna, ulnar, brachial*, axilla*",
+    "Lower extremity": "femoral, calf, saphenous, crural",
+    "Breast": "nipple*, areola*",
 }
-PART_OF = {"Heart": "Chest", "Liver": "Abdomen", "Kidney": "Abdomen", "Knee": "Lower extremity", "Foot": "Lower extremity", "Hip": "Pelvis", "Hand": "Upper extremity", "Elbow": "Upper extremity", "Shoulder": "Upper extremity", "Skull": "Head", "Jaw": "Skull", "Face": "Skull", "Orbit": "Skull"}
+PART_OF = {
+    "Heart": "Chest",
+    "Liver": "Abdomen",
+    "Kidney": "Abdomen",
+    "Knee": "Lower extremity",
+    "Foot": "Lower extremity",
+    "Hip": "Pelvis",
+    "Hand": "Upper extremity",
+    "Elbow": "Upper extremity",
+    "Shoulder": "Upper extremity",
+    "Skull": "Head",
+    "Jaw": "Skull",
+    "Face": "Skull",
+    "Orbit": "Skull",
+}
 
 # %% ../nbs/05_captions.ipynb #05-captions-025
-WORDS = { # what else a reader of captions must tell apart
+WORDS = {  # what else a reader of captions must tell apart
     "side": "left*, right*, bilateral*, unilateral*, contralateral*, ipsilateral*",
     "negation": "no, not, non, without, never, none, neither, nor, absen*, negative, free of, lack, lacks, lacking, exclud*, rule* out, unremarkable for",
     "talk": "image*, imaging, scan, scans, scanning, slice*, view, views, cross section*, cross sectional",
     "generic": "section*, film*, study, studies, examination*, exam, projection*, reconstruction*, reformat*, reformation*, sequence*, plane*, acquisition*, series, cut, cuts, window, windows, bone window*, lung window*, soft tissue window*, mediastinal window*, multislice, multi slice, multidetector, multi detector, cone beam, portable, bedside, plain, "
-        "conventional, transabdominal, transvaginal, transthoracic, transesophageal, transoesophageal, endoscopic, intravascular, selective, initial, follow up, control, modified, mode, digital, appearance*, finding*, pretreatment, pre treatment, posttreatment, post treatment, preoperative, pre operative, postoperative, post operative, pre op, post op, "
-        "supine, erect, upright, representative, enhanced, high resolution, 2d, 3d, two dimensional, three dimensional, 2 d, 3 d, diagnostic, whole body, multiplanar, angiography, simple, standard, color, colour, repeat, photograph*, picture*, admission",
+    "conventional, transabdominal, transvaginal, transthoracic, transesophageal, transoesophageal, endoscopic, intravascular, selective, initial, follow up, control, modified, mode, digital, appearance*, finding*, pretreatment, pre treatment, posttreatment, post treatment, preoperative, pre operative, postoperative, post operative, pre op, post op, "
+    "supine, erect, upright, representative, enhanced, high resolution, 2d, 3d, two dimensional, three dimensional, 2 d, 3 d, diagnostic, whole body, multiplanar, angiography, simple, standard, color, colour, repeat, photograph*, picture*, admission",
     "report": "show*, demonstrat*, reveal*, depict*, illustrat*, display*, indicat*, visuali*, presents, presenting, includ*, confirm*, note, noted, notes, seen, is, are, was, were, there, has, have, suggest*, represent*, denot*, mark, marks, identif*, observed, visible, depicting, exhibit*, highlight*",
     "patient": "patient, patients, man, woman, male, female, boy, girl, gentleman, lady, volunteer, patient s, same patient, healthy volunteer, male patient, female patient, our patient",
-    "link": "of, in, on, by, at, from, through, with, for, to, into, after, as", "article": "a, an, the, this, that, these, our", "and": "and, or, which, it, also, who, whose",
+    "link": "of, in, on, by, at, from, through, with, for, to, into, after, as",
+    "article": "a, an, the, this, that, these, our",
+    "and": "and, or, which, it, also, who, whose",
     "content": "extra axial*, extraaxial*, intra axial*, intraaxial*, organo axial*, mesentero axial*, axial dimension*, axial diameter*, axial length*, axial size, neck of, head of, heads of, head and body, gallbladder neck, gall bladder neck, bladder neck, surgical neck, aneurysm* neck, narrow neck, wide neck, broad neck, pancreatic neck, scaphoid neck, talar neck, radial neck, mirror image*, cranial slice*, axial skeleton, axial spondyl*, coronal sutur*, sagittal sutur*, sagittal sinus*, lateral ventricle*, lateral recess*, ulcer like projection*, caesarean section, cesarean section, cell* film, air space, chest wall, chest tube*, abdominal wall, abdominal aort*, head of pancreas, head of the pancreas, pancreatic head, "
-        "radial head, humeral head*, femoral head*, neck of the gallbladder, aneurysm neck, neck of the aneurysm, renal pelvis, transverse process*, transverse colon, transverse diameter*, transverse sinus*, frontal lobe*, frontal sinus*, frontal bone*, lateral wall*, lateral segment*, lateral aspect*, oblique fissure*, positive pressure, "
-        "contrast enhancement, contrast extravasation, contrast medium, contrast material, contrast agent, right angle*, coronary sinus, heart failure, breast cancer, breast carcinoma, lung cancer, scan artefact*, film thickness, color flow, t1 vertebra*, t2 vertebra*, t1 level, t2 level, coronary stent*, cut off, cut down, image guid*",
+    "radial head, humeral head*, femoral head*, neck of the gallbladder, aneurysm neck, neck of the aneurysm, renal pelvis, transverse process*, transverse colon, transverse diameter*, transverse sinus*, frontal lobe*, frontal sinus*, frontal bone*, lateral wall*, lateral segment*, lateral aspect*, oblique fissure*, positive pressure, "
+    "contrast enhancement, contrast extravasation, contrast medium, contrast material, contrast agent, right angle*, coronary sinus, heart failure, breast cancer, breast carcinoma, lung cancer, scan artefact*, film thickness, color flow, t1 vertebra*, t2 vertebra*, t1 level, t2 level, coronary stent*, cut off, cut down, image guid*",
 }
-_TIME = frozenset("year years yr yrs month months mo week weeks wk wks day days hour hours hr hrs minute minutes min h d second seconds sec".split())
-_UNITS = {u: k for k, us in {"mm": "mm millimeter millimeters millimetre millimetres mms", "cm": "cm cms centimeter centimeters centimetre centimetres", "m": "m meter meters", "um": "um µm μm", "ml": "ml cc cm3 milliliter milliliters millilitre cm³", "l": "l liter liters litre", "hu": "hu hounsfield",
-          "mmhg": "mmhg", "g": "g gram grams gr", "kg": "kg", "mg": "mg", "degree": "degree degrees °", "tesla": "t tesla", "percent": "% percent", "hz": "hz khz mhz", "kv": "kv kvp", "s": "ms", "gy": "gy", "msv": "msv", "m/s": "mps", "fr": "fr french", "gauge": "gauge", "suv": "suv"}.items() for u in us.split()}
-_STOP = frozenset("a an the of in on at to by for with and or as is are was were be been from into through within this that these which it its there seen noted visible evidence presence sign signs showing shows sided side any obvious definite".split())
+_TIME = frozenset(
+    "year years yr yrs month months mo week weeks wk wks day days hour hours hr hrs minute minutes min h d second seconds sec".split()
+)
+_UNITS = {
+    u: k
+    for k, us in {
+        "mm": "mm millimeter millimeters millimetre millimetres mms",
+        "cm": "cm cms centimeter centimeters centimetre centimetres",
+        "m": "m meter meters",
+        "um": "um µm μm",
+        "ml": "ml cc cm3 milliliter milliliters millilitre cm³",
+        "l": "l liter liters litre",
+        "hu": "hu hounsfield",
+        "mmhg": "mmhg",
+        "g": "g gram grams gr",
+        "kg": "kg",
+        "mg": "mg",
+        "degree": "degree degrees °",
+        "tesla": "t tesla",
+        "percent": "% percent",
+        "hz": "hz khz mhz",
+        "kv": "kv kvp",
+        "s": "ms",
+        "gy": "gy",
+        "msv": "msv",
+        "m/s": "mps",
+        "fr": "fr french",
+        "gauge": "gauge",
+        "suv": "suv",
+    }.items()
+    for u in us.split()
+}
+_STOP = frozenset(
+    "a an the of in on at to by for with and or as is are was were be been from into through within this that these which it its there seen noted visible evidence presence sign signs showing shows sided side any obvious definite".split()
+)
 
 # %% ../nbs/05_captions.ipynb #05-captions-027
-FINDINGS = ( # how a word begins, or ends, that names one
-    tuple("abnormal abscess aneurysm artifact ascites atelect atroph bleed block calcif calcul cancer carcin cardiomeg cavit cirrho collaps collection compress consolidat contusion cyst defect deform degenerat dilat disease disloc displac dissect edema oedema effusion embol emphysem enlarge eros "
-          "extravas fibroid fibros fistula fractur gallston haem hemat hemor herni hydroceph hydroneph hyper hypo implant infarct infect infiltrat inflam injur invas isch lesion lymphadenop malform malign mass metast narrow necro neoplas nodul obstruct occlu opaci perforat plate "
-          "pneumon pneumoth pneumop pneumom prosthe ruptur scler shift stenos stone swell syndrom thicken thromb tumor tumour ulcer varic catheter tube stent".split()),
-    tuple("itis oma omas osis iasis ectasis pathy megaly malacia penia".split()))
-_NO_FINDING = ("cystogra", "cystosco", "cystoure", "masset", "tuberos", "tubercle", "platele", "plateau", "diagnos", "prognos", "hypothal", "hypophar", "hypogas", "hypogl")
+FINDINGS = (  # how a word begins, or ends, that names one
+    tuple(
+        "abnormal abscess aneurysm artifact ascites atelect atroph bleed block calcif calcul cancer carcin cardiomeg cavit cirrho collaps collection compress consolidat contusion cyst defect deform degenerat dilat disease disloc displac dissect edema oedema effusion embol emphysem enlarge eros "
+        "extravas fibroid fibros fistula fractur gallston haem hemat hemor herni hydroceph hydroneph hyper hypo implant infarct infect infiltrat inflam injur invas isch lesion lymphadenop malform malign mass metast narrow necro neoplas nodul obstruct occlu opaci perforat plate "
+        "pneumon pneumoth pneumop pneumom prosthe ruptur scler shift stenos stone swell syndrom thicken thromb tumor tumour ulcer varic catheter tube stent".split()
+    ),
+    tuple("itis oma omas osis iasis ectasis pathy megaly malacia penia".split()),
+)
+_NO_FINDING = (
+    "cystogra",
+    "cystosco",
+    "cystoure",
+    "masset",
+    "tuberos",
+    "tubercle",
+    "platele",
+    "plateau",
+    "diagnos",
+    "prognos",
+    "hypothal",
+    "hypophar",
+    "hypogas",
+    "hypogl",
+)
+
 
 @lru_cache(2**16)
 def is_finding(
-    word: str, # in lower case
+    word: str,  # in lower case
 ) -> bool:
     "Whether a word names a finding, judged by its form: what ends in -itis, -oma or -ectasis is not normal."
-    return (word.startswith(FINDINGS[0]) or len(word) > 6 and word.endswith(FINDINGS[1])) and not word.startswith(_NO_FINDING)
+    return (word.startswith(FINDINGS[0]) or len(word) > 6 and word.endswith(FINDINGS[1])) and not word.startswith(
+        _NO_FINDING
+    )
 
 # %% ../nbs/05_captions.ipynb #05-captions-030
 def _index(*tables):
@@ -280,41 +505,87 @@ def _index(*tables):
     exact, begins, tags = {}, {}, {}
     for kind, table in tables:
         for value, text in table.items():
-            for phrase in _phrases(text): tags.setdefault(phrase, {}).setdefault(kind or value, value if kind else True)
+            for phrase in _phrases(text):
+                tags.setdefault(phrase, {}).setdefault(kind or value, value if kind else True)
     for phrase, t in tags.items():
         head, rest = phrase[0], [(w.rstrip("*"), w.endswith("*")) for w in phrase[1:]]
         (begins if head.endswith("*") else exact).setdefault(head.rstrip("*"), []).append((len(phrase), tuple(rest), t))
     return exact, begins
 
-_EXACT, _BEGINS = _index(("type", TYPES), ("type?", TYPE_HINTS), ("contrast", CONTRAST), ("sequence", SEQUENCES), ("view", VIEWS), ("view?", VIEW_HINTS), ("region", REGIONS), ("organ", ORGANS), (None, WORDS))
-_NUMERALS = {w: [(n, rest, {**t, "code": "T"}) for n, rest, t in found if n > 1] for w, found in _EXACT.items() if w[0].isdigit()}
+
+_EXACT, _BEGINS = _index(
+    ("type", TYPES),
+    ("type?", TYPE_HINTS),
+    ("contrast", CONTRAST),
+    ("sequence", SEQUENCES),
+    ("view", VIEWS),
+    ("view?", VIEW_HINTS),
+    ("region", REGIONS),
+    ("organ", ORGANS),
+    (None, WORDS),
+)
+_NUMERALS = {
+    w: [(n, rest, {**t, "code": "T"}) for n, rest, t in found if n > 1] for w, found in _EXACT.items() if w[0].isdigit()
+}
 _SHORTEST, _LONGEST = min(map(len, _BEGINS)), max(map(len, _BEGINS))
+
 
 @lru_cache(2**16)
 def _starts(word):
     "The phrases that a word may begin, longest first; of one length, the more exact one. The tags alone where it is a phrase by itself and begins no longer one; None for a number."
-    if word[0].isdigit(): return None
+    if word[0].isdigit():
+        return None
     found = [(n, 99, rest, t) for n, rest, t in _EXACT.get(word, ())]
     for k in range(_SHORTEST, min(_LONGEST, len(word)) + 1):
         found += [(n, k, rest, t) for n, rest, t in _BEGINS.get(word[:k], ())]
-    if not found: return ()
+    if not found:
+        return ()
     found.sort(key=lambda f: (-f[0], -f[1]))
     merged = []
-    for n, k, rest, t in found: # tags of single words add up: a mammogram is an X-ray and a breast
-        if n > 1 or not merged or merged[-1][0] > 1: merged.append((n, rest, dict(t)))
-        elif "content" not in merged[-1][2]: merged[-1] = (1, (), {**t, **merged[-1][2]})
+    for n, k, rest, t in found:  # tags of single words add up: a mammogram is an X-ray and a breast
+        if n > 1 or not merged or merged[-1][0] > 1:
+            merged.append((n, rest, dict(t)))
+        elif "content" not in merged[-1][2]:
+            merged[-1] = (1, (), {**t, **merged[-1][2]})
     for *_, t in merged:
-        t["code"] = "T" if "contrast" in t and word in _LEADS else next((c for kinds, c in _CODES for k in kinds if k in t), ".")
-        if "organ" in t and word in ("left", "right"): t["side"] = True # 'left ventricle'
+        t["code"] = (
+            "T"
+            if "contrast" in t and word in _LEADS
+            else next((c for kinds, c in _CODES for k in kinds if k in t), ".")
+        )
+        if "organ" in t and word in ("left", "right"):
+            t["side"] = True  # 'left ventricle'
     return tuple(merged) if merged[0][0] > 1 else merged[0][2]
+
 
 @lru_cache(2**16)
 def _follows(word, after):
     "Of the phrases that a word may begin, those which the next word allows."
-    return tuple(e for e in _starts(word) if e[0] == 1 or (after.startswith(e[1][0][0]) if e[1][0][1] else after == e[1][0][0]))
+    return tuple(
+        e for e in _starts(word) if e[0] == 1 or (after.startswith(e[1][0][0]) if e[1][0][1] else after == e[1][0][0])
+    )
 
-_LEADS = frozenset("with without after before following post pre".split()) # 'pelvis with contrast' talks about the image, 'contrast-enhanced mass' may not
-_CODES = [(("content",), "."), (("type", "talk", "view"), "T"), (("sequence",), "Q"), (("contrast",), "K"), (("region",), "R"), (("view?",), "G?"), (("organ",), "."), (("side",), "S"), (("negation",), "N"), (("generic",), "G"), (("report",), "V"), (("patient",), "P"), (("link",), "L"), (("article",), "A"), (("and",), "C")]
+
+_LEADS = frozenset(
+    "with without after before following post pre".split()
+)  # 'pelvis with contrast' talks about the image, 'contrast-enhanced mass' may not
+_CODES = [
+    (("content",), "."),
+    (("type", "talk", "view"), "T"),
+    (("sequence",), "Q"),
+    (("contrast",), "K"),
+    (("region",), "R"),
+    (("view?",), "G?"),
+    (("organ",), "."),
+    (("side",), "S"),
+    (("negation",), "N"),
+    (("generic",), "G"),
+    (("report",), "V"),
+    (("patient",), "P"),
+    (("link",), "L"),
+    (("article",), "A"),
+    (("and",), "C"),
+]
 
 _SPLIT = re.compile(r"(\d+(?:\.\d+)*|[^\W\d_][^\W_]*)").split
 _GLUE = frozenset((" ", "-", "/", "", " - ", "- ", " -", "'", "*"))
@@ -322,245 +593,443 @@ _GLUE = frozenset((" ", "-", "/", "", " - ", "- ", " -", "'", "*"))
 # %% ../nbs/05_captions.ipynb #05-captions-031
 class Reading(NamedTuple):
     "A text taken apart once, for all that is asked of it."
+
     parts: list[str]  # separator, word, separator, word, ..., separator
-    seps: list[str]   # what stands before each word, and after the last
-    low: list[str]    # the words in lower case
+    seps: list[str]  # what stands before each word, and after the last
+    low: list[str]  # the words in lower case
     tags: list[dict]  # for each word, what the phrase that it belongs to says: {kind: value}
-    phrases: list[tuple[int, int, dict]] # the tagged phrases, little words and verbs left out: from word, to word, tags
+    phrases: list[
+        tuple[int, int, dict]
+    ]  # the tagged phrases, little words and verbs left out: from word, to word, tags
+
 
 @lru_cache(16)
 def read(
-    text: str, # from `plain_caption`, or part of it
+    text: str,  # from `plain_caption`, or part of it
 ) -> Reading:
     "Find the phrases of the lexicon in a text, from left to right, the longest first."
     parts = _SPLIT(text)
     low, seps = [w.lower() for w in parts[1::2]], parts[::2]
     n, end, phrases = len(low), 0, []
-    tags = [_NONE]*n
+    tags = [_NONE] * n
     for i, entries in enumerate(map(_starts, low)):
-        if i < end or entries == (): continue
+        if i < end or entries == ():
+            continue
         if entries.__class__ is dict:
             tags[i] = entries
-            if entries["code"] not in _LITTLE: phrases.append((i, i + 1, entries))
+            if entries["code"] not in _LITTLE:
+                phrases.append((i, i + 1, entries))
             continue
-        for k, rest, t in _numeral(low, seps, i) if entries is None else _follows(low[i], low[i + 1] if i + 1 < n else ""):
-            if k == 1: break
-            if i + k > n: continue
+        for k, rest, t in (
+            _numeral(low, seps, i) if entries is None else _follows(low[i], low[i + 1] if i + 1 < n else "")
+        ):
+            if k == 1:
+                break
+            if i + k > n:
+                continue
             for j, (w, prefix) in enumerate(rest, i + 1):
-                if seps[j] not in _GLUE or not (low[j].startswith(w) if prefix else low[j] == w): break
-            else: break
-        else: continue
+                if seps[j] not in _GLUE or not (low[j].startswith(w) if prefix else low[j] == w):
+                    break
+            else:
+                break
+        else:
+            continue
         end = i + k
         phrases.append((i, end, t))
-        tags[i:end] = [t]*k
+        tags[i:end] = [t] * k
     return Reading(parts, seps, low, tags, phrases)
+
 
 def _numeral(low, seps, i):
     "A number's phrase: words of the lexicon that begin with one ('2 chamber'), else a quantity."
     k, t = _quantity(low, seps, i, len(low))
     return [*_NUMERALS.get(low[i], ()), (1, (), t)] if k == 1 else [(3, [(low[i + 1], False), (low[i + 2], False)], t)]
 
+
 _NONE, _LITTLE = {"code": "."}, frozenset("LACV")
 
 # %% ../nbs/05_captions.ipynb #05-captions-033
 _AGE_WORDS = frozenset("old aged".split())
 
+
 def _quantity(low, seps, i, n):
     "How many words a number takes, and whether it is a patient's age, a time or a measure."
     j = i + 1
     if j < n and low[j] in _TIME and seps[j].strip() in ("", "-"):
-        if j + 1 < n and low[j + 1] in _AGE_WORDS and seps[j + 1].strip() in ("", "-"): return 3, {"patient": True, "code": "P"}
-        if low[j] not in ("d", "h", "s"): return 1, _TIMED
-    if seps[j].lstrip().startswith(("%", "°")): return 1, _MEASURED["percent" if "%" in seps[j] else "degree"]
-    if j < n and low[j] in _UNITS and seps[j].strip() in ("", "-"): return 1, _MEASURED[_UNITS[low[j]]]
-    while j + 1 < n and (low[j] == "x" and low[j + 1][0].isdigit() or seps[j].strip() in ("x", "*", "-", "/") and low[j][0].isdigit()): # 3 x 4 x 5 cm
+        if j + 1 < n and low[j + 1] in _AGE_WORDS and seps[j + 1].strip() in ("", "-"):
+            return 3, {"patient": True, "code": "P"}
+        if low[j] not in ("d", "h", "s"):
+            return 1, _TIMED
+    if seps[j].lstrip().startswith(("%", "°")):
+        return 1, _MEASURED["percent" if "%" in seps[j] else "degree"]
+    if j < n and low[j] in _UNITS and seps[j].strip() in ("", "-"):
+        return 1, _MEASURED[_UNITS[low[j]]]
+    while j + 1 < n and (
+        low[j] == "x" and low[j + 1][0].isdigit() or seps[j].strip() in ("x", "*", "-", "/") and low[j][0].isdigit()
+    ):  # 3 x 4 x 5 cm
         j += 2 if low[j] == "x" else 1
-        if j < n and low[j] in _UNITS and seps[j].strip() in ("", "-"): return 1, _MEASURED[_UNITS[low[j]]]
+        if j < n and low[j] in _UNITS and seps[j].strip() in ("", "-"):
+            return 1, _MEASURED[_UNITS[low[j]]]
     return 1, _PLAIN
 
-_PLAIN, _TIMED, _MEASURED = {"number": "", "code": "#"}, {"number": "time", "code": "#"}, {u: {"number": u, "code": "#"} for u in {*_UNITS.values(), "percent", "degree"}}
+
+_PLAIN, _TIMED, _MEASURED = (
+    {"number": "", "code": "#"},
+    {"number": "time", "code": "#"},
+    {u: {"number": u, "code": "#"} for u in {*_UNITS.values(), "percent", "degree"}},
+)
 
 # %% ../nbs/05_captions.ipynb #05-captions-036
 def _strong(r, i, j):
     "Whether the words i..j stand beside talk about the image: 'lateral view', 'lateral chest radiograph'."
     n = len(r.tags)
     talks = lambda k: 0 <= k < n and not _TALKS.isdisjoint(r.tags[k])
-    return r.seps[i] in _GLUE and talks(i - 1) or r.seps[j] in _GLUE and (talks(j) or j + 1 < n and "region" in r.tags[j] and talks(j + 1))
+    return (
+        r.seps[i] in _GLUE
+        and talks(i - 1)
+        or r.seps[j] in _GLUE
+        and (talks(j) or j + 1 < n and "region" in r.tags[j] and talks(j + 1))
+    )
+
 
 _TALKS = {"type", "talk", "sequence", "contrast", "view"}
 _LINKS = {"link", "article", "and"}
+
+
 class Seen(NamedTuple):
     "What a text mentions, each once, in order."
-    types: list; type_hints: list; views: list; view_hints: list; beside: list; regions: list; organs: list; contrasts: list; sequences: list
+
+    types: list
+    type_hints: list
+    views: list
+    view_hints: list
+    beside: list
+    regions: list
+    organs: list
+    contrasts: list
+    sequences: list
+
 
 @lru_cache(16)
 def seen(
-    text: str, # from `plain_caption`
+    text: str,  # from `plain_caption`
 ) -> Seen:
     "List the types, views, body parts, contrasts and sequences that a text mentions."
     r, s = read(text), Seen([], [], [], [], [], [], [], [], [])
     for i, j, t in r.phrases:
-        if t["code"] in _SILENT: continue
-        if "type" in t: s.types.append(t["type"])
-        elif "type?" in t: s.type_hints.append(t["type?"])
-        if "view" in t: s.views.append(t["view"])
-        elif "view?" in t: (s.views if _strong(r, i, j) else s.view_hints).append(t["view?"])
-        if "sequence" in t: s.sequences.append(t["sequence"])
-        if "contrast" in t: s.contrasts.extend(t["contrast"].split(" and "))
-        elif r.low[i] == "enhanced" and j < len(r.tags) and "type" in r.tags[j]: s.contrasts.append("Contrast-enhanced")
+        if t["code"] in _SILENT:
+            continue
+        if "type" in t:
+            s.types.append(t["type"])
+        elif "type?" in t:
+            s.type_hints.append(t["type?"])
+        if "view" in t:
+            s.views.append(t["view"])
+        elif "view?" in t:
+            (s.views if _strong(r, i, j) else s.view_hints).append(t["view?"])
+        if "sequence" in t:
+            s.sequences.append(t["sequence"])
+        if "contrast" in t:
+            s.contrasts.extend(t["contrast"].split(" and "))
+        elif r.low[i] == "enhanced" and j < len(r.tags) and "type" in r.tags[j]:
+            s.contrasts.append("Contrast-enhanced")
         if "region" in t:
             s.regions.append(t["region"])
-            if _beside(r, i, j): s.beside.append(t["region"])
-        elif "organ" in t: s.organs.append(t["organ"])
+            if _beside(r, i, j):
+                s.beside.append(t["region"])
+        elif "organ" in t:
+            s.organs.append(t["organ"])
     return s if len(r.phrases) < 2 else Seen(*[list(dict.fromkeys(l)) if len(l) > 1 else l for l in s])
 
+
 _SILENT = frozenset("LACNVPS#")
+
 
 def _beside(r, i, j):
     "Whether the words i..j name what was imaged: 'chest CT', 'CT of the chest', 'CT of the abdomen and pelvis'."
     n, tags = len(r.tags), r.tags
-    if "type" in tags[i]: return True
+    if "type" in tags[i]:
+        return True
     k = j
-    while k < n and k < j + 3 and r.seps[k] in _GLUE and ("region" in tags[k] or "and" in tags[k] or "generic" in tags[k] or "contrast" in tags[k] or "sequence" in tags[k] or "view" in tags[k]): k += 1
-    if k < n and r.seps[k] in _GLUE and ("type" in tags[k] or "talk" in tags[k]): return True
+    while (
+        k < n
+        and k < j + 3
+        and r.seps[k] in _GLUE
+        and (
+            "region" in tags[k]
+            or "and" in tags[k]
+            or "generic" in tags[k]
+            or "contrast" in tags[k]
+            or "sequence" in tags[k]
+            or "view" in tags[k]
+        )
+    ):
+        k += 1
+    if k < n and r.seps[k] in _GLUE and ("type" in tags[k] or "talk" in tags[k]):
+        return True
     k = i - 1
-    while k >= 0 and k > i - 6 and r.seps[k + 1] in _GLUE and (tags[k].keys() & _LINKS or "talk" in tags[k] or "side" in tags[k] or "region" in tags[k] or "generic" in tags[k]):
-        if "link" in tags[k] and r.low[k] not in ("of", "through"): return False
+    while (
+        k >= 0
+        and k > i - 6
+        and r.seps[k + 1] in _GLUE
+        and (
+            tags[k].keys() & _LINKS
+            or "talk" in tags[k]
+            or "side" in tags[k]
+            or "region" in tags[k]
+            or "generic" in tags[k]
+        )
+    ):
+        if "link" in tags[k] and r.low[k] not in ("of", "through"):
+            return False
         k -= 1
     return k >= 0 and r.seps[k + 1] in _GLUE and ("type" in tags[k] or "talk" in tags[k + 1] and k + 1 < i)
 
 # %% ../nbs/05_captions.ipynb #05-captions-039
 class Evidence(NamedTuple):
     "The facts of a text that no rewriting may change."
-    numbers: tuple   # of (number, unit, the content word before it, the one after it), in order; '' where there is none
-    sides: tuple     # of (side, the content word before it, the one after it), in order
-    negations: tuple # of (kind of negation, the content word after it, the finding that it denies), sorted
-    views: frozenset; contrasts: frozenset; sequences: frozenset; types: frozenset
-    stems: list         # of the content words
-    finding: bool       # whether a word names one that is not negated
+
+    numbers: tuple  # of (number, unit, the content word before it, the one after it), in order; '' where there is none
+    sides: tuple  # of (side, the content word before it, the one after it), in order
+    negations: tuple  # of (kind of negation, the content word after it, the finding that it denies), sorted
+    views: frozenset
+    contrasts: frozenset
+    sequences: frozenset
+    types: frozenset
+    stems: list  # of the content words
+    finding: bool  # whether a word names one that is not negated
+
 
 @lru_cache(2**16)
 def _stem(w):
     "A word without its ending, spelt the American way."
     w = w.replace("ae", "e").replace("oe", "e").replace("our", "or")
-    for end in ("ations", "ation", "ically", "ally", "ments", "ment", "ings", "ing", "ions", "ion", "ies", "ed", "es", "al", "ic", "ly", "s", "e", "y"):
-        if w.endswith(end) and len(w) - len(end) >= 4: return w[:-len(end)]
+    for end in (
+        "ations",
+        "ation",
+        "ically",
+        "ally",
+        "ments",
+        "ment",
+        "ings",
+        "ing",
+        "ions",
+        "ion",
+        "ies",
+        "ed",
+        "es",
+        "al",
+        "ic",
+        "ly",
+        "s",
+        "e",
+        "y",
+    ):
+        if w.endswith(end) and len(w) - len(end) >= 4:
+            return w[: -len(end)]
     return w
+
 
 @lru_cache(16)
 def evidence(
-    text: str, # from `plain_caption`, or a condition
+    text: str,  # from `plain_caption`, or a condition
 ) -> Evidence:
     "Collect numbers with units, sides, negations, views, contrast, sequences, image types, content words and findings."
     r, s = read(text), seen(text)
     numbers, sides, negations, low = [], [], [], r.low
     for i, j, t in r.phrases:
         c = t["code"]
-        if c == "#": numbers.append((low[i], t["number"], _before(r, i), _after(r, j)))
-        elif "side" in t: sides.append((low[i][:4], _before(r, i), _after(r, i + 1)))
-        elif c == "N": negations.append(("rule" if low[i][:4] in ("excl", "rule") else "no", _after(r, j), _denied(r, j)))
+        if c == "#":
+            numbers.append((low[i], t["number"], _before(r, i), _after(r, j)))
+        elif "side" in t:
+            sides.append((low[i][:4], _before(r, i), _after(r, i + 1)))
+        elif c == "N":
+            negations.append(("rule" if low[i][:4] in ("excl", "rule") else "no", _after(r, j), _denied(r, j)))
     finding = any(map(is_finding, low))
-    if finding and (negations or not _DENIES.isdisjoint(low)): finding = _affirmed(r)
-    return Evidence(tuple(numbers), tuple(sides), tuple(sorted(negations)), frozenset(s.views), frozenset(s.contrasts), frozenset(s.sequences), frozenset(s.types), [_stem(w) for w, t in zip(low, r.tags) if w not in _STOP and t["code"] != "N"], finding)
+    if finding and (negations or not _DENIES.isdisjoint(low)):
+        finding = _affirmed(r)
+    return Evidence(
+        tuple(numbers),
+        tuple(sides),
+        tuple(sorted(negations)),
+        frozenset(s.views),
+        frozenset(s.contrasts),
+        frozenset(s.sequences),
+        frozenset(s.types),
+        [_stem(w) for w, t in zip(low, r.tags) if w not in _STOP and t["code"] != "N"],
+        finding,
+    )
 
 # %% ../nbs/05_captions.ipynb #05-captions-040
 def _after(r, j):
     "The first content word from j on in the same clause, as a stem; talk about the image is passed over, with the body part in it."
     talked = False
     while j < len(r.low) and not (r.seps[j] != " " and _breaks(r.seps[j])):
-        if _is_content(r, j) and not (talked and r.tags[j]["code"] == "R"): return _stem(r.low[j])
+        if _is_content(r, j) and not (talked and r.tags[j]["code"] == "R"):
+            return _stem(r.low[j])
         talked |= r.tags[j]["code"] == "T"
         j += 1
     return ""
+
 
 def _before(r, i):
     "The last content word before i in the same clause, as a stem; body parts, which talk about the image may hold, are passed over."
     while i and not (r.seps[i] != " " and _breaks(r.seps[i])):
         i -= 1
-        if _is_content(r, i) and r.tags[i]["code"] != "R": return _stem(r.low[i])
+        if _is_content(r, i) and r.tags[i]["code"] != "R":
+            return _stem(r.low[i])
     return ""
+
 
 def _denied(r, j):
     "The finding that a negation before j reaches."
     for k in range(j, len(r.low)):
-        if r.low[k] in _AGAIN or r.seps[k] != " " and (_breaks(r.seps[k]) or r.seps[k].strip()[:1] in (",", ")")): break
-        if is_finding(r.low[k]): return _stem(r.low[k])
+        if r.low[k] in _AGAIN or r.seps[k] != " " and (_breaks(r.seps[k]) or r.seps[k].strip()[:1] in (",", ")")):
+            break
+        if is_finding(r.low[k]):
+            return _stem(r.low[k])
     return ""
 
-def _is_content(r, i): return r.tags[i]["code"] not in _SKIPPED and r.low[i] not in _STOP and r.low[i] not in _UNITS and r.low[i] != "x"
+
+def _is_content(r, i):
+    return r.tags[i]["code"] not in _SKIPPED and r.low[i] not in _STOP and r.low[i] not in _UNITS and r.low[i] != "x"
+
 
 def _affirmed(r):
     "Whether a finding stands outside the reach of a negation."
     denied = False
     for w, t, sep in zip(r.low, r.tags, r.seps):
-        if denied and (w in _AGAIN or sep != " " and (_breaks(sep) or sep.strip()[:1] in (",", ")"))): denied = False
-        if w in _DENIES or t["code"] == "N": denied = True
-        elif not denied and is_finding(w): return True
+        if denied and (w in _AGAIN or sep != " " and (_breaks(sep) or sep.strip()[:1] in (",", ")"))):
+            denied = False
+        if w in _DENIES or t["code"] == "N":
+            denied = True
+        elif not denied and is_finding(w):
+            return True
     return False
 
-_SKIPPED, _AGAIN, _DENIES = frozenset("TQKGVPLACSN#"), frozenset(("and", "but", "with")), frozenset(("normal", "unremarkable"))
+
+_SKIPPED, _AGAIN, _DENIES = (
+    frozenset("TQKGVPLACSN#"),
+    frozenset(("and", "but", "with")),
+    frozenset(("normal", "unremarkable")),
+)
+
 
 @lru_cache(4096)
-def _breaks(sep): return any(c in sep for c in ".;:?!") and (sep[-1] == " " or ";" in sep)
+def _breaks(sep):
+    return any(c in sep for c in ".;:?!") and (sep[-1] == " " or ";" in sep)
 
 # %% ../nbs/05_captions.ipynb #05-captions-043
 class Facts(NamedTuple):
     "What is known about an image; '' where nothing is."
-    image_type: str = "" # one of `TYPES`
-    region: str = ""     # body part: one of `REGIONS`, or two with 'and' between
-    view: str = ""       # projection or plane: one of `VIEWS`, or several with 'and' between
-    contrast: str = ""   # one of `CONTRAST`
-    sequence: str = ""   # of magnetic resonance: of `SEQUENCES`, with 'and' between
-    findings: tuple[str, ...] = () # names of the concepts that are findings
-    sources: tuple[str, ...] = ("", "", "") # who says the first three: 'concept', 'caption', 'model' or ''
-    options: tuple[tuple[str, ...], ...] = ((), (), ()) # for the first three, where the caption allows several values: between which a language model may choose
+
+    image_type: str = ""  # one of `TYPES`
+    region: str = ""  # body part: one of `REGIONS`, or two with 'and' between
+    view: str = ""  # projection or plane: one of `VIEWS`, or several with 'and' between
+    contrast: str = ""  # one of `CONTRAST`
+    sequence: str = ""  # of magnetic resonance: of `SEQUENCES`, with 'and' between
+    findings: tuple[str, ...] = ()  # names of the concepts that are findings
+    sources: tuple[str, ...] = ("", "", "")  # who says the first three: 'concept', 'caption', 'model' or ''
+    options: tuple[tuple[str, ...], ...] = (
+        (),
+        (),
+        (),
+    )  # for the first three, where the caption allows several values: between which a language model may choose
 
     @property
     def label(self) -> str:
         "The image type with contrast and sequence before it."
         return _and([w for w in (self.contrast, self.sequence, self.image_type) if w], " ") if self.image_type else ""
 
+
 def _and(values, joint=" and "):
     "Several values as one phrase: 'T1-weighted and fat-suppressed'."
-    return joint.join(v if not i or v.startswith(("T1", "T2", "X-")) else v[0].lower() + v[1:] for i, v in enumerate(values))
+    return joint.join(
+        v if not i or v.startswith(("T1", "T2", "X-")) else v[0].lower() + v[1:] for i, v in enumerate(values)
+    )
 
 # %% ../nbs/05_captions.ipynb #05-captions-044
-CONCEPTS = CURATED | {"C0205106": ("view", "Axial view"), "C0040399": ("image_type", "Scintigraphy")} # 'Transverse', curated in the official release, too; SPECT, whose name begins with 'Tomography'
-_ANATOMY = re.compile(r"\b(?:structure|region|cavity|part of|route|entire|body structure|surface|wall of|orifice|tube, eustachian|fallopian tubes?|diagnosis|tympanic|pleural cavity|hypopharynx|sclera|physiologic|tissue surgical|uterine cavity|function|anastomosis|substance|aponeurosis)\b", re.I)
-_NAME = [(re.compile(p, re.I), r) for p, r in ((r"\s*\((?:disorder|disease|finding|morphologic abnormality|qualifier value|physical object|substance|body structure)\)|,? (?:nos|device|unspecified)\b(?: \(disorder\))?| disorder$", ""), (r"^(.+), (.+)$", r"\2 \1"))]
+CONCEPTS = CURATED | {
+    "C0205106": ("view", "Axial view"),
+    "C0040399": ("image_type", "Scintigraphy"),
+}  # 'Transverse', curated in the official release, too; SPECT, whose name begins with 'Tomography'
+_ANATOMY = re.compile(
+    r"\b(?:structure|region|cavity|part of|route|entire|body structure|surface|wall of|orifice|tube, eustachian|fallopian tubes?|diagnosis|tympanic|pleural cavity|hypopharynx|sclera|physiologic|tissue surgical|uterine cavity|function|anastomosis|substance|aponeurosis)\b",
+    re.I,
+)
+_NAME = [
+    (re.compile(p, re.I), r)
+    for p, r in (
+        (
+            r"\s*\((?:disorder|disease|finding|morphologic abnormality|qualifier value|physical object|substance|body structure)\)|,? (?:nos|device|unspecified)\b(?: \(disorder\))?| disorder$",
+            "",
+        ),
+        (r"^(.+), (.+)$", r"\2 \1"),
+    )
+]
+
 
 @lru_cache(2**14)
 def _concept(cui, name):
     "What a concept states: (field, value), ('finding', phrase), ('organ', body part) or None."
-    if cui in CONCEPTS: return CONCEPTS[cui]
+    if cui in CONCEPTS:
+        return CONCEPTS[cui]
     r = read(name.replace(",", " "))
     kinds = [next((k for k in ("type", "view", "region", "organ") if k in t), "") for t in r.tags]
     for kind, field in (("type", "image_type"), ("view", "view")):
-        if kind in kinds and not any(is_finding(w) for w in r.low) and (kind == "type" or len(r.low) < 4): return field, next(t[kind] for t in r.tags if kind in t)
+        if kind in kinds and not any(is_finding(w) for w in r.low) and (kind == "type" or len(r.low) < 4):
+            return field, next(t[kind] for t in r.tags if kind in t)
     if any(is_finding(w) for w in r.low) and not _ANATOMY.search(name):
-        for pattern, new in _NAME: name = pattern.sub(new, name)
+        for pattern, new in _NAME:
+            name = pattern.sub(new, name)
         return "finding", name.lower() if not name.isupper() else name
     return next((("organ", t[k]) for k in ("organ", "region") for t in r.tags if k in t), None)
 
+
 def concept_facts(
-    cuis: list[str],       # the concepts of an image
-    names: dict[str, str], # CUI -> canonical name, for concepts that `CONCEPTS` does not hold
+    cuis: list[str],  # the concepts of an image
+    names: dict[str, str],  # CUI -> canonical name, for concepts that `CONCEPTS` does not hold
 ) -> Facts:
     "Image type, body part, view and findings as the concepts have them."
     return _merged(tuple([hit for c in cuis if (hit := _concept(c, names.get(c) or ""))]))
 
+
 @lru_cache(2**12)
 def _merged(hits):
     "Several statements as one; types or views that contradict each other say nothing."
-    found = {"image_type": {}, "region": {}, "view": {}, "finding": {}, "organ": {}} # dictionaries as sets that keep their order
-    for field, value in hits: found[field][value] = None
+    found = {
+        "image_type": {},
+        "region": {},
+        "view": {},
+        "finding": {},
+        "organ": {},
+    }  # dictionaries as sets that keep their order
+    for field, value in hits:
+        found[field][value] = None
     types = found["image_type"].keys()
-    if types <= {"X-ray", "Angiogram"} or types <= {"Computed tomography", "Positron emission tomography", "Scintigraphy", "X-ray", "Angiogram"}: kind = next((t for t in _BY_RANK if t in types), "")
-    elif types <= {"Magnetic resonance imaging", "Angiogram"}: kind = "Magnetic resonance imaging"
-    else: kind = next(iter(types)) if len(types) == 1 else ""
+    if types <= {"X-ray", "Angiogram"} or types <= {
+        "Computed tomography",
+        "Positron emission tomography",
+        "Scintigraphy",
+        "X-ray",
+        "Angiogram",
+    }:
+        kind = next((t for t in _BY_RANK if t in types), "")
+    elif types <= {"Magnetic resonance imaging", "Angiogram"}:
+        kind = "Magnetic resonance imaging"
+    else:
+        kind = next(iter(types)) if len(types) == 1 else ""
     view = "".join(found["view"]) if len(found["view"]) == 1 else ""
     region = " and ".join([*found["region"]][:2])
-    return Facts(kind, region, view, findings=tuple(found["finding"]), sources=tuple("concept" if v else "" for v in (kind, region, view)), options=((), tuple(found["organ"]), ()))
+    return Facts(
+        kind,
+        region,
+        view,
+        findings=tuple(found["finding"]),
+        sources=tuple("concept" if v else "" for v in (kind, region, view)),
+        options=((), tuple(found["organ"]), ()),
+    )
+
 
 _BY_RANK = ("Positron emission tomography", "Scintigraphy", "Computed tomography", "Angiogram", "X-ray")
 
@@ -570,72 +1039,115 @@ def _clauses(r):
     cuts = [0, *(i for i, sep in enumerate(r.seps[:-1]) if sep != " " and i and _breaks(sep)), len(r.low)]
     return list(zip(cuts, cuts[1:]))
 
+
 def _span(r, a, b):
     "The text of the words a..b."
-    return ("(" if r.seps[a].endswith("(") else "") + "".join(r.parts[2*a + 1:2*b]) + r.seps[b].rstrip(" .;:,")
+    return ("(" if r.seps[a].endswith("(") else "") + "".join(r.parts[2 * a + 1 : 2 * b]) + r.seps[b].rstrip(" .;:,")
+
 
 def own_text(
-    text: str, # from `plain_caption`
-    kind: str, # the image type, one of `TYPES`
+    text: str,  # from `plain_caption`
+    kind: str,  # the image type, one of `TYPES`
 ) -> str:
     "The caption without the sentences that speak of another kind of image only."
     allowed = _allowed(kind)
-    if allowed.issuperset(seen(text).types): return text
+    if allowed.issuperset(seen(text).types):
+        return text
     r = read(text)
     parts = [_span(r, a, b) for a, b in _clauses(r)]
     own = [p for p in parts if not (t := seen(p).types) or not allowed.isdisjoint(t)]
     return "; ".join(own) if any(seen(p).types for p in own) or evidence("; ".join(own)).finding else text
 
-_WITH = {"Positron emission tomography": {"Computed tomography"}, "Scintigraphy": {"Computed tomography"}, "Computed tomography": {"Angiogram", "Positron emission tomography"}, "Magnetic resonance imaging": {"Angiogram"}, "Angiogram": {"X-ray"}, "X-ray": {"Angiogram"}}
+
+_WITH = {
+    "Positron emission tomography": {"Computed tomography"},
+    "Scintigraphy": {"Computed tomography"},
+    "Computed tomography": {"Angiogram", "Positron emission tomography"},
+    "Magnetic resonance imaging": {"Angiogram"},
+    "Angiogram": {"X-ray"},
+    "X-ray": {"Angiogram"},
+}
+
 
 @lru_cache(64)
-def _allowed(kind): return frozenset({kind} | _WITH.get(kind, set()))
+def _allowed(kind):
+    return frozenset({kind} | _WITH.get(kind, set()))
 
 # %% ../nbs/05_captions.ipynb #05-captions-049
 class Source(NamedTuple):
     "What may be said about an image: all that the functions below need to know of a row."
-    text: str    # the plain caption, without sentences about images of another kind
+
+    text: str  # the plain caption, without sentences about images of another kind
     facts: Facts
 
+
 def source(
-    caption: str,          # as published
-    cuis: list[str],       # the concepts of the image
-    names: dict[str, str], # CUI -> canonical name
+    caption: str,  # as published
+    cuis: list[str],  # the concepts of the image
+    names: dict[str, str],  # CUI -> canonical name
 ) -> Source:
     "Let the concepts speak first, and the caption where they are silent."
     return resolve(plain_caption(caption), concept_facts(cuis, names))
 
+
 def resolve(
-    text: str,    # from `plain_caption`
-    facts: Facts, # from `concept_facts`
+    text: str,  # from `plain_caption`
+    facts: Facts,  # from `concept_facts`
 ) -> Source:
     "Fill the empty fields from the caption where it can."
     s = seen(text)
     types = s.types or (["Magnetic resonance imaging"] if s.sequences and not s.type_hints else s.type_hints)
     kind = facts.image_type or (types[0] if s.types or len(types) == 1 else "")
-    if s.types and (own := own_text(text, kind)) != text: text = own; s = seen(own)
+    if s.types and (own := own_text(text, kind)) != text:
+        text = own
+        s = seen(own)
     regions = s.beside or s.regions or list(facts.options[1]) or s.organs
     region = facts.region or (" and ".join(s.beside[:2]) if s.beside else regions[0] if regions else "")
-    if facts.region in s.beside: region = " and ".join(s.beside[:2]) if facts.region in s.beside[:2] else facts.region # 'abdomen and pelvis' where the concept is the pelvis
+    if facts.region in s.beside:
+        region = (
+            " and ".join(s.beside[:2]) if facts.region in s.beside[:2] else facts.region
+        )  # 'abdomen and pelvis' where the concept is the pelvis
     view = facts.view or _views(possible_views(s.views, kind))
-    options = (tuple(types) if not facts.image_type else (), tuple(dict.fromkeys(s.regions + s.organs + list(facts.options[1])))[:6] if not facts.region and not s.beside else (), tuple(possible_views(s.view_hints, kind)) if not view else ())
-    return Source(text, Facts(kind, region, view, _and(s.contrasts) if kind else "", _and(s.sequences) if kind == "Magnetic resonance imaging" else "", facts.findings,
-        tuple(have or ("caption" if value else "") for have, value in zip(facts.sources, (kind, region, view))), tuple(o if len(o) > (i < 2) else () for i, o in enumerate(options))))
+    options = (
+        tuple(types) if not facts.image_type else (),
+        tuple(dict.fromkeys(s.regions + s.organs + list(facts.options[1])))[:6]
+        if not facts.region and not s.beside
+        else (),
+        tuple(possible_views(s.view_hints, kind)) if not view else (),
+    )
+    return Source(
+        text,
+        Facts(
+            kind,
+            region,
+            view,
+            _and(s.contrasts) if kind else "",
+            _and(s.sequences) if kind == "Magnetic resonance imaging" else "",
+            facts.findings,
+            tuple(have or ("caption" if value else "") for have, value in zip(facts.sources, (kind, region, view))),
+            tuple(o if len(o) > (i < 2) else () for i, o in enumerate(options)),
+        ),
+    )
+
 
 _PROJECTIONS = {"Postero-anterior view", "Antero-posterior view", "Craniocaudal view", "Mediolateral oblique view"}
 
+
 def possible_views(
-    views: list[str], # keys of `VIEWS`
-    kind: str,        # image type, '' if unknown
+    views: list[str],  # keys of `VIEWS`
+    kind: str,  # image type, '' if unknown
 ) -> list[str]:
     "The views that an image of this type can have: a CT has no projection, and its 'AP' is abdomen and pelvis."
     return views if kind in ("X-ray", "Angiogram", "") else [v for v in views if v not in _PROJECTIONS]
 
-def _views(views): return _and([v.removesuffix(" view") for v in views]) + " view" if len(views) > 1 else "".join(views)
+
+def _views(views):
+    return _and([v.removesuffix(" view") for v in views]) + " view" if len(views) > 1 else "".join(views)
+
 
 def type_of(
-    text: str, # an image type in any words
-) -> str: # a key of `TYPES`, '' if it is none
+    text: str,  # an image type in any words
+) -> str:  # a key of `TYPES`, '' if it is none
     "The canonical image type."
     s = seen(plain_caption(text))
     return s.types[0] if s.types else "Magnetic resonance imaging" if s.sequences else ""
@@ -643,43 +1155,60 @@ def type_of(
 # %% ../nbs/05_captions.ipynb #05-captions-052
 class Record(NamedTuple):
     "A caption in the paper's template; no comma in the first three fields."
-    image_type: str # with contrast and sequence before it: 'Contrast-enhanced computed tomography'
-    body_part: str = "" # '' is rendered as 'Unspecified region'
-    view: str = ""      # '' is rendered as 'Unspecified view'
-    condition: str = "" # '' is rendered as 'Normal'
+
+    image_type: str  # with contrast and sequence before it: 'Contrast-enhanced computed tomography'
+    body_part: str = ""  # '' is rendered as 'Unspecified region'
+    view: str = ""  # '' is rendered as 'Unspecified view'
+    condition: str = ""  # '' is rendered as 'Normal'
+
 
 UNSPECIFIED = ("", "Unspecified region", "Unspecified view", "Normal")
 INVALID = "invalid"
 
+
 def render(
-    record: Record|None,
-) -> str: # one line; 'invalid' for None
+    record: Record | None,
+) -> str:  # one line; 'invalid' for None
     "Write a record in the template. Source: paper, caption transformation."
-    if record is None: return INVALID
+    if record is None:
+        return INVALID
     condition = record.condition or UNSPECIFIED[3]
     return f"{record.image_type}, {record.body_part or UNSPECIFIED[1]}, {record.view or UNSPECIFIED[2]}, {condition[:1].upper()}{condition[1:]}"
 
-MAX_ANSWER = 1600 # characters
+
+MAX_ANSWER = 1600  # characters
+
 
 def parse(
-    text: str, # a line in the template, or a JSON object with the names of the fields
-) -> Record|None: # None if it is neither, or 'invalid'
+    text: str,  # a line in the template, or a JSON object with the names of the fields
+) -> Record | None:  # None if it is neither, or 'invalid'
     "Take the template apart; the inverse of `render`."
     text = str(text).strip()
-    if len(text) > MAX_ANSWER: return None
+    if len(text) > MAX_ANSWER:
+        return None
     if text.startswith("{"):
-        try: found = json.loads(text)
-        except ValueError: return None
+        try:
+            found = json.loads(text)
+        except ValueError:
+            return None
         values = [found.get(f, "") for f in Record._fields] if isinstance(found, dict) else [None]
-        if not all(isinstance(v, str) for v in values): return None
+        if not all(isinstance(v, str) for v in values):
+            return None
     else:
         lines = text.splitlines()
-        line = re.sub(r"^(?:answer|output|caption)\s*:\s*", "", lines[0].strip(), flags=re.I).strip(" \"'") if lines else ""
+        line = (
+            re.sub(r"^(?:answer|output|caption)\s*:\s*", "", lines[0].strip(), flags=re.I).strip(" \"'")
+            if lines
+            else ""
+        )
         values = line.split(",", 3)
-        if len(values) != 4 or not all(re.search(r"\w", v) for v in values): return None
+        if len(values) != 4 or not all(re.search(r"\w", v) for v in values):
+            return None
     values = [v.strip(" .") for v in values]
-    if any(_ODD.search(v) for v in values) or not values[0] or any("," in v for v in values[:3]): return None
+    if any(_ODD.search(v) for v in values) or not values[0] or any("," in v for v in values[:3]):
+        return None
     return Record(*("" if v.lower() == u.lower() else v for v, u in zip(values, UNSPECIFIED)))
+
 
 _ODD = re.compile(r"[\x00-\x1f\x7f<>|`{}\\\[\]$^@]|https?:|__")
 
@@ -687,92 +1216,147 @@ _ODD = re.compile(r"[\x00-\x1f\x7f<>|`{}\\\[\]$^@]|https?:|__")
 def _codes(r, facts):
     "A letter a word: what part it plays in talk about the image."
     codes = [t["code"] for t in r.tags]
-    if "R" not in codes and "G?" not in codes: return "".join(codes)
+    if "R" not in codes and "G?" not in codes:
+        return "".join(codes)
     regions, before = facts.region.split(" and "), ""
     for i, c in enumerate(codes):
-        if c == "R": codes[i] = c = "." if r.tags[i]["region"] not in regions or before and before in "SN" else "R" if r.seps[i] in _GLUE else "r"
-        elif c == "G?": codes[i] = c = "G" if r.tags[i]["view?"] in facts.view or _strong(r, i, i + 1) else "."
-        if c != "A": before = c
+        if c == "R":
+            codes[i] = c = (
+                "."
+                if r.tags[i]["region"] not in regions or before and before in "SN"
+                else "R"
+                if r.seps[i] in _GLUE
+                else "r"
+            )
+        elif c == "G?":
+            codes[i] = c = "G" if r.tags[i]["view?"] in facts.view or _strong(r, i, i + 1) else "."
+        if c != "A":
+            before = c
     return "".join(codes)
 
 # %% ../nbs/05_captions.ipynb #05-captions-056
 _RUN = re.compile(r"L?A?(?:[GRrKQ]C?)*+T(?:C?[GRKTQ]|L?A?G?[RTQ])*+")
 _PATIENT = re.compile(r"L?A?G?P+")
-_HEALTHY = frozenset("normal unremarkable healthy physiologic physiological appearance appearances finding findings anatomy study studies both readers within limits completely abnormality abnormalities abnormal no without any acute significant other a an the is are was by of".split())
-_OCCASION = frozenset("presentation visit admission discharge diagnosis day days week weeks month months year years hour hours first second third fourth last initial later time follow up before during pre baseline example case cases group "
-    "control his her their its he she they measured measurement measurements variables result results method figure panel legend here above below same th st nd rd".split())
+_HEALTHY = frozenset(
+    "normal unremarkable healthy physiologic physiological appearance appearances finding findings anatomy study studies both readers within limits completely abnormality abnormalities abnormal no without any acute significant other a an the is are was by of".split()
+)
+_OCCASION = frozenset(
+    "presentation visit admission discharge diagnosis day days week weeks month months year years hour hours first second third fourth last initial later time follow up before during pre baseline example case cases group "
+    "control his her their its he she they measured measurement measurements variables result results method figure panel legend here above below same th st nd rd".split()
+)
 _EMPTY = re.compile(r"\(\s*[,;:]*\s*\)|(?<=\()\s*[,;:]*\s+|[\s,;:]+(?=\))")
+
 
 def _phrase(r, codes, start, end, many):
     "A clause without talk about the image and the patient; '' if nothing is left or all is well."
     code = codes[start:end]
-    if "T" in code: code = _RUN.sub(lambda m: m[0] if m.start() and (many and "Q" in m[0] or code[m.start() - 1] == "S" and m[0][0] in "TGKQ") else " "*len(m[0]), code) # 'dark on T1 and bright on T2' needs its sequences, 'right coronary angiography' its noun
-    if "P" in code: code = _PATIENT.sub(lambda m: " "*len(m[0]), code)
+    if "T" in code:
+        code = _RUN.sub(
+            lambda m: (
+                m[0]
+                if m.start() and (many and "Q" in m[0] or code[m.start() - 1] == "S" and m[0][0] in "TGKQ")
+                else " " * len(m[0])
+            ),
+            code,
+        )  # 'dark on T1 and bright on T2' needs its sequences, 'right coronary angiography' its noun
+    if "P" in code:
+        code = _PATIENT.sub(lambda m: " " * len(m[0]), code)
     bare = code.rstrip(" LACV")
-    code = code[:len(bare) + len(_VERB.match(code, len(bare))[0])] if bare.endswith("N") else bare # 'is not seen'
+    code = code[: len(bare) + len(_VERB.match(code, len(bare))[0])] if bare.endswith("N") else bare  # 'is not seen'
     first = len(code) - len(code.lstrip(" LACV"))
-    if r.low[start + first:start + first + 2] in (["presence", "of"], ["evidence", "of"]): first += 2 + code[first + 2:].startswith("A")
+    if r.low[start + first : start + first + 2] in (["presence", "of"], ["evidence", "of"]):
+        first += 2 + code[first + 2 :].startswith("A")
     runs = [(start + m.start(), start + m.end()) for m in _KEPT.finditer(code, first)]
-    if not runs or sum(b - a for a, b in runs) < 12 and all(_idle(r, i) for a, b in runs for i in range(a, b)): return ""
+    if not runs or sum(b - a for a, b in runs) < 12 and all(_idle(r, i) for a, b in runs for i in range(a, b)):
+        return ""
     text = "(" if r.seps[runs[0][0]].endswith("(") else ""
     for n, (a, b) in enumerate(runs):
-        if n: text += _between(r.seps[runs[n - 1][1]].strip(), r.seps[a].strip())
-        text += "".join(r.parts[2*a + 1:2*b])
+        if n:
+            text += _between(r.seps[runs[n - 1][1]].strip(), r.seps[a].strip())
+        text += "".join(r.parts[2 * a + 1 : 2 * b])
     closing = r.seps[runs[-1][1]].lstrip()[:1]
-    if closing in ("%", "°", ")"): text += closing
-    if "(" in text: text = _EMPTY.sub("", text)
-    if text.count("(") != text.count(")"): text = text.replace("(", " ").replace(")", " ")
+    if closing in ("%", "°", ")"):
+        text += closing
+    if "(" in text:
+        text = _EMPTY.sub("", text)
+    if text.count("(") != text.count(")"):
+        text = text.replace("(", " ").replace(")", " ")
     return tidy(text)
 
+
 _KEPT, _VERB = re.compile("[^ ]+"), re.compile("[ V]*")
+
 
 def _idle(r, i):
     "Whether a word says nothing about what is seen: that all is well, or only on which occasion."
     w, t = r.low[i], r.tags[i]
     return w in _HEALTHY or w in _OCCASION or t["code"] in "RTGLACV" or t.get("number") in ("", "time")
 
+
 def _between(before, after):
     "What joins two words between which others are left out: of their separators, the more telling one."
-    if after.endswith("("): return f"{before if before not in '-/(' else ''} ("
+    if after.endswith("("):
+        return f"{before if before not in '-/(' else ''} ("
     return (after if after and after not in "-/" else before if before not in "-/" else "") + " "
 
 # %% ../nbs/05_captions.ipynb #05-captions-057
 def condition_phrase(
-    text: str,    # from `plain_caption`, or a condition that a language model wrote
-    facts: Facts, # resolved
-) -> str: # what it says beyond type, region and view; '' if nothing
+    text: str,  # from `plain_caption`, or a condition that a language model wrote
+    facts: Facts,  # resolved
+) -> str:  # what it says beyond type, region and view; '' if nothing
     "The text without talk about the image and the patient; only deletes words."
     r = read(text)
     codes = _codes(r, facts)
     many = len(seen(text).sequences) > 1
     out = [p for a, b in _clauses(r) if (p := _phrase(r, codes, a, b, many)) and p.lower() != facts.region.lower()]
-    if len(out) > 1 and sum(map(len, out)) > 200: out.sort(key=lambda p: not any(map(is_finding, p.lower().split())))
-    if not out and (m := _AFTER.search(text)): return m[0]
+    if len(out) > 1 and sum(map(len, out)) > 200:
+        out.sort(key=lambda p: not any(map(is_finding, p.lower().split())))
+    if not out and (m := _AFTER.search(text)):
+        return m[0]
     return "; ".join(dict.fromkeys(out))
 
-_AFTER = re.compile(r"\bpost-?\s?(?:operative|op\b|treatment|surgical|surgery|procedur|intervention|embolization|reduction)\w*(?: day \d+)?", re.I) # 'postoperative radiograph' says nothing, but not that all is normal
+
+_AFTER = re.compile(
+    r"\bpost-?\s?(?:operative|op\b|treatment|surgical|surgery|procedur|intervention|embolization|reduction)\w*(?: day \d+)?",
+    re.I,
+)  # 'postoperative radiograph' says nothing, but not that all is normal
 
 # %% ../nbs/05_captions.ipynb #05-captions-061
 def changed_fact(
-    new: Evidence, # of a rewritten text
-    old: Evidence, # of the caption
-) -> str: # 'number', 'side', 'negation', or '' if all are as they were
+    new: Evidence,  # of a rewritten text
+    old: Evidence,  # of the caption
+) -> str:  # 'number', 'side', 'negation', or '' if all are as they were
     "The first kind of fact that the new text does not share with the old one."
     if new.numbers != old.numbers:
         pairs, given = {n[:2] for n in new.numbers}, {n[:2] for n in old.numbers}
-        if not pairs <= given or {p for p in given if p[1] not in ("", "time")} - pairs or len({n for n, _ in given}) > 1 and not _bound_alike(new.numbers, old.numbers): return "number"
+        if (
+            not pairs <= given
+            or {p for p in given if p[1] not in ("", "time")} - pairs
+            or len({n for n, _ in given}) > 1
+            and not _bound_alike(new.numbers, old.numbers)
+        ):
+            return "number"
     if new.sides != old.sides:
         meant = {s[0] for s in old.sides}
-        if {s[0] for s in new.sides} != meant or len(meant) > 1 and not (set(old.sides) <= set(new.sides) and _bound_alike(new.sides, old.sides)): return "side"
+        if (
+            {s[0] for s in new.sides} != meant
+            or len(meant) > 1
+            and not (set(old.sides) <= set(new.sides) and _bound_alike(new.sides, old.sides))
+        ):
+            return "side"
     if new.negations != old.negations:
         lost, added = Counter(old.negations) - Counter(new.negations), Counter(new.negations) - Counter(old.negations)
-        if added or any(not n[1].startswith("abnorm") or any(s.startswith("abnorm") for s in new.stems) for n in lost): return "negation" # 'without abnormality' may become 'Normal'
+        if added or any(not n[1].startswith("abnorm") or any(s.startswith("abnorm") for s in new.stems) for n in lost):
+            return "negation"  # 'without abnormality' may become 'Normal'
     return ""
+
 
 def _bound_alike(new, old):
     "Whether each number or side stands with the words that it stood with; where two stand with the same words, in the same order."
-    if not set(new) <= set(old): return False
-    if len({n[1:] for n in old}) == len(set(old)): return True
+    if not set(new) <= set(old):
+        return False
+    if len({n[1:] for n in old}) == len(set(old)):
+        return True
     rest = iter(old)
     return all(n in rest for n in new)
 
@@ -780,29 +1364,53 @@ def _bound_alike(new, old):
 def verify(
     record: Record,
     source: Source,
-) -> str: # '' if it may be used, else the reason why not: a key of `REASONS` of chapter 5c
+) -> str:  # '' if it may be used, else the reason why not: a key of `REASONS` of chapter 5c
     "Hold a record against caption and concepts."
     text, facts = source
     old, new, condition = evidence(text), evidence(record.condition), record.condition
-    for field, mine, right in (("image type", record.image_type, facts.label), ("body part", record.body_part, facts.region), ("view", record.view, facts.view)):
-        if mine != right: return field
-    if new.types and not _allowed(facts.image_type).issuperset(new.types): return "other modality"
-    if condition and (fact := changed_fact(new, old)): return fact
-    if not condition and (facts.findings or condition_phrase(text, facts)): return "normal"
-    if (old.views or new.views) and _other_view(old.views, new.views, facts): return "plane"
-    if old.contrasts != new.contrasts | _named(facts.contrast, "contrast"): return "contrast"
-    if facts.image_type == "Magnetic resonance imaging" and old.sequences != new.sequences | _named(facts.sequence, "sequence"): return "sequence"
-    if condition and not _among(new.stems, old.stems) and Counter(new.stems) - _words(old.stems, facts): return "new word"
-    if condition and old.finding and not new.finding: return "finding left out"
+    for field, mine, right in (
+        ("image type", record.image_type, facts.label),
+        ("body part", record.body_part, facts.region),
+        ("view", record.view, facts.view),
+    ):
+        if mine != right:
+            return field
+    if new.types and not _allowed(facts.image_type).issuperset(new.types):
+        return "other modality"
+    if condition and (fact := changed_fact(new, old)):
+        return fact
+    if not condition and (facts.findings or condition_phrase(text, facts)):
+        return "normal"
+    if (old.views or new.views) and _other_view(old.views, new.views, facts):
+        return "plane"
+    if old.contrasts != new.contrasts | _named(facts.contrast, "contrast"):
+        return "contrast"
+    if facts.image_type == "Magnetic resonance imaging" and old.sequences != new.sequences | _named(
+        facts.sequence, "sequence"
+    ):
+        return "sequence"
+    if condition and not _among(new.stems, old.stems) and Counter(new.stems) - _words(old.stems, facts):
+        return "new word"
+    if condition and old.finding and not new.finding:
+        return "finding left out"
     return ""
+
 
 def _other_view(old, new, facts):
     "Whether a view was invented, or lost where the caption decides, or contradicts the projection that the concepts name."
     mine = _named(facts.view, "view")
     lost = facts.sources[2] == "caption" and set(possible_views([*old], facts.image_type)) - new - mine
-    return not old.issuperset(new) or lost or facts.sources[2] == "concept" and mine & _PROJECTIONS and new & _PROJECTIONS - mine
+    return (
+        not old.issuperset(new)
+        or lost
+        or facts.sources[2] == "concept"
+        and mine & _PROJECTIONS
+        and new & _PROJECTIONS - mine
+    )
+
 
 _TABLES = {"view": VIEWS, "contrast": CONTRAST, "sequence": SEQUENCES}
+
 
 @lru_cache(2**12)
 def _named(label, field):
@@ -810,29 +1418,38 @@ def _named(label, field):
     names = label.removesuffix(" view").lower().split(" and ") if label else ()
     return frozenset(v for v in _TABLES[field] if v.removesuffix(" view").lower() in names)
 
+
 def _among(new, old):
     "Whether no word is new, nor said more often."
     kinds = set(new)
     return kinds.issubset(old) and (len(kinds) == len(new) or not Counter(new) - Counter(old))
 
+
 def _words(stems, facts):
     "The content words that caption and concepts offer."
-    return Counter(stems) | Counter(s for label in (facts.region, facts.view, *facts.findings) for s in _label_stems(label))
+    return Counter(stems) | Counter(
+        s for label in (facts.region, facts.view, *facts.findings) for s in _label_stems(label)
+    )
+
 
 @lru_cache(2**14)
-def _label_stems(label): return evidence(label).stems
+def _label_stems(label):
+    return evidence(label).stems
 
 # %% ../nbs/05_captions.ipynb #05-captions-063
 def rewrite_by_rules(
     source: Source,
-) -> Record|None: # None where no image type is known
+) -> Record | None:  # None where no image type is known
     "Fill the template without a language model: delete as much as the verifier allows."
     text, facts = source
-    if not facts.image_type: return None
+    if not facts.image_type:
+        return None
     for phrase in (condition_phrase, _less, lambda t, f: t):
         record = Record(facts.label, facts.region, facts.view, phrase(text, facts) or ", ".join(facts.findings))
-        if not verify(record, source): return record
+        if not verify(record, source):
+            return record
     return record
+
 
 def _less(text, facts):
     "Delete the names of image types only."
@@ -842,25 +1459,42 @@ def _less(text, facts):
 
 # %% ../nbs/05_captions.ipynb #05-captions-066
 def judge(
-    answer: str,    # what a language model wrote
+    answer: str,  # what a language model wrote
     source: Source,
-) -> tuple[Record|None, str]: # (the record and ''), or (None and the reason why the answer may not be used)
+) -> tuple[Record | None, str]:  # (the record and ''), or (None and the reason why the answer may not be used)
     "Take from an answer the choice of what caption and concepts leave open, and the condition, if all of it can be believed."
     said, (text, facts) = parse(answer), source
-    if said is None: return None, "format"
+    if said is None:
+        return None, "format"
     for i, (field, name) in enumerate((("image_type", "image type"), ("region", "body part"), ("view", "view"))):
         mine = type_of(said[0]) if i == 0 else said[i]
         chosen = next((o for o in facts.options[i] if o.lower() == mine.lower()), None)
-        if chosen and chosen != facts[i]: facts = Facts(**{**facts._asdict(), field: chosen, "sources": tuple("model" if j == i else s for j, s in enumerate(facts.sources))})
-        elif mine.lower() != getattr(facts, field).lower(): return None, name
+        if chosen and chosen != facts[i]:
+            facts = Facts(
+                **{
+                    **facts._asdict(),
+                    field: chosen,
+                    "sources": tuple("model" if j == i else s for j, s in enumerate(facts.sources)),
+                }
+            )
+        elif mine.lower() != getattr(facts, field).lower():
+            return None, name
     label = seen(said.image_type)
-    if not {*label.sequences} <= _named(facts.sequence, "sequence"): return None, "sequence"
-    if not {*label.contrasts} <= _named(facts.contrast, "contrast"): return None, "contrast"
+    if not {*label.sequences} <= _named(facts.sequence, "sequence"):
+        return None, "sequence"
+    if not {*label.contrasts} <= _named(facts.contrast, "contrast"):
+        return None, "contrast"
     condition, known = plain_caption(said.condition), seen(text)
-    says = seen(condition) # what is invented here could be deleted, but who invents is not believed
-    if not _allowed(facts.image_type).issuperset(says.types): return None, "other modality"
-    for name, field, new, old, stated in (("plane", "view", says.views, known.views, facts.view), ("contrast", "contrast", says.contrasts, known.contrasts, facts.contrast), ("sequence", "sequence", says.sequences, known.sequences, facts.sequence)):
-        if not set(old).union(_named(stated, field)).issuperset(new): return None, name
+    says = seen(condition)  # what is invented here could be deleted, but who invents is not believed
+    if not _allowed(facts.image_type).issuperset(says.types):
+        return None, "other modality"
+    for name, field, new, old, stated in (
+        ("plane", "view", says.views, known.views, facts.view),
+        ("contrast", "contrast", says.contrasts, known.contrasts, facts.contrast),
+        ("sequence", "sequence", says.sequences, known.sequences, facts.sequence),
+    ):
+        if not set(old).union(_named(stated, field)).issuperset(new):
+            return None, name
     condition = condition_phrase(condition, facts)
     record = Record(facts.label, facts.region, facts.view, condition)
     reason = verify(record, Source(text, facts))

@@ -37,50 +37,74 @@ from .training import train
 @dataclass
 class DemoConfig:
     "Options of the demonstration."
-    name: str = "demo" # the run is written to RUNS/NAME
-    runs: Path = Path("runs") # folder of all runs
-    work: Path = Path("work") # the phantoms and the prepared folder go here
-    steps: int = 900 # optimiser steps
-    n: int = 256 # images drawn for test captions
-    n_train: int = 1600 # phantoms of the training split; a quarter of it for test, a sixteenth for validation
-    size: Literal["small", "tiny"] = "small" # width of the network
-    guidance: float = 2.0 # classifier-free guidance scale
-    curves: int = 40 # images a point of the report's curves, 0 for none
-    classifiers: bool = True # also train small classifiers on the generated images, to see of what use they are
-    device: str = "cuda" # cuda, cuda:N, mps or cpu
-    seed: int = 0 # decides everything random
-    overwrite: bool = False # start anew
+
+    name: str = "demo"  # the run is written to RUNS/NAME
+    runs: Path = Path("runs")  # folder of all runs
+    work: Path = Path("work")  # the phantoms and the prepared folder go here
+    steps: int = 900  # optimiser steps
+    n: int = 256  # images drawn for test captions
+    n_train: int = 1600  # phantoms of the training split; a quarter of it for test, a sixteenth for validation
+    size: Literal["small", "tiny"] = "small"  # width of the network
+    guidance: float = 2.0  # classifier-free guidance scale
+    curves: int = 40  # images a point of the report's curves, 0 for none
+    classifiers: bool = True  # also train small classifiers on the generated images, to see of what use they are
+    device: str = "cuda"  # cuda, cuda:N, mps or cpu
+    seed: int = 0  # decides everything random
+    overwrite: bool = False  # start anew
+
 
 def demo_configs(
     cfg: DemoConfig,
-): # options of the four stages
+):  # options of the four stages
     "What the demonstration asks of prepare, train, sample and evaluate."
     tag = "" if (cfg.n_train, cfg.seed) == (1600, 0) else f"-{cfg.n_train}-{cfg.seed}"
-    pre = PrepareConfig(cfg.work/f"phantoms{tag}", cfg.work/f"prepared{tag}")
-    tr = TrainConfig(pre.out, image_size=32, batch_size=32, size=cfg.size, encoder="minilm", steps=cfg.steps, device=cfg.device, name=cfg.name, runs=cfg.runs, seed=cfg.seed,
-                     checkpoint_every=300, overwrite=cfg.overwrite)
-    sm = SampleConfig(cfg.runs/cfg.name, n=cfg.n, guidance=cfg.guidance, seed=cfg.seed, device=cfg.device)
-    return pre, tr, sm, EvaluateConfig(cfg.runs/cfg.name, curves=cfg.curves, classifiers=cfg.classifiers, seed=cfg.seed, device=cfg.device)
+    pre = PrepareConfig(cfg.work / f"phantoms{tag}", cfg.work / f"prepared{tag}")
+    tr = TrainConfig(
+        pre.out,
+        image_size=32,
+        batch_size=32,
+        size=cfg.size,
+        encoder="minilm",
+        steps=cfg.steps,
+        device=cfg.device,
+        name=cfg.name,
+        runs=cfg.runs,
+        seed=cfg.seed,
+        checkpoint_every=300,
+        overwrite=cfg.overwrite,
+    )
+    sm = SampleConfig(cfg.runs / cfg.name, n=cfg.n, guidance=cfg.guidance, seed=cfg.seed, device=cfg.device)
+    return (
+        pre,
+        tr,
+        sm,
+        EvaluateConfig(
+            cfg.runs / cfg.name, curves=cfg.curves, classifiers=cfg.classifiers, seed=cfg.seed, device=cfg.device
+        ),
+    )
 
 # %% ../nbs/14_cli.ipynb #14-cli-009
 def demo(
     cfg: DemoConfig,
-) -> dict: # what `evaluate` returns
+) -> dict:  # what `evaluate` returns
     "Phantoms to report in one call."
     began = time.time()
     pre, tr, sm, ev = demo_configs(cfg)
     stage = lambda i, what: print(f"\n{i} of 5: {what}", file=sys.stderr)
     stage(1, f"phantoms, drawn into {pre.data_path}")
-    make_phantoms(pre.data_path, cfg.n_train, max(cfg.n_train//16, 1), max(cfg.n_train//4, 1), seed=cfg.seed)
+    make_phantoms(pre.data_path, cfg.n_train, max(cfg.n_train // 16, 1), max(cfg.n_train // 4, 1), seed=cfg.seed)
     stage(2, f"captions and images, prepared in {pre.out}")
     prepare(pre)
-    stage(3, f"training, {tr.steps} steps in {cfg.runs/cfg.name}; Ctrl-C keeps what was done, and the same command goes on")
+    stage(
+        3,
+        f"training, {tr.steps} steps in {cfg.runs / cfg.name}; Ctrl-C keeps what was done, and the same command goes on",
+    )
     train(tr)
     stage(4, f"{cfg.n} pictures for test captions")
     ev = replace(ev, samples=sample(sm))
     stage(5, "evaluation" + (", which draws again for the curves over guidance and steps" if cfg.curves else ""))
     result = evaluate(ev)
-    print(f"Wall time {(time.time() - began)/60:.1f} minutes.")
+    print(f"Wall time {(time.time() - began) / 60:.1f} minutes.")
     return result
 
 # %% ../nbs/14_cli.ipynb #14-cli-011
@@ -88,91 +112,176 @@ DryRun = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="print
 AsJson = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(name="json", help="print the answer as JSON")]
 Options = lambda C: Annotated[C, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
 
+
 def resolved(
-    cfg, # a configuration
-) -> dict: # name of the option -> value; of a table of experiments also `plan`
+    cfg,  # a configuration
+) -> dict:  # name of the option -> value; of a table of experiments also `plan`
     "Every option as it would be used."
-    if isinstance(cfg, TrainConfig): cfg = resolve(cfg)
+    if isinstance(cfg, TrainConfig):
+        cfg = resolve(cfg)
     options = asdict(cfg)
-    if isinstance(cfg, ExperimentConfig): options["devices"] = devices(cfg)
-    if "device" in options: options["device"] = str(pick_device(options["device"]))
+    if isinstance(cfg, ExperimentConfig):
+        options["devices"] = devices(cfg)
+    if "device" in options:
+        options["device"] = str(pick_device(options["device"]))
     return options | ({"plan": plan(cfg).to_dict("records")} if isinstance(cfg, ExperimentConfig) else {})
 
+
 def options_text(
-    options: dict, # of `resolved`
-) -> str: # a line each, and the plan as a table
+    options: dict,  # of `resolved`
+) -> str:  # a line each, and the plan as a table
     "The options for people."
     rows = options.get("plan")
     width = max(map(len, options))
-    return "\n".join(f"{k:{width}}  {v}" for k, v in options.items() if k != "plan") + (f"\n\n{pd.DataFrame(rows).to_string(index=False, float_format='{:.3g}'.format)}" if rows else "")
+    return "\n".join(f"{k:{width}}  {v}" for k, v in options.items() if k != "plan") + (
+        f"\n\n{pd.DataFrame(rows).to_string(index=False, float_format='{:.3g}'.format)}" if rows else ""
+    )
 
 # %% ../nbs/14_cli.ipynb #14-cli-026
 def command(
-    Config, # dataclass of options
-    run,    # does the work and returns data
-    show,   # the data in words; None where the work has said all
-    text: str, # what the command does and an example, for --help
-): # function that tyro can call
+    Config,  # dataclass of options
+    run,  # does the work and returns data
+    show,  # the data in words; None where the work has said all
+    text: str,  # what the command does and an example, for --help
+):  # function that tyro can call
     "Make a subcommand of a configuration and the functions that take it."
-    def call(cfg: Options(Config), dry_run: DryRun = False, as_json: AsJson = False): _run(cfg, run, show, dry_run, as_json)
+
+    def call(cfg: Options(Config), dry_run: DryRun = False, as_json: AsJson = False):
+        _run(cfg, run, show, dry_run, as_json)
+
     call.__doc__ = text
     return call
 
+
 def group(
-    text: str, # what the commands have in common, for --help
-    **commands, # name -> (dataclass of options, what does the work, what shows it, what it does)
-): # function that tyro can call
+    text: str,  # what the commands have in common, for --help
+    **commands,  # name -> (dataclass of options, what does the work, what shows it, what it does)
+):  # function that tyro can call
     "Make several subcommands below one name."
     runs = {C: (run, show) for C, run, show, _ in commands.values()}
-    kinds = tuple(Annotated[C, tyro.conf.subcommand(name, description=t, prefix_name=False), tyro.conf.FlagConversionOff] for name, (C, _, _, t) in commands.items())
-    def call(cfg: Annotated[Union[kinds], tyro.conf.arg(name="")], dry_run: DryRun = False, as_json: AsJson = False): _run(cfg, *runs[type(cfg)], dry_run, as_json)
+    kinds = tuple(
+        Annotated[C, tyro.conf.subcommand(name, description=t, prefix_name=False), tyro.conf.FlagConversionOff]
+        for name, (C, _, _, t) in commands.items()
+    )
+
+    def call(cfg: Annotated[Union[kinds], tyro.conf.arg(name="")], dry_run: DryRun = False, as_json: AsJson = False):
+        _run(cfg, *runs[type(cfg)], dry_run, as_json)
+
     call.__doc__ = text
     return tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)(call)
 
-def folder(told): return str(told["folder"])
+
+def folder(told):
+    return str(told["folder"])
+
 
 def _run(cfg, run, show, dry_run, as_json):
     "Do the work and print its answer, or only say with which options."
-    if dry_run: run, show = resolved, options_text
-    with redirect_stdout(sys.stderr) if as_json else nullcontext(): told = run(cfg)
-    if os.environ.get("RANK", "0") != "0": return # one of several processes answers for all
-    if as_json: print(to_json(json.loads(to_json(told), parse_constant=lambda _: None))) # JSON has no NaN
-    elif show: print(show(told))
+    if dry_run:
+        run, show = resolved, options_text
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        told = run(cfg)
+    if os.environ.get("RANK", "0") != "0":
+        return  # one of several processes answers for all
+    if as_json:
+        print(to_json(json.loads(to_json(told), parse_constant=lambda _: None)))  # JSON has no NaN
+    elif show:
+        print(show(told))
 
 # %% ../nbs/14_cli.ipynb #14-cli-013
 @dataclass
 class CompletionConfig:
     "For which shell."
-    shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]] # bash, zsh or fish
+
+    shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]]  # bash, zsh or fish
+
 
 @dataclass
 class DoctorConfig:
     "Where to look."
-    where: Path = Path(".") # folder that holds work and runs
+
+    where: Path = Path(".")  # folder that holds work and runs
+
 
 def completion(
     cfg: CompletionConfig,
-) -> dict: # script
+) -> dict:  # script
     "What the tab key should know, as tyro writes it."
-    with redirect_stdout(io.StringIO()) as out, suppress(SystemExit): main(["--tyro-print-completion", cfg.shell])
+    with redirect_stdout(io.StringIO()) as out, suppress(SystemExit):
+        main(["--tyro-print-completion", cfg.shell])
     return dict(script=out.getvalue().strip())
+
 
 TABLE = (lambda c: experiment(c).to_dict("records"), lambda rows: table_text(pd.DataFrame(rows)))
 COMMANDS = {
-    "doctor": command(DoctorConfig, lambda c: doctor(c.where), doctor_text, "What this machine has, which weights are real and which are stand-ins, and what to do next.\nExample: radgen doctor"),
+    "doctor": command(
+        DoctorConfig,
+        lambda c: doctor(c.where),
+        doctor_text,
+        "What this machine has, which weights are real and which are stand-ins, and what to do next.\nExample: radgen doctor",
+    ),
     "demo": command(DemoConfig, demo, None, "All stages on the embedded phantoms.\nExample: radgen demo"),
-    "prepare": command(PrepareConfig, lambda c: dict(folder=prepare(c).dir), folder, "Read a data set, select concepts, drop poor images and copies, rewrite captions.\nExample: radgen prepare --data-path ROCOv2 --k 10 --out work/rocov2"),
-    "captions": group("Rewrite the captions of a data set without its images, or count what a rewriting did to the facts.\nExample: radgen captions rewrite --data-path ROCOv2 --llm rules --out work/rewritten",
-        rewrite=(RewriteConfig, lambda c: dict(folder=rewrite(c)), folder, "Rewrite captions into the template."), audit=(AuditConfig, lambda c: dict(text=audit_files(c)), lambda r: r["text"], "Hold rewritten captions against captions and concepts, files side by side.")),
-    "finetune-clip": command(ClipConfig, lambda c: dict(folder=finetune_clip(c)), folder, "Fine-tune CLIP on the pairs of a prepared folder, for train --use-clip True.\nExample: radgen finetune-clip --data-path work/rocov2 --out work/clip"),
-    "train": command(TrainConfig, lambda c: dict(folder=train(c).dir), folder, "Train a denoiser on a prepared folder, or go on with a run of this name (exit status 75 after SIGTERM or SIGUSR1, 130 after Ctrl-C, both with a checkpoint).\nExample: radgen train --data-path work/rocov2 --model VGG16UNet --name first"),
-    "sample": command(SampleConfig, lambda c: dict(folder=sample(c)), folder, "Draw images for captions with a finished run.\nExample: radgen sample --run runs/first --n 1000 --guidance 2"),
-    "evaluate": command(EvaluateConfig, evaluate, None, "Judge the samples of a run and write its report.\nExample: radgen evaluate --run runs/first"),
-    "compare": command(CompareConfig, compare, lambda r: pd.Series(r).map("{:.4g}".format).to_string(), "Hold two folders of pictures, real and generated, against each other.\nExample: radgen compare --real real_pictures --fake generated_pictures"),
-    "experiment": group("Fill a table of the paper: train, sample and judge every cell with several seeds, or go on with a table of this name.\nExample: radgen experiment table3 --data-path work/rocov2 --devices cuda:0 cuda:1",
-        table3=(Table3, *TABLE, "Two denoisers by four kinds of text."), table4=(Table4, *TABLE, "Planned by the paper: CLIP beside RadBERT."), table5=(Table5, *TABLE, "Planned by the paper: larger pictures.")),
-    "app": command(AppConfig, serve, None, "A web page on this machine that draws what one types.\nExample: radgen app runs/first"),
-    "completion": command(CompletionConfig, completion, lambda r: r["script"], "Print the completion of these commands and options for a shell.\nExample: radgen completion bash > ~/.local/share/bash-completion/completions/radgen"),
+    "prepare": command(
+        PrepareConfig,
+        lambda c: dict(folder=prepare(c).dir),
+        folder,
+        "Read a data set, select concepts, drop poor images and copies, rewrite captions.\nExample: radgen prepare --data-path ROCOv2 --k 10 --out work/rocov2",
+    ),
+    "captions": group(
+        "Rewrite the captions of a data set without its images, or count what a rewriting did to the facts.\nExample: radgen captions rewrite --data-path ROCOv2 --llm rules --out work/rewritten",
+        rewrite=(RewriteConfig, lambda c: dict(folder=rewrite(c)), folder, "Rewrite captions into the template."),
+        audit=(
+            AuditConfig,
+            lambda c: dict(text=audit_files(c)),
+            lambda r: r["text"],
+            "Hold rewritten captions against captions and concepts, files side by side.",
+        ),
+    ),
+    "finetune-clip": command(
+        ClipConfig,
+        lambda c: dict(folder=finetune_clip(c)),
+        folder,
+        "Fine-tune CLIP on the pairs of a prepared folder, for train --use-clip True.\nExample: radgen finetune-clip --data-path work/rocov2 --out work/clip",
+    ),
+    "train": command(
+        TrainConfig,
+        lambda c: dict(folder=train(c).dir),
+        folder,
+        "Train a denoiser on a prepared folder, or go on with a run of this name (exit status 75 after SIGTERM or SIGUSR1, 130 after Ctrl-C, both with a checkpoint).\nExample: radgen train --data-path work/rocov2 --model VGG16UNet --name first",
+    ),
+    "sample": command(
+        SampleConfig,
+        lambda c: dict(folder=sample(c)),
+        folder,
+        "Draw images for captions with a finished run.\nExample: radgen sample --run runs/first --n 1000 --guidance 2",
+    ),
+    "evaluate": command(
+        EvaluateConfig,
+        evaluate,
+        None,
+        "Judge the samples of a run and write its report.\nExample: radgen evaluate --run runs/first",
+    ),
+    "compare": command(
+        CompareConfig,
+        compare,
+        lambda r: pd.Series(r).map("{:.4g}".format).to_string(),
+        "Hold two folders of pictures, real and generated, against each other.\nExample: radgen compare --real real_pictures --fake generated_pictures",
+    ),
+    "experiment": group(
+        "Fill a table of the paper: train, sample and judge every cell with several seeds, or go on with a table of this name.\nExample: radgen experiment table3 --data-path work/rocov2 --devices cuda:0 cuda:1",
+        table3=(Table3, *TABLE, "Two denoisers by four kinds of text."),
+        table4=(Table4, *TABLE, "Planned by the paper: CLIP beside RadBERT."),
+        table5=(Table5, *TABLE, "Planned by the paper: larger pictures."),
+    ),
+    "app": command(
+        AppConfig, serve, None, "A web page on this machine that draws what one types.\nExample: radgen app runs/first"
+    ),
+    "completion": command(
+        CompletionConfig,
+        completion,
+        lambda r: r["script"],
+        "Print the completion of these commands and options for a shell.\nExample: radgen completion bash > ~/.local/share/bash-completion/completions/radgen",
+    ),
 }
 
 # %% ../nbs/14_cli.ipynb #14-cli-015
@@ -191,19 +300,42 @@ Your own images instead of ROCOv2: a CSV file with the columns image,caption,cui
 them, --json answers for scripts. Others: captions, finetune-clip, compare, experiment, completion.
 Exit status: 0 done, 2 a mistake that the last line explains, 75 stopped by a scheduler's signal and 130 by Ctrl-C; the same command goes on."""
 
+
 def main(
-    args: list[str]|None = None, # by default those of the process
-) -> int: # exit status: 0, 2 for a user's mistake, 75 where a scheduler's signal was obeyed and the same command goes on, 130 for an interruption
+    args: list[str] | None = None,  # by default those of the process
+) -> int:  # exit status: 0, 2 for a user's mistake, 75 where a scheduler's signal was obeyed and the same command goes on, 130 for an interruption
     "The `radgen` command."
-    if not (sys.argv[1:] if args is None else args): print(WAY); return 0
-    try: tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="radgen", description="Text in, radiology image out. Without a command, radgen shows the way from data to a report.", args=args)
-    except RadgenError as e: print(f"radgen: {e}", file=sys.stderr); return 2
-    except Preempted: print("radgen: stopped by a signal, with a checkpoint; the same command goes on.", file=sys.stderr); return 75
-    except KeyboardInterrupt as e: print(f"radgen: interrupted{f', {e}' if e.args else ''}.", file=sys.stderr); return 130
+    if not (sys.argv[1:] if args is None else args):
+        print(WAY)
+        return 0
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="radgen",
+            description="Text in, radiology image out. Without a command, radgen shows the way from data to a report.",
+            args=args,
+        )
+    except RadgenError as e:
+        print(f"radgen: {e}", file=sys.stderr)
+        return 2
+    except Preempted:
+        print("radgen: stopped by a signal, with a checkpoint; the same command goes on.", file=sys.stderr)
+        return 75
+    except KeyboardInterrupt as e:
+        print(f"radgen: interrupted{f', {e}' if e.args else ''}.", file=sys.stderr)
+        return 130
     except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT): print(f"radgen: the disk is full ({e}): make room and give the same command again.", file=sys.stderr); return 2
-        if e.filename is None or e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST): raise
-        print(f"radgen: cannot write {e.filename} ({os.strerror(e.errno).lower()}): choose another folder.", file=sys.stderr); return 2
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            print(f"radgen: the disk is full ({e}): make room and give the same command again.", file=sys.stderr)
+            return 2
+        if e.filename is None or e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise
+        print(
+            f"radgen: cannot write {e.filename} ({os.strerror(e.errno).lower()}): choose another folder.",
+            file=sys.stderr,
+        )
+        return 2
     finally:
-        if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     return 0

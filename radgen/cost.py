@@ -22,37 +22,74 @@ from .unet import Attention
 
 # %% ../nbs/09b_cost.ipynb #09b-cost-006
 def example_inputs(
-    model: nn.Module,   # any denoiser
-    batch: int = 1,     # B
-    length: int = 64,   # tokens a text
-): # (x_t, t, text) of the sizes that the model's configuration names, on the default device and in the default type
+    model: nn.Module,  # any denoiser
+    batch: int = 1,  # B
+    length: int = 64,  # tokens a text
+):  # (x_t, t, text) of the sizes that the model's configuration names, on the default device and in the default type
     "Inputs of the right shapes."
     c = model.config
-    text = TextEmbedding(torch.randn(batch, length, c.text_dim), torch.ones(batch, length, dtype=torch.bool), torch.randn(batch, c.text_dim))
+    text = TextEmbedding(
+        torch.randn(batch, length, c.text_dim),
+        torch.ones(batch, length, dtype=torch.bool),
+        torch.randn(batch, c.text_dim),
+    )
     return torch.randn(batch, c.in_channels, c.sample_size, c.sample_size), torch.zeros(batch, dtype=torch.long), text
 
-ROLES = {"cond": "text and time", "stem": "stem", "to_rgb": "to colour", "vgg": "VGG16", "films": "FiLM", "norms": "norm", "bridges": "bridge", "downs": "down", "mid": "middle", "ups": "up", "out": "output"}
+
+ROLES = {
+    "cond": "text and time",
+    "stem": "stem",
+    "to_rgb": "to colour",
+    "vgg": "VGG16",
+    "films": "FiLM",
+    "norms": "norm",
+    "bridges": "bridge",
+    "downs": "down",
+    "mid": "middle",
+    "ups": "up",
+    "out": "output",
+}
+
 
 def block_table(
     model: nn.Module,  # any denoiser; left as it is
     length: int = 64,  # tokens a text
-) -> pd.DataFrame:     # a row a block: block, role, size (px), channels, attention, parameters, gflop (forward, one image)
+) -> pd.DataFrame:  # a row a block: block, role, size (px), channels, attention, parameters, gflop (forward, one image)
     "What a denoiser consists of, in the order of its modules."
     with torch.device("meta"), FlopCounterMode(display=False) as flops:
         twin, seen = type(model).from_config(model.config), {}
-        parts = [(f"{role}.{i}" if isinstance(part, nn.ModuleList) else role, m) for role, part in twin.named_children() if role in ROLES for i, m in enumerate(part if isinstance(part, nn.ModuleList) else [part])]
-        for name, m in parts: m.register_forward_hook(lambda m, args, out, name=name: seen.update({name: out if torch.is_tensor(out) else out[0]}))
-        with torch.no_grad(): twin(*example_inputs(twin, 1, length))
+        parts = [
+            (f"{role}.{i}" if isinstance(part, nn.ModuleList) else role, m)
+            for role, part in twin.named_children()
+            if role in ROLES
+            for i, m in enumerate(part if isinstance(part, nn.ModuleList) else [part])
+        ]
+        for name, m in parts:
+            m.register_forward_hook(
+                lambda m, args, out, name=name: seen.update({name: out if torch.is_tensor(out) else out[0]})
+            )
+        with torch.no_grad():
+            twin(*example_inputs(twin, 1, length))
     counts, rows = flops.get_flop_counts(), []
     for name, m in parts:
         role, _, i = name.partition(".")
         out = seen[name]
-        rows.append(dict(block=f"{ROLES[role]} {int(i) + 1}" if i else ROLES[role], role=role, size=out.shape[-1] if out.ndim == 4 else None, channels=out.shape[1] if out.ndim == 4 else out.shape[-1],
-                         attention=any(isinstance(x, Attention) for x in m.modules()), parameters=sum(p.numel() for p in m.parameters()), gflop=sum(counts.get(f"{type(twin).__name__}.{name}", {}).values())/1e9))
+        rows.append(
+            dict(
+                block=f"{ROLES[role]} {int(i) + 1}" if i else ROLES[role],
+                role=role,
+                size=out.shape[-1] if out.ndim == 4 else None,
+                channels=out.shape[1] if out.ndim == 4 else out.shape[-1],
+                attention=any(isinstance(x, Attention) for x in m.modules()),
+                parameters=sum(p.numel() for p in m.parameters()),
+                gflop=sum(counts.get(f"{type(twin).__name__}.{name}", {}).values()) / 1e9,
+            )
+        )
     return pd.DataFrame(rows).astype({"size": "Int64"})
 
 # %% ../nbs/09b_cost.ipynb #09b-cost-013
 COLOURS = {"vgg": "#dff0dc", "ups": "#e9defa", "cond": "#fbe3cc"}
+
 
 def _boxes(table):
     "The table with what has no box of its own counted into its neighbour's: FiLM and the step to colour into VGG16, norms into bridges."
@@ -62,38 +99,62 @@ def _boxes(table):
         t.loc[home, ["parameters", "gflop"]] += r[["parameters", "gflop"]]
     return t[~t.role.isin(into)]
 
+
 def _place(table):
     "Where each box stands: row of the table -> (column, height)."
     sizes = sorted(set(table["size"].dropna()), reverse=True)
     columns = {"stem": 1, "vgg": 0, "bridges": 1, "downs": 1, "mid": 1, "ups": 3, "out": 4}
-    height, taken = {s: -1.35*i for i, s in enumerate(sizes)}, {}
+    height, taken = {s: -1.35 * i for i, s in enumerate(sizes)}, {}
     for i, r in table.iterrows():
-        if r.role not in columns: continue
+        if r.role not in columns:
+            continue
         y = height[r["size"]]
-        if r.role == "mid": y = height[sizes[-1]] - 1.35
-        taken[i] = (columns[r.role] + (0 if r.role != "mid" else 0.72*int(r.block.split()[-1]) - 0.5), y)
+        if r.role == "mid":
+            y = height[sizes[-1]] - 1.35
+        taken[i] = (columns[r.role] + (0 if r.role != "mid" else 0.72 * int(r.block.split()[-1]) - 0.5), y)
     return taken, height
+
 
 def _arrow(ax, a, b, **style):
     ax.annotate("", b, a, arrowprops=dict(arrowstyle="-|>", color="#555", lw=1, shrinkA=0, shrinkB=0, **style))
 
+
 def draw_architecture(
-    model: nn.Module, # any denoiser
-    length: int = 64, # tokens a text, for the arithmetic
+    model: nn.Module,  # any denoiser
+    length: int = 64,  # tokens a text, for the arithmetic
 ) -> plt.Figure:
     "Draw a denoiser from its modules: size, channels, attention, parameters and arithmetic of every block."
     table, W, H = _boxes(block_table(model, length)), 1.5, 0.82
     place, height = _place(table)
-    fig, ax = plt.subplots(figsize=(11.5, 1.15*len(height) + 2.4))
-    X = lambda c: 2.05*c
+    fig, ax = plt.subplots(figsize=(11.5, 1.15 * len(height) + 2.4))
+    X = lambda c: 2.05 * c
     for i, (c, y) in place.items():
         r = table.loc[i]
         w = W if r.role != "mid" else 1.36
-        ax.add_patch(FancyBboxPatch((X(c), y), w, H, boxstyle="round,pad=0,rounding_size=0.08", fc=COLOURS.get(r.role, "#dbe7f6"), ec="#333" if r.attention else "#999", lw=2 if r.attention else 0.8))
-        ax.text(X(c) + w/2, y + H/2, f"{r.block}: {r.channels}\n{r.parameters/1e6:.2f} M, {r.gflop:.2f} GFLOP", ha="center", va="center", fontsize=7.5, linespacing=1.3)
+        ax.add_patch(
+            FancyBboxPatch(
+                (X(c), y),
+                w,
+                H,
+                boxstyle="round,pad=0,rounding_size=0.08",
+                fc=COLOURS.get(r.role, "#dbe7f6"),
+                ec="#333" if r.attention else "#999",
+                lw=2 if r.attention else 0.8,
+            )
+        )
+        ax.text(
+            X(c) + w / 2,
+            y + H / 2,
+            f"{r.block}: {r.channels}\n{r.parameters / 1e6:.2f} M, {r.gflop:.2f} GFLOP",
+            ha="center",
+            va="center",
+            fontsize=7.5,
+            linespacing=1.3,
+        )
     _draw_flow(ax, table, place, X, W, H)
     _draw_text(ax, model, table, height, X, W, H)
-    ax.set(xlim=(-1.0, X(4) + W + 0.7), ylim=(min(y for _, y in place.values()) - 0.35, 2.5)); ax.axis("off")
+    ax.set(xlim=(-1.0, X(4) + W + 0.7), ylim=(min(y for _, y in place.values()) - 0.35, 2.5))
+    ax.axis("off")
     return fig
 
 # %% ../nbs/09b_cost.ipynb #09b-cost-014
@@ -103,59 +164,117 @@ def _draw_flow(ax, table, place, X, W, H):
     downs, mids, ups, out = at("stem") + at("bridges") + at("downs"), at("mid"), at("ups"), at("out")[0]
     vgg = at("vgg")
     for (x, y), (x2, y2) in zip(downs, downs[1:]):
-        if not vgg or downs.index((x2, y2)) >= len(vgg): _arrow(ax, (x + W/2, y), (x2 + W/2, y2 + H))
-    for (x, y), (x2, y2) in zip(vgg, vgg[1:]): _arrow(ax, (x + W/2, y), (x2 + W/2, y2 + H))
-    for (x, y), (x2, y2) in zip(vgg, downs): _arrow(ax, (x + W, y + H/2), (x2, y2 + H/2))
-    _arrow(ax, (downs[-1][0] + W/2, downs[-1][1]), (downs[-1][0] + W/2, mids[0][1] + H))
-    for (x, y), (x2, _) in zip(mids, mids[1:]): _arrow(ax, (x + 1.36, y + H/2), (x2, y + H/2))
-    for (x, y), (x2, y2) in zip(ups, ups[1:]): _arrow(ax, (x + W/2, y + H), (x2 + W/2, y2))
-    _arrow(ax, (mids[-1][0] + 1.36, mids[-1][1] + H/2), (ups[0][0] + W/2, ups[0][1]), connectionstyle="angle,angleA=0,angleB=90,rad=4")
-    for (x, y), (x2, y2) in zip(downs, reversed(ups)): ax.annotate("", (x2, y2 + H/2), (x + W, y + H/2), arrowprops=dict(arrowstyle="-|>", color="#8aa", lw=1, ls="--", shrinkA=0, shrinkB=0))
-    _arrow(ax, (ups[-1][0] + W, ups[-1][1] + H/2), (out[0], out[1] + H/2))
+        if not vgg or downs.index((x2, y2)) >= len(vgg):
+            _arrow(ax, (x + W / 2, y), (x2 + W / 2, y2 + H))
+    for (x, y), (x2, y2) in zip(vgg, vgg[1:]):
+        _arrow(ax, (x + W / 2, y), (x2 + W / 2, y2 + H))
+    for (x, y), (x2, y2) in zip(vgg, downs):
+        _arrow(ax, (x + W, y + H / 2), (x2, y2 + H / 2))
+    _arrow(ax, (downs[-1][0] + W / 2, downs[-1][1]), (downs[-1][0] + W / 2, mids[0][1] + H))
+    for (x, y), (x2, _) in zip(mids, mids[1:]):
+        _arrow(ax, (x + 1.36, y + H / 2), (x2, y + H / 2))
+    for (x, y), (x2, y2) in zip(ups, ups[1:]):
+        _arrow(ax, (x + W / 2, y + H), (x2 + W / 2, y2))
+    _arrow(
+        ax,
+        (mids[-1][0] + 1.36, mids[-1][1] + H / 2),
+        (ups[0][0] + W / 2, ups[0][1]),
+        connectionstyle="angle,angleA=0,angleB=90,rad=4",
+    )
+    for (x, y), (x2, y2) in zip(downs, reversed(ups)):
+        ax.annotate(
+            "",
+            (x2, y2 + H / 2),
+            (x + W, y + H / 2),
+            arrowprops=dict(arrowstyle="-|>", color="#8aa", lw=1, ls="--", shrinkA=0, shrinkB=0),
+        )
+    _arrow(ax, (ups[-1][0] + W, ups[-1][1] + H / 2), (out[0], out[1] + H / 2))
     first = (vgg or downs)[0]
-    ax.text(first[0] - 0.55, first[1] + H/2, r"$x_t$", fontsize=14, va="center", ha="right"); _arrow(ax, (first[0] - 0.5, first[1] + H/2), (first[0], first[1] + H/2))
-    ax.text(out[0] + W + 0.12, out[1] + H/2, r"$\hat y$", fontsize=14, va="center")
+    ax.text(first[0] - 0.55, first[1] + H / 2, r"$x_t$", fontsize=14, va="center", ha="right")
+    _arrow(ax, (first[0] - 0.5, first[1] + H / 2), (first[0], first[1] + H / 2))
+    ax.text(out[0] + W + 0.12, out[1] + H / 2, r"$\hat y$", fontsize=14, va="center")
+
 
 def _draw_text(ax, model, table, height, X, W, H):
     "The text's way in, the sizes at the margin and the totals."
     cond = table[table.role == "cond"].iloc[0]
     y, c = 1.35, model.config
-    ax.add_patch(FancyBboxPatch((X(1), y), 2.6*W, H, boxstyle="round,pad=0,rounding_size=0.08", fc=COLOURS["cond"], ec="#999", lw=0.8))
-    ax.text(X(1) + 1.3*W, y + H/2, f"{c.text_dim}-d text, or the learned null, and $t$\n{cond.parameters/1e6:.2f} M, {cond.gflop:.2f} GFLOP", ha="center", va="center", fontsize=7.5, linespacing=1.3)
-    ax.text(X(1) + 2.7*W, y + H/2, f"pooled text + time ({c.emb_dim}-d): into every block{' but the middle' if c.block == 'paper' else ''}{', into VGG16 by FiLM' if 'vgg' in set(table.role) else ''}\ntokens ({c.cond_dim}-d): cross-attention where the frame is thick", fontsize=7.5, va="center")
-    for s, h in height.items(): ax.text(X(2) + W/2, h + H/2 + 0.06, f"{s} px", fontsize=8, color="#678", ha="center")
-    ax.text(X(4) + W, min(height.values()) - 1.0, f"{type(model).__name__}, blocks of '{c.block}'\n{table.parameters.sum()/1e6:.1f} M parameters\n{table.gflop.sum():.1f} GFLOP a pass and image", fontsize=8.5, ha="right", va="center")
+    ax.add_patch(
+        FancyBboxPatch(
+            (X(1), y), 2.6 * W, H, boxstyle="round,pad=0,rounding_size=0.08", fc=COLOURS["cond"], ec="#999", lw=0.8
+        )
+    )
+    ax.text(
+        X(1) + 1.3 * W,
+        y + H / 2,
+        f"{c.text_dim}-d text, or the learned null, and $t$\n{cond.parameters / 1e6:.2f} M, {cond.gflop:.2f} GFLOP",
+        ha="center",
+        va="center",
+        fontsize=7.5,
+        linespacing=1.3,
+    )
+    ax.text(
+        X(1) + 2.7 * W,
+        y + H / 2,
+        f"pooled text + time ({c.emb_dim}-d): into every block{' but the middle' if c.block == 'paper' else ''}{', into VGG16 by FiLM' if 'vgg' in set(table.role) else ''}\ntokens ({c.cond_dim}-d): cross-attention where the frame is thick",
+        fontsize=7.5,
+        va="center",
+    )
+    for s, h in height.items():
+        ax.text(X(2) + W / 2, h + H / 2 + 0.06, f"{s} px", fontsize=8, color="#678", ha="center")
+    ax.text(
+        X(4) + W,
+        min(height.values()) - 1.0,
+        f"{type(model).__name__}, blocks of '{c.block}'\n{table.parameters.sum() / 1e6:.1f} M parameters\n{table.gflop.sum():.1f} GFLOP a pass and image",
+        fontsize=8.5,
+        ha="right",
+        va="center",
+    )
 
 # %% ../nbs/09b_cost.ipynb #09b-cost-019
 def step_peak(
     model: nn.Module,  # made under `FakeTensorMode`
-    loss,              # () -> scalar; the forward half of a step
-    precision: str = "bf16", # 'bf16' (mixed; 16-bit floats of the other kind need the same) or 'no' (all in 32 bits)
-) -> dict:             # GiB: parameters, average, moments, rest (gradients, what is kept for the way back, inputs), all
+    loss,  # () -> scalar; the forward half of a step
+    precision: str = "bf16",  # 'bf16' (mixed; 16-bit floats of the other kind need the same) or 'no' (all in 32 bits)
+) -> dict:  # GiB: parameters, average, moments, rest (gradients, what is kept for the way back, inputs), all
     "Peak memory of the second of two whole steps with AdamW and an average of the weights."
-    if precision not in ("bf16", "no"): raise ConfigError(f"no precision is called {precision!r}: choose bf16 (which fp16 equals in size) or no.")
+    if precision not in ("bf16", "no"):
+        raise ConfigError(f"no precision is called {precision!r}: choose bf16 (which fp16 equals in size) or no.")
     opt, tracker = torch.optim.AdamW(model.parameters()), MemTracker()
     tracker.track_external(model, opt)
     with tracker:
         for _ in range(2):
             tracker.reset_mod_stats()
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"): value = loss()
-            value.backward(); opt.step(); opt.zero_grad()
-    peak = {getattr(k, "value", k): v/2**30 for device in tracker.get_tracker_snapshot("peak").values() for k, v in device.items()}
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                value = loss()
+            value.backward()
+            opt.step()
+            opt.zero_grad()
+    peak = {
+        getattr(k, "value", k): v / 2**30
+        for device in tracker.get_tracker_snapshot("peak").values()
+        for k, v in device.items()
+    }
     fixed = {"parameters": peak["Parameter"], "average": peak["Parameter"], "moments": peak["Optstate"]}
-    return {**fixed, "rest": peak["Total"] - peak["Parameter"] - peak["Optstate"], "all": peak["Total"] + peak["Parameter"]}
+    return {
+        **fixed,
+        "rest": peak["Total"] - peak["Parameter"] - peak["Optstate"],
+        "all": peak["Total"] + peak["Parameter"],
+    }
+
 
 def peak_memory(
-    make,              # () -> denoiser
-    batch: int = 12,   # images a step
-    precision: str = "bf16", # 'bf16' (mixed) or 'no'
-    checkpointing: bool = False, # gradient checkpointing
+    make,  # () -> denoiser
+    batch: int = 12,  # images a step
+    precision: str = "bf16",  # 'bf16' (mixed) or 'no'
+    checkpointing: bool = False,  # gradient checkpointing
     length: int = 64,  # tokens a text
-) -> dict:             # GiB, as `step_peak`
+) -> dict:  # GiB, as `step_peak`
     "Predict the peak memory of a training step on one GPU, without one."
     schedule = make_schedule()
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = make()
-        if checkpointing: model.enable_gradient_checkpointing()
+        if checkpointing:
+            model.enable_gradient_checkpointing()
         x, t, text = example_inputs(model, batch, length)
         return step_peak(model, lambda: diffusion_loss(model, schedule, x, text, t, torch.randn_like(x)), precision)

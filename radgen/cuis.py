@@ -17,74 +17,95 @@ from .explore import CURATED
 
 # %% ../nbs/03_cuis.ipynb #03-cuis-008
 def choose_cuis(
-    counts: pd.DataFrame, # of `count_cuis`
-    k: int,               # how many of the most frequent concepts, 0 .. number of concepts; 0 needs `include`
+    counts: pd.DataFrame,  # of `count_cuis`
+    k: int,  # how many of the most frequent concepts, 0 .. number of concepts; 0 needs `include`
     include: tuple = (),  # CUIs that are chosen whatever their rank
     exclude: tuple = (),  # CUIs that are never chosen
-    unnamed: str = "drop",# what to do with CUIs that have no name: drop or keep
-) -> list[str]: # CUIs: the k most frequent that are not excluded, then the included ones
+    unnamed: str = "drop",  # what to do with CUIs that have no name: drop or keep
+) -> list[str]:  # CUIs: the k most frequent that are not excluded, then the included ones
     "The concepts that may be drawn; raises `ConfigError` where the options cannot be met."
-    if unnamed not in ("drop", "keep"): raise ConfigError(f"--unnamed is {unnamed!r}: choose drop or keep.")
+    if unnamed not in ("drop", "keep"):
+        raise ConfigError(f"--unnamed is {unnamed!r}: choose drop or keep.")
     for option, cuis in ("include", include), ("exclude", exclude):
         for c in cuis:
-            if c not in set(counts.cui): raise ConfigError(f"unknown CUI {c} in --{option}: no training image has it.")
-    if both := set(include) & set(exclude): raise ConfigError(f"CUI {min(both)} is in --include and in --exclude: choose one.")
+            if c not in set(counts.cui):
+                raise ConfigError(f"unknown CUI {c} in --{option}: no training image has it.")
+    if both := set(include) & set(exclude):
+        raise ConfigError(f"CUI {min(both)} is in --include and in --exclude: choose one.")
     if unnamed == "drop":
         for c in include:
-            if c not in set(counts.cui[counts.name != ""]): raise ConfigError(f"CUI {c} in --include has no name: give --names a file that has it, or --unnamed keep.")
+            if c not in set(counts.cui[counts.name != ""]):
+                raise ConfigError(
+                    f"CUI {c} in --include has no name: give --names a file that has it, or --unnamed keep."
+                )
     ranked = ranking(counts, unnamed)
-    if unnamed == "drop" and not len(ranked): raise ConfigError(f"no concept can be chosen: none of the {len(counts)} CUIs of the train split has a name; give --names a file with the header CUI,Canonical name, or --unnamed keep.")
+    if unnamed == "drop" and not len(ranked):
+        raise ConfigError(
+            f"no concept can be chosen: none of the {len(counts)} CUIs of the train split has a name; give --names a file with the header CUI,Canonical name, or --unnamed keep."
+        )
     ranked = ranked[~ranked.cui.isin(exclude)]
     if not 0 <= k <= len(ranked) or not (k or include):
-        raise ConfigError(f"k = {k} concepts cannot be chosen: the train split has {len(ranked)} CUIs {'with a name' if unnamed == 'drop' else 'in all'}, so give --k a number from 1 to {len(ranked)}.")
+        raise ConfigError(
+            f"k = {k} concepts cannot be chosen: the train split has {len(ranked)} CUIs {'with a name' if unnamed == 'drop' else 'in all'}, so give --k a number from 1 to {len(ranked)}."
+        )
     top = ranked.cui.head(k).tolist()
     return top + [c for c in include if c not in top]
 
+
 def ranking(
     counts: pd.DataFrame,  # of `count_cuis`
-    unnamed: str = "drop", # drop or keep
-) -> pd.DataFrame: # cui, name, count with the index 0, 1, ...; most frequent first
+    unnamed: str = "drop",  # drop or keep
+) -> pd.DataFrame:  # cui, name, count with the index 0, 1, ...; most frequent first
     "The concepts that take part in the choice."
     return (counts[counts.name != ""] if unnamed == "drop" else counts).reset_index(drop=True)
 
 # %% ../nbs/03_cuis.ipynb #03-cuis-011
 def knee(
-    counts: pd.DataFrame, # of `count_cuis`
-    top: int = 50,        # concepts on the chart (paper: 50)
-    unnamed: str = "drop",# drop or keep
-) -> int: # k, 1 .. top
+    counts: pd.DataFrame,  # of `count_cuis`
+    top: int = 50,  # concepts on the chart (paper: 50)
+    unnamed: str = "drop",  # drop or keep
+) -> int:  # k, 1 .. top
     "The number of concepts at the knee of the curve of frequencies. Source: Satopaa et al. 2011."
     y = ranking(counts, unnamed)["count"].head(top).to_numpy(float)
-    if len(y) < 3 or y[0] == y[-1]: return max(len(y), 1)
-    x = np.arange(len(y))/(len(y) - 1)
-    return int(np.argmax(1 - x - (y - y[-1])/(y[0] - y[-1]))) + 1
+    if len(y) < 3 or y[0] == y[-1]:
+        return max(len(y), 1)
+    x = np.arange(len(y)) / (len(y) - 1)
+    return int(np.argmax(1 - x - (y - y[-1]) / (y[0] - y[-1]))) + 1
 
 # %% ../nbs/03_cuis.ipynb #03-cuis-014
 def select_rows(
-    table: pd.DataFrame,   # one row an image, with `cuis`
-    selected,              # the chosen CUIs
-    names: dict[str, str], # CUI -> canonical name
-    rule: str = "all",     # all: every concept of an image must be chosen (paper); any: one is enough
-    exclude: tuple = (),   # images with one of these are dropped
-    unnamed: str = "drop", # CUIs without a name do not count (drop, as in the paper) or count like others (keep)
-) -> pd.DataFrame: # the same rows with `keep` and `reason` added or updated
+    table: pd.DataFrame,  # one row an image, with `cuis`
+    selected,  # the chosen CUIs
+    names: dict[str, str],  # CUI -> canonical name
+    rule: str = "all",  # all: every concept of an image must be chosen (paper); any: one is enough
+    exclude: tuple = (),  # images with one of these are dropped
+    unnamed: str = "drop",  # CUIs without a name do not count (drop, as in the paper) or count like others (keep)
+) -> pd.DataFrame:  # the same rows with `keep` and `reason` added or updated
     "Keep the images that the chosen concepts describe. Source: paper, CUI selection."
-    if rule not in ("all", "any"): raise ConfigError(f"--rule is {rule!r}: choose all or any.")
+    if rule not in ("all", "any"):
+        raise ConfigError(f"--rule is {rule!r}: choose all or any.")
     chosen, barred = set(selected), set(exclude)
     for c in chosen:
-        if unnamed == "drop" and c not in names: raise ConfigError(f"unknown CUI {c}: choose concepts that cui_mapping.csv names.")
+        if unnamed == "drop" and c not in names:
+            raise ConfigError(f"unknown CUI {c}: choose concepts that cui_mapping.csv names.")
+
     def why(cuis):
         counted = [c for c in cuis if c in names or unnamed == "keep"]
-        if not counted: return "no named CUI"
-        if bad := next((c for c in cuis if c in barred), None): return f"CUI excluded: {bad} {names.get(bad, '')}".rstrip()
-        if rule == "any": return "" if chosen.intersection(counted) else "no CUI selected"
+        if not counted:
+            return "no named CUI"
+        if bad := next((c for c in cuis if c in barred), None):
+            return f"CUI excluded: {bad} {names.get(bad, '')}".rstrip()
+        if rule == "any":
+            return "" if chosen.intersection(counted) else "no CUI selected"
         return next((f"CUI not selected: {c} {names.get(c, '')}".rstrip() for c in counted if c not in chosen), "")
+
     return drop_rows(table, pd.Series([why(c) for c in table.cuis], table.index, dtype=str))
 
+
 def drop_rows(
-    table: pd.DataFrame, # one row an image; `keep` and `reason` are used where it has them
-    why: pd.Series,      # a reason for each row, '' to leave it as it is
-) -> pd.DataFrame: # a copy with `keep` and `reason` updated; what was dropped before stays as it was
+    table: pd.DataFrame,  # one row an image; `keep` and `reason` are used where it has them
+    why: pd.Series,  # a reason for each row, '' to leave it as it is
+) -> pd.DataFrame:  # a copy with `keep` and `reason` updated; what was dropped before stays as it was
     "Mark the rows that have a reason as dropped."
     keep = table.keep if "keep" in table else pd.Series(True, table.index, dtype=bool)
     reason = table.reason if "reason" in table else pd.Series("", table.index, dtype=str)
@@ -92,81 +113,128 @@ def drop_rows(
 
 # %% ../nbs/03_cuis.ipynb #03-cuis-016
 def reason_kind(
-    reason: pd.Series, # reasons, '' for a kept row
-) -> pd.Series: # what stands before the colon
+    reason: pd.Series,  # reasons, '' for a kept row
+) -> pd.Series:  # what stands before the colon
     "The kinds of reasons."
     return reason.str.split(":").str[0]
 
+
 def require_rows(
-    table: pd.DataFrame, # with `keep` and `split`
-    split: str = "train",# where at least one kept row is needed
-    after: str = "the selection of concepts", # which stage is to be named in the message
+    table: pd.DataFrame,  # with `keep` and `split`
+    split: str = "train",  # where at least one kept row is needed
+    after: str = "the selection of concepts",  # which stage is to be named in the message
 ):
     "Raise `ConfigError` where nothing is left to train on."
     rows = table[table.split == split]
-    if rows.keep.any(): return
+    if rows.keep.any():
+        return
     most = reason_kind(rows.reason).value_counts()
     detail = f"; most were dropped for '{most.index[0]}'" if len(most) else ""
-    raise ConfigError(f"no {'training' if split == 'train' else split} image is left after {after}: 0 of {len(rows):,}{detail}; choose a larger k or wider bounds.")
+    raise ConfigError(
+        f"no {'training' if split == 'train' else split} image is left after {after}: 0 of {len(rows):,}{detail}; choose a larger k or wider bounds."
+    )
 
 # %% ../nbs/03_cuis.ipynb #03-cuis-026
 def kept_by_k(
-    table: pd.DataFrame,   # one row an image, with `cuis`
+    table: pd.DataFrame,  # one row an image, with `cuis`
     counts: pd.DataFrame,  # of `count_cuis`
-    unnamed: str = "drop", # drop or keep
-) -> np.ndarray: # kept_by_k(...)[k - 1] images are kept with the k most frequent concepts
+    unnamed: str = "drop",  # drop or keep
+) -> np.ndarray:  # kept_by_k(...)[k - 1] images are kept with the k most frequent concepts
     "How many rows the paper's rule keeps, for every k at once."
     cuis = ranking(counts, unnamed).cui
     rank = dict(zip(cuis, range(1, len(cuis) + 1)))
-    beyond = len(cuis) + 1 if unnamed == "keep" else 0 # a concept that train does not have
+    beyond = len(cuis) + 1 if unnamed == "keep" else 0  # a concept that train does not have
     worst = [max((rank.get(c, beyond) for c in set(row)), default=0) for row in table.cuis]
-    return np.bincount(worst, minlength=len(cuis) + 2)[1:len(cuis) + 1].cumsum()
+    return np.bincount(worst, minlength=len(cuis) + 2)[1 : len(cuis) + 1].cumsum()
+
 
 def plot_choice(
-    counts: pd.DataFrame, # of `count_cuis`
-    selected,             # of `choose_cuis`
+    counts: pd.DataFrame,  # of `count_cuis`
+    selected,  # of `choose_cuis`
     table: pd.DataFrame,  # training rows of `select_rows`
-    top: int = 50,        # concepts on the left chart
-    unnamed: str = "drop",# drop or keep
+    top: int = 50,  # concepts on the left chart
+    unnamed: str = "drop",  # drop or keep
 ) -> plt.Figure:
     "The frequencies of the first concepts, those chosen in blue and the knee marked; and what the paper's rule keeps at each k beside what was kept."
-    n, at, curve, chosen = ranking(counts, unnamed), knee(counts, top, unnamed), kept_by_k(table, counts, unnamed)/max(len(table), 1), set(selected)
+    n, at, curve, chosen = (
+        ranking(counts, unnamed),
+        knee(counts, top, unnamed),
+        kept_by_k(table, counts, unnamed) / max(len(table), 1),
+        set(selected),
+    )
     head = n.head(top)
     fig, axs = plt.subplots(1, 2, figsize=(8.6, 3.3), width_ratios=(1.5, 1), layout="constrained")
     axs[0].bar(np.arange(1, len(head) + 1), head["count"], color=np.where(head.cui.isin(chosen), "#4C72B0", "#CCCCCC"))
-    if len(head) > 1: axs[0].plot([1, len(head)], [head["count"].iloc[0], head["count"].iloc[-1]], color="#C44E52", lw=0.8)
+    if len(head) > 1:
+        axs[0].plot([1, len(head)], [head["count"].iloc[0], head["count"].iloc[-1]], color="#C44E52", lw=0.8)
     for i in np.flatnonzero(head.cui.isin(chosen))[:14]:
-        axs[0].annotate((head.name[i] or head.cui[i])[:26], (i + 1, head["count"][i]), xytext=(0, 3), textcoords="offset points", fontsize=6, rotation=55, rotation_mode="anchor")
-    axs[0].set(xlabel="rank of the concept", ylabel="images in train", ylim=(0, head["count"].max()*1.35 if len(head) else 1))
+        axs[0].annotate(
+            (head.name[i] or head.cui[i])[:26],
+            (i + 1, head["count"][i]),
+            xytext=(0, 3),
+            textcoords="offset points",
+            fontsize=6,
+            rotation=55,
+            rotation_mode="anchor",
+        )
+    axs[0].set(
+        xlabel="rank of the concept", ylabel="images in train", ylim=(0, head["count"].max() * 1.35 if len(head) else 1)
+    )
     axs[0].axvline(at + 0.5, color="#C44E52", lw=0.9, ls=":", label=f"knee: {at} concepts")
     axs[0].plot([], [], "s", color="#4C72B0", label=f"chosen: {len(chosen)} concepts")
     axs[1].semilogx(np.arange(1, len(curve) + 1), curve, color="#999999", label="the paper's rule at each k")
-    if at <= len(curve): axs[1].plot(at, curve[at - 1], "o", color="#C44E52", mfc="none", label=f"at the knee: {curve[at - 1]:.0%}")
-    axs[1].plot(len(chosen), table.keep.mean(), "s", color="#4C72B0", label=f"chosen: {table.keep.sum():,} of {len(table):,}")
+    if at <= len(curve):
+        axs[1].plot(at, curve[at - 1], "o", color="#C44E52", mfc="none", label=f"at the knee: {curve[at - 1]:.0%}")
+    axs[1].plot(
+        len(chosen), table.keep.mean(), "s", color="#4C72B0", label=f"chosen: {table.keep.sum():,} of {len(table):,}"
+    )
     axs[1].set(xlabel="concepts chosen", ylabel="share of images kept", ylim=(0, 1.04))
-    for ax in axs: ax.legend(fontsize=7)
+    for ax in axs:
+        ax.legend(fontsize=7)
     sns.despine(fig)
     return fig
 
 # %% ../nbs/03_cuis.ipynb #03-cuis-030
 def modality_balance(
-    table: pd.DataFrame, # with `cuis`, `keep`
-) -> pd.DataFrame: # one row a modality: images before and kept, the share of each column, the share kept; an image with two modalities counts in both
+    table: pd.DataFrame,  # with `cuis`, `keep`
+) -> pd.DataFrame:  # one row a modality: images before and kept, the share of each column, the share kept; an image with two modalities counts in both
     "The mixture of modalities before and after a selection."
     found = [[CURATED[c] for c in cuis if c in CURATED] for cuis in table.cuis]
-    rows = pd.DataFrame({"modality": [list(dict.fromkeys(v for field, v in f if field == "image_type")) or ["none"] for f in found], "keep": table.keep.to_numpy()}).explode("modality")
-    out = rows.groupby("modality").keep.agg(before="size", kept="sum").astype(int).sort_values("before", ascending=False, kind="stable")
-    return out.assign(share_before=out.before/max(len(table), 1), share_after=out.kept/max(int(table.keep.sum()), 1), share_kept=out.kept/out.before)
+    rows = pd.DataFrame(
+        {
+            "modality": [list(dict.fromkeys(v for field, v in f if field == "image_type")) or ["none"] for f in found],
+            "keep": table.keep.to_numpy(),
+        }
+    ).explode("modality")
+    out = (
+        rows.groupby("modality")
+        .keep.agg(before="size", kept="sum")
+        .astype(int)
+        .sort_values("before", ascending=False, kind="stable")
+    )
+    return out.assign(
+        share_before=out.before / max(len(table), 1),
+        share_after=out.kept / max(int(table.keep.sum()), 1),
+        share_kept=out.kept / out.before,
+    )
+
 
 def plot_balance(
-    balance: pd.DataFrame, # of `modality_balance`
+    balance: pd.DataFrame,  # of `modality_balance`
 ) -> plt.Figure:
     "Share of each modality before and after."
-    fig, ax = plt.subplots(figsize=(6.4, 0.5 + 0.32*len(balance)), layout="constrained")
-    long = balance[["share_before", "share_after"]].set_axis(["before", "after"], axis=1).rename_axis("modality").reset_index().melt("modality", var_name="selection", value_name="share")
+    fig, ax = plt.subplots(figsize=(6.4, 0.5 + 0.32 * len(balance)), layout="constrained")
+    long = (
+        balance[["share_before", "share_after"]]
+        .set_axis(["before", "after"], axis=1)
+        .rename_axis("modality")
+        .reset_index()
+        .melt("modality", var_name="selection", value_name="share")
+    )
     sns.barplot(long, x="share", y="modality", hue="selection", palette=["#BBBBBB", "#4C72B0"], ax=ax)
-    for bars, n in zip(ax.containers, (balance.before, balance.kept)): ax.bar_label(bars, [f"{v:,}" for v in n], fontsize=7, padding=2)
-    ax.set(xlabel="share of the images", ylabel="", xlim=(0, long.share.max()*1.15))
+    for bars, n in zip(ax.containers, (balance.before, balance.kept)):
+        ax.bar_label(bars, [f"{v:,}" for v in n], fontsize=7, padding=2)
+    ax.set(xlabel="share of the images", ylabel="", xlim=(0, long.share.max() * 1.15))
     sns.move_legend(ax, "lower right", title=None)
     sns.despine(fig)
     return fig

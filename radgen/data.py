@@ -24,49 +24,81 @@ from .phantoms import NAMES
 SPLITS = ("train", "valid", "test")
 
 # %% ../nbs/02_data.ipynb #02-data-008
-LAYOUT = ("expected the ROCOv2 layout: cui_mapping.csv, and for train (valid and test are optional) "
-          "train_captions.csv, train_concepts.csv and train_images/")
+LAYOUT = (
+    "expected the ROCOv2 layout: cui_mapping.csv, and for train (valid and test are optional) "
+    "train_captions.csv, train_concepts.csv and train_images/"
+)
 
-def _key(column): return column.strip().lower().replace("_", " ")
+
+def _key(column):
+    return column.strip().lower().replace("_", " ")
+
 
 def read_cells(
-    path: Path,     # a CSV file in UTF-8
-    columns: tuple, # the columns that it must have, spelt in any case
-    optional: tuple = (), # columns that it may have
-    missing: str = LAYOUT, # what to say where there is no such file
-) -> pd.DataFrame: # those columns that are there, by the names given, all cells str
+    path: Path,  # a CSV file in UTF-8
+    columns: tuple,  # the columns that it must have, spelt in any case
+    optional: tuple = (),  # columns that it may have
+    missing: str = LAYOUT,  # what to say where there is no such file
+) -> pd.DataFrame:  # those columns that are there, by the names given, all cells str
     "Read a CSV file without interpreting a cell; raises `DataError` where that is impossible."
     where = f"{path.name} in {path.parent}"
-    if not path.is_file(): raise DataError(f"no file {where}: {missing}.")
-    with open(path, encoding="utf-8-sig", errors="replace") as f: sep = max(",;\t", key=f.readline().count) # spreadsheets of half the world write semicolons
-    try: df = pd.read_csv(path, sep=sep, dtype=str, na_filter=False, encoding="utf-8-sig")
-    except pd.errors.EmptyDataError: raise DataError(f"{where} is empty: it needs the header {','.join(columns)} and a row an item.") from None
+    if not path.is_file():
+        raise DataError(f"no file {where}: {missing}.")
+    with open(path, encoding="utf-8-sig", errors="replace") as f:
+        sep = max(",;\t", key=f.readline().count)  # spreadsheets of half the world write semicolons
+    try:
+        df = pd.read_csv(path, sep=sep, dtype=str, na_filter=False, encoding="utf-8-sig")
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{where} is empty: it needs the header {','.join(columns)} and a row an item.") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as e:
-        raise DataError(f"{where} is not a readable CSV ({str(e).strip()}): quote cells that hold commas, and save as UTF-8.") from None
-    if not isinstance(df.index, pd.RangeIndex): raise DataError(f"{where} has more cells in a row than in its header: quote cells that hold commas.")
+        raise DataError(
+            f"{where} is not a readable CSV ({str(e).strip()}): quote cells that hold commas, and save as UTF-8."
+        ) from None
+    if not isinstance(df.index, pd.RangeIndex):
+        raise DataError(f"{where} has more cells in a row than in its header: quote cells that hold commas.")
     df.columns = df.columns.map(_key)
-    if twice := [c for c in (*columns, *optional) if (df.columns == _key(c)).sum() > 1]: raise DataError(f"{where} has the column {twice[0]} twice: rename one of them.")
+    if twice := [c for c in (*columns, *optional) if (df.columns == _key(c)).sum() > 1]:
+        raise DataError(f"{where} has the column {twice[0]} twice: rename one of them.")
     lacking = [c for c in columns if _key(c) not in df.columns]
-    if lacking: raise DataError(f"no column {lacking[0]} in {where}: its header must be {','.join(columns)}, and is {','.join(df.columns)[:80]}.")
-    if df.empty: raise DataError(f"{where} has a header and no rows: fill it, or remove the files of this split if it is not the train split.")
+    if lacking:
+        raise DataError(
+            f"no column {lacking[0]} in {where}: its header must be {','.join(columns)}, and is {','.join(df.columns)[:80]}."
+        )
+    if df.empty:
+        raise DataError(
+            f"{where} has a header and no rows: fill it, or remove the files of this split if it is not the train split."
+        )
     return pd.DataFrame({c: df[_key(c)] for c in (*columns, *optional) if _key(c) in df.columns})
 
 # %% ../nbs/02_data.ipynb #02-data-011
 @dataclass
 class RawData:
     "What a reader found: the rows it can use, the rows it cannot, and the names of concepts."
-    table: pd.DataFrame   # id, caption, cuis (list of str), image (file, or FILE#NUMBER), split
-    rejects: pd.DataFrame # id, split, reason
-    names: dict[str, str] # CUI -> canonical name
 
-_ID = r"(?!.*\.\.)[A-Za-z0-9._-]+" # what can be a file name and leads nowhere else
+    table: pd.DataFrame  # id, caption, cuis (list of str), image (file, or FILE#NUMBER), split
+    rejects: pd.DataFrame  # id, split, reason
+    names: dict[str, str]  # CUI -> canonical name
+
+
+_ID = r"(?!.*\.\.)[A-Za-z0-9._-]+"  # what can be a file name and leads nowhere else
 CUI = re.compile(r"C\d{7}", re.ASCII)
-_SPLIT = dict(train="train", training="train", valid="valid", validation="valid", val="valid", dev="valid", test="test", testing="test")
+_SPLIT = dict(
+    train="train",
+    training="train",
+    valid="valid",
+    validation="valid",
+    val="valid",
+    dev="valid",
+    test="test",
+    testing="test",
+)
+
 
 def _split_cuis(cells):
     "Lists of CUIs from `;` separated cells, and for each cell its first malformed CUI or ''."
     cuis = [[c for c in map(str.strip, cell.split(";")) if c] for cell in cells]
     return cuis, [next((c for c in row if not CUI.fullmatch(c)), "") for row in cuis]
+
 
 def _without_twins(rows, reason):
     "Of the good rows with one ID the first of the latest split stays; the rest of that ID in a split, good or bad, are duplicates."
@@ -74,119 +106,183 @@ def _without_twins(rows, reason):
     first = good & ~rows[good].duplicated(["split", "id"]).reindex(rows.index, fill_value=True)
     taken = pd.MultiIndex.from_frame(rows.loc[first, ["split", "id"]])
     twin = ~first & pd.MultiIndex.from_frame(rows[["split", "id"]]).isin(taken)
-    earlier = first & rows.id.where(first).duplicated(keep="last") # rows stand in the order train, valid, test
+    earlier = first & rows.id.where(first).duplicated(keep="last")  # rows stand in the order train, valid, test
     return reason.mask(twin, "duplicate ID").mask(earlier, "duplicate ID: in a later split, too")
 
+
 def screen_rows(
-    rows: pd.DataFrame, # id, caption, cell (CUIs, `;` between them), image ('' where there is none), split; and `fault` ('' or a reason) where a reader has found one itself
-    names: dict[str, str], # CUI -> canonical name
-    images: bool = True,   # whether rows need an image
-    captions: bool = True, # whether rows need a caption
+    rows: pd.DataFrame,  # id, caption, cell (CUIs, `;` between them), image ('' where there is none), split; and `fault` ('' or a reason) where a reader has found one itself
+    names: dict[str, str],  # CUI -> canonical name
+    images: bool = True,  # whether rows need an image
+    captions: bool = True,  # whether rows need a caption
 ) -> RawData:
     "Divide the rows of any source into those that can be used and those that cannot."
     split = rows.split.str.lower().map(_SPLIT)
-    rows = rows.assign(asked=rows.split, split=split.fillna(rows.split)).iloc[split.map({s: i for i, s in enumerate(SPLITS)}).argsort(kind="stable")].reset_index(drop=True)
+    rows = (
+        rows.assign(asked=rows.split, split=split.fillna(rows.split))
+        .iloc[split.map({s: i for i, s in enumerate(SPLITS)}).argsort(kind="stable")]
+        .reset_index(drop=True)
+    )
     cuis, malformed = _split_cuis(rows.cell)
     malformed = pd.Series(malformed, rows.index, dtype=str)
     legal = rows.id.map(lambda i: bool(re.fullmatch(_ID, i))).astype(bool)
     fault = rows.fault if "fault" in rows else pd.Series("", rows.index)
-    reasons = [(~rows.split.isin(SPLITS), "unknown split: " + rows.asked.str[:20]), (~legal, "illegal ID"), (fault.str.startswith("no "), fault), ((rows.caption.str.strip() == "") & captions, "empty caption"),
-               (malformed != "", "malformed CUI: " + malformed.str[:20]), (~pd.Series(map(bool, cuis), rows.index), "no CUIs"), (fault != "", fault), ((rows.image == "") & images, "image missing")]
+    reasons = [
+        (~rows.split.isin(SPLITS), "unknown split: " + rows.asked.str[:20]),
+        (~legal, "illegal ID"),
+        (fault.str.startswith("no "), fault),
+        ((rows.caption.str.strip() == "") & captions, "empty caption"),
+        (malformed != "", "malformed CUI: " + malformed.str[:20]),
+        (~pd.Series(map(bool, cuis), rows.index), "no CUIs"),
+        (fault != "", fault),
+        ((rows.image == "") & images, "image missing"),
+    ]
     reason = pd.Series("", rows.index)
-    for bad, why in reversed(reasons): reason = reason.mask(bad, why)
+    for bad, why in reversed(reasons):
+        reason = reason.mask(bad, why)
     if images:
         check = reason == ""
-        with ThreadPoolExecutor() as pool: reason[check] = list(pool.map(image_fault, rows.image[check]))
+        with ThreadPoolExecutor() as pool:
+            reason[check] = list(pool.map(image_fault, rows.image[check]))
     reason = _without_twins(rows, reason)
     good = reason == ""
-    table = pd.DataFrame({"id": rows.id, "caption": rows.caption, "cuis": cuis, "image": rows.image, "split": rows.split})
-    return RawData(table[good].reset_index(drop=True), table.loc[~good, ["id", "split"]].assign(reason=reason[~good]).reset_index(drop=True), names)
+    table = pd.DataFrame(
+        {"id": rows.id, "caption": rows.caption, "cuis": cuis, "image": rows.image, "split": rows.split}
+    )
+    return RawData(
+        table[good].reset_index(drop=True),
+        table.loc[~good, ["id", "split"]].assign(reason=reason[~good]).reset_index(drop=True),
+        names,
+    )
 
 # %% ../nbs/02_data.ipynb #02-data-013
 def _joined(folder, split, captions):
     "The lines of a split's two CSV files, joined: id, caption, cell, and '' or what is lacking."
-    con = read_cells(folder/f"{split}_concepts.csv", ("ID", "CUIs")).set_axis(["id", "cell"], axis=1)
-    if not captions: return con.assign(caption="", fault="")
-    cap = read_cells(folder/f"{split}_captions.csv", ("ID", "Caption")).set_axis(["id", "caption"], axis=1)
+    con = read_cells(folder / f"{split}_concepts.csv", ("ID", "CUIs")).set_axis(["id", "cell"], axis=1)
+    if not captions:
+        return con.assign(caption="", fault="")
+    cap = read_cells(folder / f"{split}_captions.csv", ("ID", "Caption")).set_axis(["id", "caption"], axis=1)
     con["n"], cap["n"], cap["line"] = con.groupby("id").cumcount(), cap.groupby("id").cumcount(), np.arange(len(cap))
-    rows = cap.merge(con, on=["id", "n"], how="outer", indicator="found").sort_values("line", kind="stable", ignore_index=True)
+    rows = cap.merge(con, on=["id", "n"], how="outer", indicator="found").sort_values(
+        "line", kind="stable", ignore_index=True
+    )
     fault = rows.found.astype(str).map(dict(both="", left_only="no concepts row", right_only="no caption"))
     return rows.fillna({"caption": "", "cell": ""}).drop(columns=["line", "n", "found"]).assign(fault=fault)
 
-_RANK = {".jpg": 0, ".jpeg": 1, ".png": 2, ".dcm": 3} # where an ID has several files, the lowest wins
+
+_RANK = {".jpg": 0, ".jpeg": 1, ".png": 2, ".dcm": 3}  # where an ID has several files, the lowest wins
+
 
 def _leaves(path, *roots):
     "Whether a path leads out of all the folders, which are given as real paths."
     real = os.path.realpath(path)
     return not any(os.path.commonpath([real, r]) == r for r in roots)
 
+
 def _list_images(folder):
     "Map the IDs in an image folder to the paths of their files, and those whose link leads elsewhere to ''."
-    if not folder.is_dir(): raise DataError(f"no folder {folder.name} in {folder.parent}: {LAYOUT}.")
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder.name} in {folder.parent}: {LAYOUT}.")
     roots = [os.path.realpath(folder), os.path.realpath(folder.parent)]
     with os.scandir(folder) as entries:
-        files = [(*os.path.splitext(e.name), "" if e.is_symlink() and _leaves(e.path, *roots) else e.path) for e in entries]
-    files = sorted(((_RANK[ext.lower()], stem, path) for stem, ext, path in files if ext.lower() in _RANK), reverse=True)
+        files = [
+            (*os.path.splitext(e.name), "" if e.is_symlink() and _leaves(e.path, *roots) else e.path) for e in entries
+        ]
+    files = sorted(
+        ((_RANK[ext.lower()], stem, path) for stem, ext, path in files if ext.lower() in _RANK), reverse=True
+    )
     return {stem: path for _, stem, path in files}
 
 # %% ../nbs/02_data.ipynb #02-data-014
 def read_names(
-    path: str|Path|None,   # a CSV file with the header CUI,Canonical name; None for the concepts of the phantoms
-) -> dict[str, str]: # CUI -> canonical name
+    path: str | Path | None,  # a CSV file with the header CUI,Canonical name; None for the concepts of the phantoms
+) -> dict[str, str]:  # CUI -> canonical name
     "The names of concepts."
     if path is None:
-        print(f"No names of concepts came with the data: the {len(NAMES)} that radgen knows are used. Give --names a file with the header CUI,Canonical name for more.", file=sys.stderr)
+        print(
+            f"No names of concepts came with the data: the {len(NAMES)} that radgen knows are used. Give --names a file with the header CUI,Canonical name for more.",
+            file=sys.stderr,
+        )
         return dict(NAMES)
-    cells = read_cells(Path(path), ("CUI", "Canonical name"), missing=f"{LAYOUT}; or give --names" if Path(path).name == "cui_mapping.csv" else "--names needs a CSV with the header CUI,Canonical name")
+    cells = read_cells(
+        Path(path),
+        ("CUI", "Canonical name"),
+        missing=f"{LAYOUT}; or give --names"
+        if Path(path).name == "cui_mapping.csv"
+        else "--names needs a CSV with the header CUI,Canonical name",
+    )
     return {c.strip(): n.strip() for c, n in cells.itertuples(index=False) if n.strip()}
 
+
 def read_rocov2(
-    folder: str|Path,      # a folder in ROCOv2 layout
-    images: bool = True,   # look for the image files; False reads the text alone and leaves `image` empty
-    captions: bool = True, # read the captions; False takes the rows from the concepts and leaves `caption` empty
-    names: str|Path|None = None, # CSV file of names, in place of cui_mapping.csv
+    folder: str | Path,  # a folder in ROCOv2 layout
+    images: bool = True,  # look for the image files; False reads the text alone and leaves `image` empty
+    captions: bool = True,  # read the captions; False takes the rows from the concepts and leaves `caption` empty
+    names: str | Path | None = None,  # CSV file of names, in place of cui_mapping.csv
 ) -> RawData:
     "Read a folder in ROCOv2 layout; raises `DataError` where the folder as a whole cannot be used."
     folder = Path(folder)
-    if not folder.is_dir(): raise DataError(f"no folder {folder}: {LAYOUT}.")
-    known = read_names(names or folder/"cui_mapping.csv")
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder}: {LAYOUT}.")
+    known = read_names(names or folder / "cui_mapping.csv")
     splits = []
     for s in SPLITS:
-        if s != "train" and not any((folder/f"{s}_{f}").exists() for f in ("captions.csv", "concepts.csv", "images")): continue
+        if s != "train" and not any((folder / f"{s}_{f}").exists() for f in ("captions.csv", "concepts.csv", "images")):
+            continue
         rows = _joined(folder, s, captions)
-        found = _list_images(folder/f"{s}_images") if images else {}
+        found = _list_images(folder / f"{s}_images") if images else {}
         linked = pd.Series([found.get(i) == "" for i in rows.id], rows.index)
-        splits.append(rows.assign(image=[found.get(i, "") for i in rows.id], split=s, fault=rows.fault.mask((rows.fault == "") & linked, "image outside the folder: its link leads elsewhere")))
+        splits.append(
+            rows.assign(
+                image=[found.get(i, "") for i in rows.id],
+                split=s,
+                fault=rows.fault.mask(
+                    (rows.fault == "") & linked, "image outside the folder: its link leads elsewhere"
+                ),
+            )
+        )
     return screen_rows(pd.concat(splits), known, images, captions)
 
 # %% ../nbs/02_data.ipynb #02-data-021
 def names_file(
-    source: str|Path,            # of the data
-    names: str|Path|None = None, # the file that was asked for
-) -> Path|None: # the file of names: that one, or the one beside the data, or None
+    source: str | Path,  # of the data
+    names: str | Path | None = None,  # the file that was asked for
+) -> Path | None:  # the file of names: that one, or the one beside the data, or None
     "Where the names of concepts come from."
     folder = Path(source) if Path(source).is_dir() else Path(source).parent
-    return Path(names) if names else next((p for p in (folder/"cui_mapping.csv", folder.parent/"cui_mapping.csv") if p.is_file()), None)
+    return (
+        Path(names)
+        if names
+        else next((p for p in (folder / "cui_mapping.csv", folder.parent / "cui_mapping.csv") if p.is_file()), None)
+    )
+
 
 def parquet_files(
-    source: str|Path, # a Parquet file, or a folder with such files at any depth
-) -> list[Path]: # in order; hidden folders and the tables of prepared folders are left out
+    source: str | Path,  # a Parquet file, or a folder with such files at any depth
+) -> list[Path]:  # in order; hidden folders and the tables of prepared folders are left out
     "The Parquet files of a source."
     source = Path(source)
-    if source.is_file(): return [source]
-    files = [f for f in sorted(source.rglob("*.parquet")) if not any(p.startswith(".") for p in f.relative_to(source).parts)]
-    return [f for f in files if not (f.name == "table.parquet" and (f.parent/"manifest.json").exists())]
+    if source.is_file():
+        return [source]
+    files = [
+        f for f in sorted(source.rglob("*.parquet")) if not any(p.startswith(".") for p in f.relative_to(source).parts)
+    ]
+    return [f for f in files if not (f.name == "table.parquet" and (f.parent / "manifest.json").exists())]
+
 
 def _split_of(f):
     "The split that the name of a Parquet file, or of its folder, says."
     pattern = r"(?i)(?<![a-z])(train(?:ing)?|valid(?:ation)?|val|dev|test(?:ing)?)(?![a-z])"
     named = re.search(pattern, f.name) or re.search(pattern, f.parent.name)
-    if not named: print(f"{f.name} does not say which split it is: its rows are taken for training.", file=sys.stderr)
+    if not named:
+        print(f"{f.name} does not say which split it is: its rows are taken for training.", file=sys.stderr)
     return named[1] if named else "train"
 
+
 def read_parquet(
-    source: str|Path,    # a Parquet file, or a folder with such files at any depth; columns image, image_id, caption, cui
-    names: str|Path|None = None, # CSV file of names, by default cui_mapping.csv beside the data
+    source: str
+    | Path,  # a Parquet file, or a folder with such files at any depth; columns image, image_id, caption, cui
+    names: str | Path | None = None,  # CSV file of names, by default cui_mapping.csv beside the data
 ) -> RawData:
     "Read the layout of the Hugging Face copy; raises `DataError` where a file lacks a column."
     rows = []
@@ -194,87 +290,158 @@ def read_parquet(
         try:
             t = pq.ParquetFile(f)
             lacking = [c for c in ("image_id", "caption", "cui", "image") if c not in t.schema_arrow.names]
-            if lacking: raise DataError(f"no column {lacking[0]} in {f.name} in {f.parent}: its columns must be image, image_id, caption and cui.")
-            cells = t.read([c for c in ("image_id", "caption", "cui", "split") if c in t.schema_arrow.names]).to_pydict()
-        except (OSError, ValueError) as e: raise DataError(f"{f.name} in {f.parent} is not a readable Parquet file ({first_line(e, 80)}): fetch it again.") from None
+            if lacking:
+                raise DataError(
+                    f"no column {lacking[0]} in {f.name} in {f.parent}: its columns must be image, image_id, caption and cui."
+                )
+            cells = t.read(
+                [c for c in ("image_id", "caption", "cui", "split") if c in t.schema_arrow.names]
+            ).to_pydict()
+        except (OSError, ValueError) as e:
+            raise DataError(
+                f"{f.name} in {f.parent} is not a readable Parquet file ({first_line(e, 80)}): fetch it again."
+            ) from None
         text = lambda column: ["" if v is None else str(v) for v in cells[column]]
-        rows.append(pd.DataFrame({"id": text("image_id"), "caption": text("caption"), "cell": ["" if c is None else c if isinstance(c, str) else ";".join(map(str, c)) for c in cells["cui"]],
-                                  "image": [f"{f}#{i}" for i in range(len(cells["cui"]))], "split": text("split") if "split" in cells else _split_of(f)}, dtype=str))
-    if not sum(map(len, rows)): raise DataError(f"there is no Parquet file with rows in {source}.")
+        rows.append(
+            pd.DataFrame(
+                {
+                    "id": text("image_id"),
+                    "caption": text("caption"),
+                    "cell": [
+                        "" if c is None else c if isinstance(c, str) else ";".join(map(str, c)) for c in cells["cui"]
+                    ],
+                    "image": [f"{f}#{i}" for i in range(len(cells["cui"]))],
+                    "split": text("split") if "split" in cells else _split_of(f),
+                },
+                dtype=str,
+            )
+        )
+    if not sum(map(len, rows)):
+        raise DataError(f"there is no Parquet file with rows in {source}.")
     return screen_rows(pd.concat(rows), read_names(names_file(source, names)))
 
 # %% ../nbs/02_data.ipynb #02-data-025
 _MAGIC = {b"\xff\xd8": ".jpg", b"\x89P": ".png"}
 
+
 def fetch_hub(
-    name: str,                # of a data set on the hub, or NAME@REVISION; or the path of a local copy
+    name: str,  # of a data set on the hub, or NAME@REVISION; or the path of a local copy
     streaming: bool = False,  # read rows over the network, without the library's own copy beside ours
-    limit: int|None = None,   # rows of each split, None for all
-) -> Path: # a folder in ROCOv2 layout, in the cache
+    limit: int | None = None,  # rows of each split, None for all
+) -> Path:  # a folder in ROCOv2 layout, in the cache
     "Fetch a data set with the columns image, image_id, caption, cui once; raises `DataError` where it cannot be had."
-    home = cache_dir()/"hub"/f"{re.sub(r'[^A-Za-z0-9.@-]+', '-', name).strip('-')[-60:]}-{fingerprint(name, limit)[:8]}"
-    if (home/"source.json").exists(): return home
+    home = (
+        cache_dir()
+        / "hub"
+        / f"{re.sub(r'[^A-Za-z0-9.@-]+', '-', name).strip('-')[-60:]}-{fingerprint(name, limit)[:8]}"
+    )
+    if (home / "source.json").exists():
+        return home
     from datasets import Image as Cell, load_dataset
+
     path, _, revision = name.partition("@")
-    try: splits = load_dataset(path, revision=revision or None, streaming=streaming)
-    except Exception as e: raise _unfetched(name, e) from None # of the network, of the hub, of the library
+    try:
+        splits = load_dataset(path, revision=revision or None, streaming=streaming)
+    except Exception as e:
+        raise _unfetched(name, e) from None  # of the network, of the hub, of the library
     with atomic_dir(home) as d:
         for split, rows in splits.items():
             if split not in _SPLIT:
-                print(f"The split {split!r} of hf:{name} is neither train, validation nor test: it is left out.", file=sys.stderr)
+                print(
+                    f"The split {split!r} of hf:{name} is neither train, validation nor test: it is left out.",
+                    file=sys.stderr,
+                )
                 continue
             lacking = [c for c in ("image", "image_id", "caption", "cui") if c not in (rows.column_names or ())]
-            if lacking: raise DataError(f"hf:{name} has no column {lacking[0]}: the columns image, image_id, caption and cui are needed.")
-            try: _write_split(itertools.islice(rows.cast_column("image", Cell(decode=False)), limit), d, _SPLIT[split])
-            except Exception as e: raise _unfetched(name, e) from None
-        pd.Series(read_names(None), name="Canonical name").rename_axis("CUI").to_csv(d/"cui_mapping.csv")
-        write_json(d/"source.json", dict(hub=name, limit=limit))
+            if lacking:
+                raise DataError(
+                    f"hf:{name} has no column {lacking[0]}: the columns image, image_id, caption and cui are needed."
+                )
+            try:
+                _write_split(itertools.islice(rows.cast_column("image", Cell(decode=False)), limit), d, _SPLIT[split])
+            except Exception as e:
+                raise _unfetched(name, e) from None
+        pd.Series(read_names(None), name="Canonical name").rename_axis("CUI").to_csv(d / "cui_mapping.csv")
+        write_json(d / "source.json", dict(hub=name, limit=limit))
     return home
 
+
 def _unfetched(name, e):
-    return DataError(f"hf:{name} cannot be fetched ({type(e).__name__}: {first_line(e, 120)}): check the name and the network, or give --data-path a folder of its Parquet files.")
+    return DataError(
+        f"hf:{name} cannot be fetched ({type(e).__name__}: {first_line(e, 120)}): check the name and the network, or give --data-path a folder of its Parquet files."
+    )
+
 
 def _write_split(rows, folder, split):
     "Append rows of the hub to a split of a folder in ROCOv2 layout; of rows with one ID the picture of the first is kept, as its caption will be."
-    (folder/f"{split}_images").mkdir(exist_ok=True)
-    seen = {p.stem for p in (folder/f"{split}_images").iterdir()}
-    with open(folder/f"{split}_captions.csv", "a", newline="", encoding="utf-8") as f, open(folder/f"{split}_concepts.csv", "a", newline="", encoding="utf-8") as g:
+    (folder / f"{split}_images").mkdir(exist_ok=True)
+    seen = {p.stem for p in (folder / f"{split}_images").iterdir()}
+    with (
+        open(folder / f"{split}_captions.csv", "a", newline="", encoding="utf-8") as f,
+        open(folder / f"{split}_concepts.csv", "a", newline="", encoding="utf-8") as g,
+    ):
         captions, concepts = csv.writer(f), csv.writer(g)
-        if f.tell() == 0: captions.writerow(["ID", "Caption"]); concepts.writerow(["ID", "CUIs"])
+        if f.tell() == 0:
+            captions.writerow(["ID", "Caption"])
+            concepts.writerow(["ID", "CUIs"])
         for r in tqdm(rows, desc=f"fetching {split}", unit="image", mininterval=1):
             i, b = "" if r["image_id"] is None else str(r["image_id"]), (r["image"] or {}).get("bytes")
             captions.writerow([i, r["caption"] or ""])
             concepts.writerow([i, r["cui"] if isinstance(r["cui"], str) else ";".join(r["cui"] or [])])
-            if i in seen: continue
+            if i in seen:
+                continue
             seen.add(i)
-            if b and re.fullmatch(_ID, i): (folder/f"{split}_images"/f"{i}{_MAGIC.get(b[:2], '.png')}").write_bytes(b)
+            if b and re.fullmatch(_ID, i):
+                (folder / f"{split}_images" / f"{i}{_MAGIC.get(b[:2], '.png')}").write_bytes(b)
 
 # %% ../nbs/02_data.ipynb #02-data-027
 def dealt(
-    images: pd.Series, # file names, with #NUMBER for a frame of one
-) -> pd.Series: # train, valid or test
+    images: pd.Series,  # file names, with #NUMBER for a frame of one
+) -> pd.Series:  # train, valid or test
     "Splits for rows that came without: a tenth each for valid and test, all frames of a file together, and the same whatever other rows there are."
-    share = images.map(lambda name: int(fingerprint(member(name.strip())[0]), 16)/16**16)
+    share = images.map(lambda name: int(fingerprint(member(name.strip())[0]), 16) / 16**16)
     return share.map(lambda u: "test" if u < 0.1 else "valid" if u < 0.2 else "train")
 
+
 def read_csv(
-    path: str|Path, # columns image, caption, cuis (`;` between them); optional id, split
-    names: str|Path|None = None,      # CSV file of names, by default cui_mapping.csv beside it
-    image_root: str|Path|None = None, # folder of the images, by default that of the CSV
+    path: str | Path,  # columns image, caption, cuis (`;` between them); optional id, split
+    names: str | Path | None = None,  # CSV file of names, by default cui_mapping.csv beside it
+    image_root: str | Path | None = None,  # folder of the images, by default that of the CSV
 ) -> RawData:
     "Read one's own table of image files; raises `DataError` where it cannot be used."
     path = Path(path)
     root = Path(image_root) if image_root else path.parent
-    if not root.is_dir(): raise DataError(f"no folder {root}: --image-root is the folder of the images.")
-    cells = read_cells(path, ("image", "caption", "cuis"), ("id", "split"), "--data-path is a CSV with the columns image,caption,cuis")
+    if not root.is_dir():
+        raise DataError(f"no folder {root}: --image-root is the folder of the images.")
+    cells = read_cells(
+        path, ("image", "caption", "cuis"), ("id", "split"), "--data-path is a CSV with the columns image,caption,cuis"
+    )
     files, real = [os.path.join(root, c.strip()) for c in cells.image], os.path.realpath(root)
-    outside = pd.Series([bool(c.strip()) and ("\0" in f or _leaves(member(f)[0], real)) for c, f in zip(cells.image, files)], cells.index, dtype=bool)
+    outside = pd.Series(
+        [bool(c.strip()) and ("\0" in f or _leaves(member(f)[0], real)) for c, f in zip(cells.image, files)],
+        cells.index,
+        dtype=bool,
+    )
     if "split" not in cells:
         cells["split"] = dealt(cells.image)
-        print(f"{path.name} has no column split: {', '.join(f'{(cells.split == s).sum()} rows go to {s}' for s in SPLITS)}, by a hash of the image's name. Give the column to keep the images of a patient together.", file=sys.stderr)
-    return screen_rows(pd.DataFrame({"id": cells.id if "id" in cells else _ids(cells.image.str.strip()), "caption": cells.caption, "cell": cells.cuis,
-                               "image": ["" if not c.strip() or o else f for c, f, o in zip(cells.image, files, outside)], "split": cells.split,
-                               "fault": outside.map({True: "image outside the folder", False: ""})}), read_names(names_file(path, names)))
+        print(
+            f"{path.name} has no column split: {', '.join(f'{(cells.split == s).sum()} rows go to {s}' for s in SPLITS)}, by a hash of the image's name. Give the column to keep the images of a patient together.",
+            file=sys.stderr,
+        )
+    return screen_rows(
+        pd.DataFrame(
+            {
+                "id": cells.id if "id" in cells else _ids(cells.image.str.strip()),
+                "caption": cells.caption,
+                "cell": cells.cuis,
+                "image": ["" if not c.strip() or o else f for c, f, o in zip(cells.image, files, outside)],
+                "split": cells.split,
+                "fault": outside.map({True: "image outside the folder", False: ""}),
+            }
+        ),
+        read_names(names_file(path, names)),
+    )
+
 
 def _ids(files):
     "IDs from the names of files, with `_` for what an ID must not have, and a mark where that makes two of them alike."
@@ -284,24 +451,30 @@ def _ids(files):
 
 # %% ../nbs/02_data.ipynb #02-data-030
 def local_source(
-    source: str|Path, # a folder, a file, or hf:NAME
+    source: str | Path,  # a folder, a file, or hf:NAME
     streaming: bool = False,  # for hf:NAME, as for `fetch_hub`
-    limit: int|None = None,   # for hf:NAME
+    limit: int | None = None,  # for hf:NAME
 ) -> Path:
     "Where a source lies on the disk, the hub's data fetched; raises `DataError` where it does not exist."
     path = fetch_hub(str(source)[3:], streaming, limit) if str(source).startswith("hf:") else Path(source)
-    if not path.exists(): raise DataError(f"there is no folder or file {path}: give --data-path a ROCOv2 folder, Parquet files, a CSV, or hf:NAME.")
+    if not path.exists():
+        raise DataError(
+            f"there is no folder or file {path}: give --data-path a ROCOv2 folder, Parquet files, a CSV, or hf:NAME."
+        )
     return path
 
+
 def read_data(
-    source: str|Path, # ROCOv2 folder, Parquet file or folder, CSV file, or hf:NAME
-    names: str|Path|None = None,      # CSV file with the header CUI,Canonical name
-    image_root: str|Path|None = None, # for a CSV: folder of the images
-    streaming: bool = False,          # for hf:NAME: read rows over the network, without the library's own copy beside ours
-    limit: int|None = None,           # for hf:NAME: rows of each split
+    source: str | Path,  # ROCOv2 folder, Parquet file or folder, CSV file, or hf:NAME
+    names: str | Path | None = None,  # CSV file with the header CUI,Canonical name
+    image_root: str | Path | None = None,  # for a CSV: folder of the images
+    streaming: bool = False,  # for hf:NAME: read rows over the network, without the library's own copy beside ours
+    limit: int | None = None,  # for hf:NAME: rows of each split
 ) -> RawData:
     "Read any source into the table; raises `DataError` where there is nothing to read."
     path = local_source(source, streaming, limit)
-    if path.suffix.lower() == ".csv": return read_csv(path, names, image_root)
-    if path.is_file() or (path.is_dir() and not (path/"train_captions.csv").exists() and parquet_files(path)): return read_parquet(path, names)
+    if path.suffix.lower() == ".csv":
+        return read_csv(path, names, image_root)
+    if path.is_file() or (path.is_dir() and not (path / "train_captions.csv").exists() and parquet_files(path)):
+        return read_parquet(path, names)
     return read_rocov2(path, names=names)

@@ -18,171 +18,223 @@ from .core import ConfigError
 from .encoders import TextEmbedding
 
 # %% ../nbs/09_diffusion.ipynb #09-diffusion-006
-PREDICTIONS = ("epsilon", "v_prediction", "sample") # noise, velocity, clean image
-BETAS = {"linear": "linear", "cosine": "squaredcos_cap_v2"} # our name -> diffusers' name
+PREDICTIONS = ("epsilon", "v_prediction", "sample")  # noise, velocity, clean image
+BETAS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}  # our name -> diffusers' name
+
 
 def make_schedule(
-    prediction: str = "epsilon", # what the network predicts, one of `PREDICTIONS`
-    betas: str = "linear",       # 'linear' (1e-4 to 0.02, paper) or 'cosine'
-    zero_snr: bool = False,      # zero signal at the last step; not with 'epsilon'
-    shift: float = 1.0,          # SNR is divided by its square, see `resolution_shift`
-    T: int = 1000,               # steps (paper: 1000)
+    prediction: str = "epsilon",  # what the network predicts, one of `PREDICTIONS`
+    betas: str = "linear",  # 'linear' (1e-4 to 0.02, paper) or 'cosine'
+    zero_snr: bool = False,  # zero signal at the last step; not with 'epsilon'
+    shift: float = 1.0,  # SNR is divided by its square, see `resolution_shift`
+    T: int = 1000,  # steps (paper: 1000)
 ) -> DDPMScheduler:
     "The noise schedule. Source: paper, diffusion; Nichol and Dhariwal 2021, equation 17; Lin et al. 2024, algorithm 1; Hoogeboom et al. 2023, section 3.1."
-    if prediction not in PREDICTIONS: raise ConfigError(f"cannot predict {prediction!r}: choose {', '.join(PREDICTIONS[:-1])} or {PREDICTIONS[-1]}.")
-    if betas not in BETAS: raise ConfigError(f"no schedule is called {betas!r}: choose {' or '.join(BETAS)}.")
-    if zero_snr and prediction == "epsilon": raise ConfigError("noise prediction ('epsilon') with zero_snr divides by zero at the last step: predict v_prediction or sample.")
-    if not (shift > 0 and math.isfinite(shift)): raise ConfigError(f"a shift of {shift} is not a positive number: use 1 for 64 pixels, or what resolution_shift gives.")
-    if T < 1 + zero_snr: raise ConfigError(f"{T} steps are too few: use 1000, and never fewer than {1 + zero_snr}.")
-    schedule = DDPMScheduler(num_train_timesteps=T, beta_start=1e-4, beta_end=0.02, beta_schedule=BETAS[betas], prediction_type=prediction, rescale_betas_zero_snr=zero_snr)
-    if shift == 1: return schedule
+    if prediction not in PREDICTIONS:
+        raise ConfigError(f"cannot predict {prediction!r}: choose {', '.join(PREDICTIONS[:-1])} or {PREDICTIONS[-1]}.")
+    if betas not in BETAS:
+        raise ConfigError(f"no schedule is called {betas!r}: choose {' or '.join(BETAS)}.")
+    if zero_snr and prediction == "epsilon":
+        raise ConfigError(
+            "noise prediction ('epsilon') with zero_snr divides by zero at the last step: predict v_prediction or sample."
+        )
+    if not (shift > 0 and math.isfinite(shift)):
+        raise ConfigError(
+            f"a shift of {shift} is not a positive number: use 1 for 64 pixels, or what resolution_shift gives."
+        )
+    if T < 1 + zero_snr:
+        raise ConfigError(f"{T} steps are too few: use 1000, and never fewer than {1 + zero_snr}.")
+    schedule = DDPMScheduler(
+        num_train_timesteps=T,
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule=BETAS[betas],
+        prediction_type=prediction,
+        rescale_betas_zero_snr=zero_snr,
+    )
+    if shift == 1:
+        return schedule
     ab = schedule.alphas_cumprod.double()
-    ab = ab/(ab + shift**2*(1 - ab))
-    return DDPMScheduler.from_config(schedule.config, trained_betas=(1 - ab/torch.cat([ab.new_ones(1), ab[:-1]])).tolist())
+    ab = ab / (ab + shift**2 * (1 - ab))
+    return DDPMScheduler.from_config(
+        schedule.config, trained_betas=(1 - ab / torch.cat([ab.new_ones(1), ab[:-1]])).tolist()
+    )
+
 
 def _coefficients(schedule, t, like):
     "sqrt(alpha_bar) and sqrt(1 - alpha_bar) in 32 bits, whatever the images are, to be multiplied with them."
-    ab = schedule.alphas_cumprod.to(like.device)[t].view(-1, *[1]*(like.ndim - 1))
+    ab = schedule.alphas_cumprod.to(like.device)[t].view(-1, *[1] * (like.ndim - 1))
     return ab.sqrt(), (1 - ab).sqrt()
 
+
 def q_sample(
-    schedule: DDPMScheduler, # gives alpha_bar
-    x0: torch.Tensor,        # (B, C, H, W) clean images, -1..1
-    t: torch.Tensor,         # (B,) steps 0..T-1
-    noise: torch.Tensor,     # (B, C, H, W) standard normal
-) -> torch.Tensor:           # (B, C, H, W) x_t, of x0's type
+    schedule: DDPMScheduler,  # gives alpha_bar
+    x0: torch.Tensor,  # (B, C, H, W) clean images, -1..1
+    t: torch.Tensor,  # (B,) steps 0..T-1
+    noise: torch.Tensor,  # (B, C, H, W) standard normal
+) -> torch.Tensor:  # (B, C, H, W) x_t, of x0's type
     "Noise a batch. Source: Ho et al. 2020, equation 4."
     a, s = _coefficients(schedule, t, x0)
-    return (a*x0 + s*noise).to(x0.dtype)
+    return (a * x0 + s * noise).to(x0.dtype)
 
 # %% ../nbs/09_diffusion.ipynb #09-diffusion-033
 def resolution_shift(
-    image_size: int, # pixels a side
+    image_size: int,  # pixels a side
     base: int = 64,  # the size for which the schedule was made
-) -> float:          # at least 1
+) -> float:  # at least 1
     "The shift that leaves a larger picture as visible as one of `base` pixels. Source: Hoogeboom et al. 2023, section 3.1."
-    return max(1.0, image_size/base)
+    return max(1.0, image_size / base)
 
 # %% ../nbs/09_diffusion.ipynb #09-diffusion-039
 def q_posterior(
-    schedule: DDPMScheduler, # gives alpha_bar
-    x0: torch.Tensor,        # (B, C, H, W) clean images
-    x_t: torch.Tensor,       # (B, C, H, W) noisy images
-    t: torch.Tensor,         # (B,) steps 0..T-1
-) -> tuple[torch.Tensor, torch.Tensor]: # mean (B, C, H, W) and variance (B, 1, 1, 1)
+    schedule: DDPMScheduler,  # gives alpha_bar
+    x0: torch.Tensor,  # (B, C, H, W) clean images
+    x_t: torch.Tensor,  # (B, C, H, W) noisy images
+    t: torch.Tensor,  # (B,) steps 0..T-1
+) -> tuple[torch.Tensor, torch.Tensor]:  # mean (B, C, H, W) and variance (B, 1, 1, 1)
     "Mean and variance of q(x_{t-1} | x_t, x_0). Source: Ho et al. 2020, equations 6 and 7."
-    bars = F.pad(schedule.alphas_cumprod.to(x_t.device), (1, 0), value=1.) # bars[t] is alpha_bar of the step before
-    before, ab = (bars[i].view(-1, *[1]*(x_t.ndim - 1)) for i in (t, t + 1))
-    alpha = ab/before
-    mean = before.sqrt()*(1 - alpha)/(1 - ab)*x0 + alpha.sqrt()*(1 - before)/(1 - ab)*x_t
-    return mean.to(x_t.dtype), (1 - before)/(1 - ab)*(1 - alpha)
+    bars = F.pad(schedule.alphas_cumprod.to(x_t.device), (1, 0), value=1.0)  # bars[t] is alpha_bar of the step before
+    before, ab = (bars[i].view(-1, *[1] * (x_t.ndim - 1)) for i in (t, t + 1))
+    alpha = ab / before
+    mean = before.sqrt() * (1 - alpha) / (1 - ab) * x0 + alpha.sqrt() * (1 - before) / (1 - ab) * x_t
+    return mean.to(x_t.dtype), (1 - before) / (1 - ab) * (1 - alpha)
 
 # %% ../nbs/09_diffusion.ipynb #09-diffusion-012
 def target(
-    schedule: DDPMScheduler, # says what is predicted
-    x0: torch.Tensor,        # (B, C, H, W)
-    t: torch.Tensor,         # (B,)
-    noise: torch.Tensor,     # (B, C, H, W)
-) -> torch.Tensor:           # (B, C, H, W) what the network should say
+    schedule: DDPMScheduler,  # says what is predicted
+    x0: torch.Tensor,  # (B, C, H, W)
+    t: torch.Tensor,  # (B,)
+    noise: torch.Tensor,  # (B, C, H, W)
+) -> torch.Tensor:  # (B, C, H, W) what the network should say
     "Noise, velocity or clean image. Source: paper, diffusion; Salimans and Ho 2022, appendix D."
     kind = schedule.config.prediction_type
-    if kind != "v_prediction": return noise if kind == "epsilon" else x0
+    if kind != "v_prediction":
+        return noise if kind == "epsilon" else x0
     a, s = _coefficients(schedule, t, x0)
-    return (a*noise - s*x0).to(x0.dtype)
+    return (a * noise - s * x0).to(x0.dtype)
+
 
 def predict_x0(
-    schedule: DDPMScheduler, # says what is predicted
-    x_t: torch.Tensor,       # (B, C, H, W)
-    t: torch.Tensor,         # (B,)
-    prediction: torch.Tensor,# (B, C, H, W) the network's answer
-) -> torch.Tensor:           # (B, C, H, W) the clean image it implies
+    schedule: DDPMScheduler,  # says what is predicted
+    x_t: torch.Tensor,  # (B, C, H, W)
+    t: torch.Tensor,  # (B,)
+    prediction: torch.Tensor,  # (B, C, H, W) the network's answer
+) -> torch.Tensor:  # (B, C, H, W) the clean image it implies
     "The picture behind a prediction."
     kind = schedule.config.prediction_type
-    if kind == "sample": return prediction
+    if kind == "sample":
+        return prediction
     a, s = _coefficients(schedule, t, x_t)
-    return ((x_t - s*prediction)/a if kind == "epsilon" else a*x_t - s*prediction).to(x_t.dtype)
+    return ((x_t - s * prediction) / a if kind == "epsilon" else a * x_t - s * prediction).to(x_t.dtype)
+
 
 def predict_noise(
-    schedule: DDPMScheduler, # says what is predicted
-    x_t: torch.Tensor,       # (B, C, H, W)
-    t: torch.Tensor,         # (B,)
-    prediction: torch.Tensor,# (B, C, H, W) the network's answer
-) -> torch.Tensor:           # (B, C, H, W) the noise it implies
+    schedule: DDPMScheduler,  # says what is predicted
+    x_t: torch.Tensor,  # (B, C, H, W)
+    t: torch.Tensor,  # (B,)
+    prediction: torch.Tensor,  # (B, C, H, W) the network's answer
+) -> torch.Tensor:  # (B, C, H, W) the noise it implies
     "The noise behind a prediction."
     kind = schedule.config.prediction_type
-    if kind == "epsilon": return prediction
+    if kind == "epsilon":
+        return prediction
     a, s = _coefficients(schedule, t, x_t)
-    return ((x_t - a*prediction)/s if kind == "sample" else s*x_t + a*prediction).to(x_t.dtype)
+    return ((x_t - a * prediction) / s if kind == "sample" else s * x_t + a * prediction).to(x_t.dtype)
 
 # %% ../nbs/09_diffusion.ipynb #09-diffusion-015
 def snr_weights(
     schedule: DDPMScheduler,  # says what is predicted
-    t: torch.Tensor,          # (B,)
-    gamma: float|None = 5.0,  # clip; None weighs all steps alike (paper)
-) -> torch.Tensor:            # (B,)
+    t: torch.Tensor,  # (B,)
+    gamma: float | None = 5.0,  # clip; None weighs all steps alike (paper)
+) -> torch.Tensor:  # (B,)
     "Loss weights of the steps, 1 where the SNR is 0. Source: Hang et al. 2023, equation 5."
-    if gamma is None: return torch.ones_like(t, dtype=torch.float32)
+    if gamma is None:
+        return torch.ones_like(t, dtype=torch.float32)
     ab = schedule.alphas_cumprod.to(t.device)[t]
-    snr = ab/(1 - ab)
-    return torch.where(snr == 0, 1., snr.clamp(max=gamma)/{"epsilon": snr, "v_prediction": snr + 1, "sample": 1}[schedule.config.prediction_type])
+    snr = ab / (1 - ab)
+    return torch.where(
+        snr == 0,
+        1.0,
+        snr.clamp(max=gamma) / {"epsilon": snr, "v_prediction": snr + 1, "sample": 1}[schedule.config.prediction_type],
+    )
+
 
 def diffusion_loss(
-    model: nn.Module,        # any denoiser: model(x_t, t, text)
-    schedule: DDPMScheduler, # forward process and what is predicted
-    x0: torch.Tensor,        # (B, C, H, W) clean images, -1..1
-    text: TextEmbedding,     # with the null text already in place where text is dropped
-    t: torch.Tensor,         # (B,) steps
-    noise: torch.Tensor,     # (B, C, H, W)
-    gamma: float|None = None,# min-SNR clip; None for the paper's plain mean square
-    reduce: bool = True,     # False for one loss an image
-) -> torch.Tensor:           # scalar, or (B,)
+    model: nn.Module,  # any denoiser: model(x_t, t, text)
+    schedule: DDPMScheduler,  # forward process and what is predicted
+    x0: torch.Tensor,  # (B, C, H, W) clean images, -1..1
+    text: TextEmbedding,  # with the null text already in place where text is dropped
+    t: torch.Tensor,  # (B,) steps
+    noise: torch.Tensor,  # (B, C, H, W)
+    gamma: float | None = None,  # min-SNR clip; None for the paper's plain mean square
+    reduce: bool = True,  # False for one loss an image
+) -> torch.Tensor:  # scalar, or (B,)
     "Weighted mean square error of the prediction. Source: paper, diffusion; Ho et al. 2020, equation 14."
     pred = model(q_sample(schedule, x0, t, noise), t, text)
-    losses = snr_weights(schedule, t, gamma)*(pred.float() - target(schedule, x0, t, noise)).square().mean((1, 2, 3))
+    losses = snr_weights(schedule, t, gamma) * (pred.float() - target(schedule, x0, t, noise)).square().mean((1, 2, 3))
     return losses.mean() if reduce else losses
 
 # %% ../nbs/09_diffusion.ipynb #09-diffusion-021
 def _pair(a, b):
     "Two batches of texts as one, the shorter texts padded with masked tokens."
     L = max(a.mask.shape[1], b.mask.shape[1])
-    pad = lambda x: TextEmbedding(F.pad(x.tokens, (0, 0, 0, L - x.mask.shape[1])), F.pad(x.mask, (0, L - x.mask.shape[1])), x.pooled)
+    pad = lambda x: TextEmbedding(
+        F.pad(x.tokens, (0, 0, 0, L - x.mask.shape[1])), F.pad(x.mask, (0, L - x.mask.shape[1])), x.pooled
+    )
     return TextEmbedding(*(torch.cat(p) for p in zip(pad(a), pad(b))))
 
+
 def guided(
-    model: nn.Module,     # any denoiser with `drop_text`
-    x_t: torch.Tensor,    # (B, C, H, W)
-    t: torch.Tensor,      # (B,)
+    model: nn.Module,  # any denoiser with `drop_text`
+    x_t: torch.Tensor,  # (B, C, H, W)
+    t: torch.Tensor,  # (B,)
     text: TextEmbedding,  # what to show
-    scale: float = 2.0,   # 0 ignores the text, 1 is plain conditional, more follows it harder
-    negative: TextEmbedding|None = None, # what to lead away from, B texts; None for the null text
-    rescale: float = 0.0, # 0..1, how far contrast is brought back to the conditional prediction's
-) -> torch.Tensor:        # (B, C, H, W)
+    scale: float = 2.0,  # 0 ignores the text, 1 is plain conditional, more follows it harder
+    negative: TextEmbedding | None = None,  # what to lead away from, B texts; None for the null text
+    rescale: float = 0.0,  # 0..1, how far contrast is brought back to the conditional prediction's
+) -> torch.Tensor:  # (B, C, H, W)
     "Classifier-free guidance in one pass. Source: Ho and Salimans 2022, equation 6; Lin et al. 2024, equations 15 and 16."
-    if not math.isfinite(scale): raise ConfigError(f"a guidance scale of {scale} is not a finite number: use 1 for no guidance, 2 to follow the text.")
-    if not 0 <= rescale <= 1: raise ConfigError(f"a guidance rescale of {rescale} is outside 0..1: use 0 for none, 1 for all of it.")
-    if scale == 1: return model(x_t, t, text)
-    if negative is None: negative = model.drop_text(text, torch.ones(len(x_t), dtype=torch.bool, device=x_t.device))
-    if scale == 0: return model(x_t, t, negative)
+    if not math.isfinite(scale):
+        raise ConfigError(
+            f"a guidance scale of {scale} is not a finite number: use 1 for no guidance, 2 to follow the text."
+        )
+    if not 0 <= rescale <= 1:
+        raise ConfigError(f"a guidance rescale of {rescale} is outside 0..1: use 0 for none, 1 for all of it.")
+    if scale == 1:
+        return model(x_t, t, text)
+    if negative is None:
+        negative = model.drop_text(text, torch.ones(len(x_t), dtype=torch.bool, device=x_t.device))
+    if scale == 0:
+        return model(x_t, t, negative)
     cond, null = model(torch.cat([x_t, x_t]), torch.cat([t, t]), _pair(text, negative)).chunk(2)
-    y = null + scale*(cond - null)
-    if rescale == 0: return y
+    y = null + scale * (cond - null)
+    if rescale == 0:
+        return y
     std, wanted = (z.float().std((1, 2, 3), keepdim=True) for z in (y, cond))
-    return y*torch.where(std > 0, 1 + rescale*(wanted/std - 1), 1.).to(y.dtype)
+    return y * torch.where(std > 0, 1 + rescale * (wanted / std - 1), 1.0).to(y.dtype)
 
 # %% ../nbs/09_diffusion.ipynb #09-diffusion-024
-SAMPLERS = {"dpm++": DPMSolverMultistepScheduler, "ddim": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler, "ddpm": DDPMScheduler}
+SAMPLERS = {
+    "dpm++": DPMSolverMultistepScheduler,
+    "ddim": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "ddpm": DDPMScheduler,
+}
+
 
 def make_sampler(
-    name: str,               # a key of `SAMPLERS`
-    schedule: DDPMScheduler, # the one trained with
-    steps: int,              # 1..T
-    device="cpu",            # where x_t will be
+    name: str,  # a key of `SAMPLERS`
+    schedule: DDPMScheduler,  # the one trained with
+    steps: int,  # 1..T
+    device="cpu",  # where x_t will be
 ):
     "A diffusers scheduler that walks back along `schedule` in so many steps. Source: Lin et al. 2024, section 3.3 (from the last step on)."
-    if name not in SAMPLERS: raise ConfigError(f"no sampler is called {name!r}: choose one of {', '.join(SAMPLERS)}.")
+    if name not in SAMPLERS:
+        raise ConfigError(f"no sampler is called {name!r}: choose one of {', '.join(SAMPLERS)}.")
     first_order = dict(solver_order=1, thresholding=schedule.config.clip_sample) if name == "ddim" else {}
     back = SAMPLERS[name].from_config(schedule.config, timestep_spacing="trailing", **first_order)
     back.set_timesteps(steps, device=device)
-    if hasattr(back, "sigmas"): back.sigmas = torch.cat([back.sigmas[:steps], back.sigmas[-1:]]) # not the step too many
+    if hasattr(back, "sigmas"):
+        back.sigmas = torch.cat([back.sigmas[:steps], back.sigmas[-1:]])  # not the step too many
     back.timesteps = back.timesteps[:steps]
     return back

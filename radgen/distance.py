@@ -34,10 +34,11 @@ from .vgg_unet import vgg16_features
 @dataclass
 class Features:
     "A network that turns grey bytes into feature vectors."
-    name: str   # how a distance on these features is called in every report
-    source: str # which weights, and the size at which pictures are shown to them
-    net: torch.nn.Module # uint8 (B, 3, H, W) -> (B, D)
-    is_fid: bool = False # Inception's, and no others
+
+    name: str  # how a distance on these features is called in every report
+    source: str  # which weights, and the size at which pictures are shown to them
+    net: torch.nn.Module  # uint8 (B, 3, H, W) -> (B, D)
+    is_fid: bool = False  # Inception's, and no others
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -48,59 +49,93 @@ class Features:
     @torch.inference_mode()
     def __call__(
         self,
-        images,                   # (N, H, W) uint8, memory-mapped or not
+        images,  # (N, H, W) uint8, memory-mapped or not
         batch_size: int = 64,
-        out: Path|None = None,    # a .npy file that is filled batch by batch, where features should not be held in memory
-    ) -> np.ndarray: # (N, D) float32
+        out: Path
+        | None = None,  # a .npy file that is filled batch by batch, where features should not be held in memory
+    ) -> np.ndarray:  # (N, D) float32
         "Features of grey images; raises `DataError` where one is not a number."
         found = None
-        for i in tqdm(range(0, len(images), batch_size), desc=f"features of {len(images)} images", unit="batch", leave=False, mininterval=1):
-            f = self.net(torch.from_numpy(np.array(images[i:i + batch_size])).to(self.device)[:, None].expand(-1, 3, -1, -1)).float().cpu().numpy()
+        for i in tqdm(
+            range(0, len(images), batch_size),
+            desc=f"features of {len(images)} images",
+            unit="batch",
+            leave=False,
+            mininterval=1,
+        ):
+            f = (
+                self.net(
+                    torch.from_numpy(np.array(images[i : i + batch_size]))
+                    .to(self.device)[:, None]
+                    .expand(-1, 3, -1, -1)
+                )
+                .float()
+                .cpu()
+                .numpy()
+            )
             if found is None:
                 shape = (len(images), *f.shape[1:])
-                found = np.empty(shape, np.float32) if out is None else np.lib.format.open_memmap(out, "w+", np.float32, shape)
-            if len(bad := np.flatnonzero(~np.isfinite(f).all(1))): raise DataError(f"{self.name}: the features of image {i + bad[0]} are not finite numbers, so no distance can be computed from them.")
-            found[i:i + batch_size] = f
+                found = (
+                    np.empty(shape, np.float32)
+                    if out is None
+                    else np.lib.format.open_memmap(out, "w+", np.float32, shape)
+                )
+            if len(bad := np.flatnonzero(~np.isfinite(f).all(1))):
+                raise DataError(
+                    f"{self.name}: the features of image {i + bad[0]} are not finite numbers, so no distance can be computed from them."
+                )
+            found[i : i + batch_size] = f
         return found
+
 
 def shown(u, size):
     "Bytes (B, 3, H, W) as a network wants them: -1..1 at `size` pixels a side."
     return F.interpolate(to_unit(u), (size, size), mode="bilinear", antialias=True, align_corners=False)
 
+
 class PooledVGG16(torch.nn.Module):
     "relu4_3 of VGG16 averaged over the picture, at 64 pixels a side."
+
     def __init__(self, vgg):
         super().__init__()
         self.vgg, self.features = vgg, vgg.features[:23]
-        self.unit = {"keras": 100.0, "torchvision": 1.0}[vgg.affine] # Keras' weights work on 0..255, and so large are their features
+        self.unit = {"keras": 100.0, "torchvision": 1.0}[
+            vgg.affine
+        ]  # Keras' weights work on 0..255, and so large are their features
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
-        return self.features(self.vgg.preprocess(shown(u, 64))).mean((2, 3))/self.unit
+        return self.features(self.vgg.preprocess(shown(u, 64))).mean((2, 3)) / self.unit
+
 
 class Timm(torch.nn.Module):
     "A network of timm without its head, behind the scale and the size that it was trained with."
-    def __init__(self, net, **cfg): # what differs from `net.pretrained_cfg`
+
+    def __init__(self, net, **cfg):  # what differs from `net.pretrained_cfg`
         super().__init__()
         self.net, cfg = net, {**net.pretrained_cfg, **cfg}
         self.size = cfg["input_size"][-1]
-        for k in ("mean", "std"): self.register_buffer(k, torch.tensor(cfg[k]).view(1, -1, 1, 1), persistent=False)
+        for k in ("mean", "std"):
+            self.register_buffer(k, torch.tensor(cfg[k]).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
-        return self.net(((shown(u, self.size) + 1)/2 - self.mean)/self.std)
+        return self.net(((shown(u, self.size) + 1) / 2 - self.mean) / self.std)
 
 # %% ../nbs/11_distance.ipynb #11-distance-008
 def inception_file() -> Path:
     "Where Inception's weights are looked for: in torch's hub cache."
-    return Path(torch.hub.get_dir())/"checkpoints"/"weights-inception-2015-12-05-6726825d.pth"
+    return Path(torch.hub.get_dir()) / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+
 
 def efficientnet() -> torch.nn.Module:
     "EfficientNet-Lite0 with its ImageNet weights."
     net = timm.create_model("tf_efficientnet_lite0", num_classes=0)
     theirs, ours = torch.load(fetch_asset("efficientnet"), map_location="cpu", weights_only=True), net.state_dict()
-    pairs = list(zip(ours, theirs)) # the checkpoint ends with two tensors of the head, which stay behind
-    if len(theirs) != len(ours) + 2 or any(ours[a].shape != theirs[b].shape for a, b in pairs): raise AssetError("the weights of EfficientNet-Lite0 have another layout than timm's network.")
+    pairs = list(zip(ours, theirs))  # the checkpoint ends with two tensors of the head, which stay behind
+    if len(theirs) != len(ours) + 2 or any(ours[a].shape != theirs[b].shape for a, b in pairs):
+        raise AssetError("the weights of EfficientNet-Lite0 have another layout than timm's network.")
     net.load_state_dict({a: theirs[b] for a, b in pairs})
     return net
+
 
 def ct_resnet() -> torch.nn.Module:
     "ResNet-152 of Astra, its kernels summed over depth."
@@ -109,162 +144,214 @@ def ct_resnet() -> torch.nn.Module:
     net.load_state_dict({k: v.float().sum(2) if v.ndim == 5 else v for k, v in saved.items()})
     return net
 
+
 def from_hub(name: str) -> torch.nn.Module:
     "A network of timm with its pretrained weights; raises `ConfigError` for a name it does not know, `AssetError` where they cannot be had."
-    if not timm.is_model(name): raise ConfigError(f"timm knows no network {name!r}: see timm.list_models(pretrained=True).")
-    try: return timm.create_model(name, pretrained=True, num_classes=0)
-    except Exception as e: raise AssetError(f"the weights of {name} could not be had from the hub ({type(e).__name__}): download them on a machine with internet, or use --features vgg16.") from e
+    if not timm.is_model(name):
+        raise ConfigError(f"timm knows no network {name!r}: see timm.list_models(pretrained=True).")
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as e:
+        raise AssetError(
+            f"the weights of {name} could not be had from the hub ({type(e).__name__}): download them on a machine with internet, or use --features vgg16."
+        ) from e
 
 # %% ../nbs/11_distance.ipynb #11-distance-009
 def make_features(
     name: str = "auto",  # 'inception', 'vgg16', 'efficientnet', 'astra', 'timm:NAME', or 'auto': the first where its weights are in torch's hub cache, else the second
-    device: str|torch.device = "cpu",
+    device: str | torch.device = "cpu",
 ) -> Features:
     "The features of a distance; raises `AssetError` where their weights are absent, `ConfigError` for an unknown name."
     weights = inception_file()
-    if name == "auto": name = "inception" if weights.exists() else "vgg16"
-    named = lambda net, what, source, fid=False: Features("FID" if fid else f"FD-{what} (stand-in, not FID)", source, net.to(device).eval(), fid, torch.device(device))
+    if name == "auto":
+        name = "inception" if weights.exists() else "vgg16"
+    named = lambda net, what, source, fid=False: Features(
+        "FID" if fid else f"FD-{what} (stand-in, not FID)", source, net.to(device).eval(), fid, torch.device(device)
+    )
     if name == "vgg16":
         vgg = vgg16_features()
         return named(PooledVGG16(vgg), "VGG16", f"{vgg.source}, 64 px, antialiased")
     if name == "efficientnet" or name.startswith("timm:"):
-        net, what = (Timm(efficientnet()), "EfficientNet-Lite0") if name == "efficientnet" else (Timm(from_hub(name[5:])), name[5:])
-        return named(net, what, f"{what} (timm, {net.net.pretrained_cfg.get('tag') or 'ImageNet'}), {net.size} px, antialiased")
-    if name == "astra": return named(Timm(ct_resnet(), mean=(0.0,)*3, std=(1.0,)*3, input_size=(3, 224, 224)), "CT-ResNet-152", "ResNet-152 of Astra (CT volumes), summed over depth, 224 px, antialiased")
-    if name != "inception": raise ConfigError(f"no features are called {name!r}: choose auto, inception, vgg16, efficientnet, astra or timm:NAME.")
-    if not weights.exists(): raise AssetError(f"Inception's weights are not at {weights}: download it from github.com/toshas/torch-fidelity, or use --features vgg16.")
+        net, what = (
+            (Timm(efficientnet()), "EfficientNet-Lite0")
+            if name == "efficientnet"
+            else (Timm(from_hub(name[5:])), name[5:])
+        )
+        return named(
+            net, what, f"{what} (timm, {net.net.pretrained_cfg.get('tag') or 'ImageNet'}), {net.size} px, antialiased"
+        )
+    if name == "astra":
+        return named(
+            Timm(ct_resnet(), mean=(0.0,) * 3, std=(1.0,) * 3, input_size=(3, 224, 224)),
+            "CT-ResNet-152",
+            "ResNet-152 of Astra (CT volumes), summed over depth, 224 px, antialiased",
+        )
+    if name != "inception":
+        raise ConfigError(
+            f"no features are called {name!r}: choose auto, inception, vgg16, efficientnet, astra or timm:NAME."
+        )
+    if not weights.exists():
+        raise AssetError(
+            f"Inception's weights are not at {weights}: download it from github.com/toshas/torch-fidelity, or use --features vgg16."
+        )
     from torchmetrics.image.fid import NoTrainInceptionV3
-    return named(NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights), antialias=True), "", "Inception-v3 (2015-12-05), 299 px, antialiased", True)
+
+    return named(
+        NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights), antialias=True),
+        "",
+        "Inception-v3 (2015-12-05), 299 px, antialiased",
+        True,
+    )
 
 # %% ../nbs/11_distance.ipynb #11-distance-012
 def images_digest(
-    images: np.ndarray, # (N, H, W) uint8, memory-mapped or not
-) -> str: # sha256 of size and bytes
+    images: np.ndarray,  # (N, H, W) uint8, memory-mapped or not
+) -> str:  # sha256 of size and bytes
     "What tells one set of pictures from another."
     h = hashlib.sha256(repr(images.shape).encode())
-    for i in range(0, len(images), 1024): h.update(np.ascontiguousarray(images[i:i + 1024]).data)
+    for i in range(0, len(images), 1024):
+        h.update(np.ascontiguousarray(images[i : i + 1024]).data)
     return h.hexdigest()
 
+
 def cached_features(
-    images: np.ndarray, # (N, H, W) uint8, memory-mapped or not
+    images: np.ndarray,  # (N, H, W) uint8, memory-mapped or not
     features: Features,
-    folder: str|Path,   # where the files are kept
-) -> np.ndarray: # (N, D) float32, memory-mapped
+    folder: str | Path,  # where the files are kept
+) -> np.ndarray:  # (N, D) float32, memory-mapped
     "Features from their file, or into it."
-    path = Path(folder)/f"{fingerprint(features.identity, images_digest(images))}.npy"
+    path = Path(folder) / f"{fingerprint(features.identity, images_digest(images))}.npy"
     if not path.exists():
-        with atomic_path(path) as p: features(images, out=p)
+        with atomic_path(path) as p:
+            features(images, out=p)
     return np.load(path, mmap_mode="r")
 
 # %% ../nbs/11_distance.ipynb #11-distance-015
 @dataclass
 class Statistics:
     "Gaussian summary of the features of a set of pictures."
-    mean: np.ndarray # (D,)
-    root: np.ndarray # (R, D), R <= D; root.T@root is the covariance
-    n: int           # pictures
-    features: str = "" # identity of the network, '' where it is not known
-    pictures: str = "" # size and mode, '' where they are not known
+
+    mean: np.ndarray  # (D,)
+    root: np.ndarray  # (R, D), R <= D; root.T@root is the covariance
+    n: int  # pictures
+    features: str = ""  # identity of the network, '' where it is not known
+    pictures: str = ""  # size and mode, '' where they are not known
 
     @property
-    def covariance(self) -> np.ndarray: # (D, D)
-        return self.root.T@self.root
+    def covariance(self) -> np.ndarray:  # (D, D)
+        return self.root.T @ self.root
+
 
 def matrix_root(
-    sigma: np.ndarray, # (D, D) symmetric, no negative eigenvalues but rounding
-) -> np.ndarray: # (D, D) R with R.T@R = sigma
+    sigma: np.ndarray,  # (D, D) symmetric, no negative eigenvalues but rounding
+) -> np.ndarray:  # (D, D) R with R.T@R = sigma
     "Cholesky's factor, or that of the eigenvalues where the matrix is singular."
-    try: return torch.linalg.cholesky(torch.from_numpy(sigma)).numpy().T
+    try:
+        return torch.linalg.cholesky(torch.from_numpy(sigma)).numpy().T
     except torch.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(sigma)
-        return np.sqrt(np.maximum(values, 0))[:, None]*vectors.T
+        return np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
+
 
 def statistics(
-    f: np.ndarray,        # (N, D) features, memory-mapped or not
-    least: int = 2,       # fewer images than this are refused
-    identity: str = "",   # of the network
+    f: np.ndarray,  # (N, D) features, memory-mapped or not
+    least: int = 2,  # fewer images than this are refused
+    identity: str = "",  # of the network
 ) -> Statistics:
     "Summary of a set; raises `ConfigError` where it is too small to say anything."
     n, d = f.shape
-    if n < max(least, 2): raise ConfigError(f"{n} images are too few for a distance: give at least {max(least, 2)}.")
-    parts = range(0, n, 4096) # in parts, so that memory does not grow with n
-    mean = sum(f[i:i + 4096].sum(0, dtype=float) for i in parts)/n
-    centred = lambda i: f[i:i + 4096] - mean
-    if n <= d: return Statistics(mean, np.concatenate([centred(i) for i in parts])/np.sqrt(n - 1), n, identity)
-    return Statistics(mean, matrix_root(sum(c.T@c for c in map(centred, parts))/(n - 1)), n, identity)
+    if n < max(least, 2):
+        raise ConfigError(f"{n} images are too few for a distance: give at least {max(least, 2)}.")
+    parts = range(0, n, 4096)  # in parts, so that memory does not grow with n
+    mean = sum(f[i : i + 4096].sum(0, dtype=float) for i in parts) / n
+    centred = lambda i: f[i : i + 4096] - mean
+    if n <= d:
+        return Statistics(mean, np.concatenate([centred(i) for i in parts]) / np.sqrt(n - 1), n, identity)
+    return Statistics(mean, matrix_root(sum(c.T @ c for c in map(centred, parts)) / (n - 1)), n, identity)
+
 
 def frechet_distance(
-    a: Statistics, # of one set
-    b: Statistics, # of the other
-) -> float: # squared
+    a: Statistics,  # of one set
+    b: Statistics,  # of the other
+) -> float:  # squared
     "Fréchet distance of two Gaussians; raises `ConfigError` for features of two networks. Source: Heusel et al. 2017, equation 6."
-    if a.features != b.features and a.features and b.features: raise ConfigError(f"statistics of two kinds of features do not compare: {a.features!r} and {b.features!r}.")
-    if a.mean.shape != b.mean.shape: raise ConfigError(f"statistics of {len(a.mean)} and of {len(b.mean)} features do not compare.")
-    cross = torch.linalg.svdvals(torch.from_numpy(a.root@b.root.T)).sum().item()
-    return float(((a.mean - b.mean)**2).sum() + (a.root**2).sum() + (b.root**2).sum() - 2*cross)
+    if a.features != b.features and a.features and b.features:
+        raise ConfigError(f"statistics of two kinds of features do not compare: {a.features!r} and {b.features!r}.")
+    if a.mean.shape != b.mean.shape:
+        raise ConfigError(f"statistics of {len(a.mean)} and of {len(b.mean)} features do not compare.")
+    cross = torch.linalg.svdvals(torch.from_numpy(a.root @ b.root.T)).sum().item()
+    return float(((a.mean - b.mean) ** 2).sum() + (a.root**2).sum() + (b.root**2).sum() - 2 * cross)
 
 # %% ../nbs/11_distance.ipynb #11-distance-021
 def floor(
-    f_train: np.ndarray, # (N, D) features of real training images
+    f_train: np.ndarray,  # (N, D) features of real training images
     f_test: np.ndarray,  # (M, D) features of real held-out images
-    n: int,              # as many as were generated; all where there are fewer
-    repeats: int = 5,    # random subsets
+    n: int,  # as many as were generated; all where there are fewer
+    repeats: int = 5,  # random subsets
     seed: int = 0,
-) -> tuple[float, float]: # mean and standard deviation over subsets
+) -> tuple[float, float]:  # mean and standard deviation over subsets
     "Distance of `n` real training images from the held-out ones."
     test, n, rng = statistics(f_test), min(n, len(f_train)), np.random.default_rng(seed)
-    d = [frechet_distance(statistics(f_train[np.sort(rng.choice(len(f_train), n, replace=False))]), test) for _ in range(repeats)]
+    d = [
+        frechet_distance(statistics(f_train[np.sort(rng.choice(len(f_train), n, replace=False))]), test)
+        for _ in range(repeats)
+    ]
     return float(np.mean(d)), float(np.std(d))
 
 # %% ../nbs/11_distance.ipynb #11-distance-023
 def thinned(
-    f: np.ndarray,       # (N, D) features of one set
-    other: np.ndarray,   # (M, D) of the other
-    shares: tuple[float, ...] = (0.4, 0.5, 0.6, 0.75, 1.0), # of both sets
-    repeats: int = 6,    # random subsets a share
+    f: np.ndarray,  # (N, D) features of one set
+    other: np.ndarray,  # (M, D) of the other
+    shares: tuple[float, ...] = (0.4, 0.5, 0.6, 0.75, 1.0),  # of both sets
+    repeats: int = 6,  # random subsets a share
     seed: int = 0,
-) -> pd.DataFrame: # share, distance; one row a subset
+) -> pd.DataFrame:  # share, distance; one row a subset
     "Distances of random parts of both sets."
     rng, rows = np.random.default_rng(seed), []
-    part = lambda x, s: statistics(x[np.sort(rng.choice(len(x), max(2, round(s*len(x))), replace=False))])
-    for s in shares: rows += [dict(share=s, distance=frechet_distance(part(f, s), part(other, s))) for _ in range(repeats if s < 1 else 1)]
+    part = lambda x, s: statistics(x[np.sort(rng.choice(len(x), max(2, round(s * len(x))), replace=False))])
+    for s in shares:
+        rows += [
+            dict(share=s, distance=frechet_distance(part(f, s), part(other, s))) for _ in range(repeats if s < 1 else 1)
+        ]
     return pd.DataFrame(rows)
 
+
 def bias_line(
-    parts: pd.DataFrame, # of `thinned`
-) -> np.polynomial.Polynomial: # distance as a function of one over the share
+    parts: pd.DataFrame,  # of `thinned`
+) -> np.polynomial.Polynomial:  # distance as a function of one over the share
     "The straight line through the mean distances. Source: Chong and Forsyth 2020, section 4."
     d = parts.groupby("share").distance.mean()
-    return np.polynomial.Polynomial.fit(1/d.index.to_numpy(), d.to_numpy(), 1)
+    return np.polynomial.Polynomial.fit(1 / d.index.to_numpy(), d.to_numpy(), 1)
+
 
 def extrapolated(
-    parts: pd.DataFrame, # of `thinned`
-) -> float: # may be negative where the truth is near zero
+    parts: pd.DataFrame,  # of `thinned`
+) -> float:  # may be negative where the truth is near zero
     "The distance at infinitely many pictures."
     return float(bias_line(parts)(0))
 
 # %% ../nbs/11_distance.ipynb #11-distance-030
 def bootstrap(
-    f: np.ndarray,       # (N, D) features of the generated images
-    real: Statistics,    # of the real ones, which stay
+    f: np.ndarray,  # (N, D) features of the generated images
+    real: Statistics,  # of the real ones, which stay
     repeats: int = 100,
-    level: float = 0.95, # of confidence
+    level: float = 0.95,  # of confidence
     seed: int = 0,
-) -> tuple[float, float]: # lower and upper end
+) -> tuple[float, float]:  # lower and upper end
     "Interval of the distance over other draws of as many images. Source: Efron and Tibshirani 1993, with the bias of resampling taken off."
     rng, distance = np.random.default_rng(seed), frechet_distance(statistics(f), real)
     again = np.array([frechet_distance(statistics(f[rng.integers(0, len(f), len(f))]), real) for _ in range(repeats)])
-    lo, hi = np.quantile(again - again.mean(), [(1 - level)/2, (1 + level)/2])
+    lo, hi = np.quantile(again - again.mean(), [(1 - level) / 2, (1 + level) / 2])
     return float(distance + lo), float(distance + hi)
 
 # %% ../nbs/11_distance.ipynb #11-distance-036
 def kernel_distance(
-    f1: np.ndarray, # (N, D)
-    f2: np.ndarray, # (M, D)
+    f1: np.ndarray,  # (N, D)
+    f2: np.ndarray,  # (M, D)
     subsets: int = 50,
-    size: int = 100, # images a subset, less where there are fewer
+    size: int = 100,  # images a subset, less where there are fewer
     seed: int = 0,
-) -> tuple[float, float]: # mean and standard deviation over random subsets
+) -> tuple[float, float]:  # mean and standard deviation over random subsets
     "Kernel distance on given features. Source: Binkowski et al. 2018, equation 4."
     rng, size = np.random.default_rng(seed), min(size, len(f1), len(f2))
     pick = lambda f: torch.from_numpy(f[np.sort(rng.choice(len(f), size, replace=False))].astype(float))
@@ -273,77 +360,141 @@ def kernel_distance(
 
 # %% ../nbs/11_distance.ipynb #11-distance-039
 def neighbourhoods(
-    f: np.ndarray,      # (N, D) features of generated images
-    f_real: np.ndarray, # (M, D) features of real images
-    k: int = 5,         # neighbours that a ball reaches to
-) -> dict[str, float]: # precision, recall and coverage in 0..1, density from 0
+    f: np.ndarray,  # (N, D) features of generated images
+    f_real: np.ndarray,  # (M, D) features of real images
+    k: int = 5,  # neighbours that a ball reaches to
+) -> dict[str, float]:  # precision, recall and coverage in 0..1, density from 0
     "Quality and variety apart. Source: Kynkäänniemi et al. 2019, Naeem et al. 2020."
-    if min(len(f), len(f_real)) <= k: raise ConfigError(f"{min(len(f), len(f_real))} images are too few for neighbourhoods of {k}.")
+    if min(len(f), len(f_real)) <= k:
+        raise ConfigError(f"{min(len(f), len(f_real))} images are too few for neighbourhoods of {k}.")
     a, b = (torch.from_numpy(np.array(x, np.float32)) for x in (f, f_real))
-    radius = lambda x: torch.cat([torch.cdist(c, x).kthvalue(k + 1).values for c in x.split(1024)]) # the nearest is the picture itself
+    radius = lambda x: torch.cat(
+        [torch.cdist(c, x).kthvalue(k + 1).values for c in x.split(1024)]
+    )  # the nearest is the picture itself
     ra, rb = radius(a), radius(b)
     inside, covered, recalled = [], torch.zeros(len(b), dtype=torch.bool), torch.zeros(len(b), dtype=torch.bool)
     for c, r in zip(a.split(1024), ra.split(1024)):
         d = torch.cdist(c, b)
-        inside.append((d <= rb).sum(1)); covered |= (d <= rb).any(0); recalled |= (d <= r[:, None]).any(0)
+        inside.append((d <= rb).sum(1))
+        covered |= (d <= rb).any(0)
+        recalled |= (d <= r[:, None]).any(0)
     inside = torch.cat(inside).float()
-    return dict(precision=(inside > 0).float().mean().item(), recall=recalled.float().mean().item(), density=inside.mean().item()/k, coverage=covered.float().mean().item())
+    return dict(
+        precision=(inside > 0).float().mean().item(),
+        recall=recalled.float().mean().item(),
+        density=inside.mean().item() / k,
+        coverage=covered.float().mean().item(),
+    )
 
 # %% ../nbs/11_distance.ipynb #11-distance-042
-SCALE_WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333]) # weight of each scale, Wang et al. 2003
+SCALE_WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])  # weight of each scale, Wang et al. 2003
+
 
 def likeness_within(
     images: np.ndarray,  # (N, H, W) uint8
     prompts: list[str],  # one an image
-    pairs: int = 200,    # at most, evenly over the captions
+    pairs: int = 200,  # at most, evenly over the captions
     seed: int = 0,
-) -> tuple[float, int]|None: # mean MS-SSIM and how many pairs; None where no caption occurs twice or images are smaller than 12 pixels
+) -> (
+    tuple[float, int] | None
+):  # mean MS-SSIM and how many pairs; None where no caption occurs twice or images are smaller than 12 pixels
     "How alike pictures of one caption are: 1 for copies."
     rng, groups = np.random.default_rng(seed), pd.Series(range(len(prompts))).groupby(list(prompts)).agg(list)
     groups = [rng.permutation(g) for g in groups if len(g) > 1]
-    found = [(g[i], g[i + 1]) for i in range(0, max(map(len, groups), default=0), 2) for g in groups if i + 1 < len(g)][:pairs]
-    if not found or min(images.shape[1:]) < 12: return None
+    found = [(g[i], g[i + 1]) for i in range(0, max(map(len, groups), default=0), 2) for g in groups if i + 1 < len(g)][
+        :pairs
+    ]
+    if not found or min(images.shape[1:]) < 12:
+        return None
     a, b = (torch.from_numpy(np.array(images[list(at)])).float()[:, None] for at in zip(*found))
-    scales = SCALE_WEIGHTS[:1 + int(np.sqrt(min(a.shape[-2:])/11))] # torchmetrics wants 12 pixels for two scales, 44 for three, 176 for five
-    score = multiscale_structural_similarity_index_measure(a, b, data_range=255.0, betas=tuple(scales/scales.sum()), normalize="relu")
+    scales = SCALE_WEIGHTS[
+        : 1 + int(np.sqrt(min(a.shape[-2:]) / 11))
+    ]  # torchmetrics wants 12 pixels for two scales, 44 for three, 176 for five
+    score = multiscale_structural_similarity_index_measure(
+        a, b, data_range=255.0, betas=tuple(scales / scales.sum()), normalize="relu"
+    )
     return score.item(), len(found)
 
 # %% ../nbs/11_distance.ipynb #11-distance-045
 def save_statistics(
     s: Statistics,
-    path: str|Path, # .safetensors
+    path: str | Path,  # .safetensors
 ):
     "Write a summary with the name of its features, atomically."
-    with atomic_path(path) as p: save_file({"mean": s.mean, "root": np.ascontiguousarray(s.root)}, p, {"n": str(s.n), "features": s.features, "pictures": s.pictures})
+    with atomic_path(path) as p:
+        save_file(
+            {"mean": s.mean, "root": np.ascontiguousarray(s.root)},
+            p,
+            {"n": str(s.n), "features": s.features, "pictures": s.pictures},
+        )
+
 
 def load_statistics(
-    path: str|Path, # of `save_statistics`
+    path: str | Path,  # of `save_statistics`
 ) -> Statistics:
     "Read a summary; raises `DataError` where the file is something else."
     try:
-        with safe_open(path, "numpy") as f: s = Statistics(f.get_tensor("mean"), f.get_tensor("root"), int(f.metadata()["n"]), f.metadata()["features"], f.metadata()["pictures"])
-        if not (s.features and s.pictures and s.root.shape[1:] == s.mean.shape and np.isfinite(s.mean).all() and np.isfinite(s.root).all()): raise ValueError
+        with safe_open(path, "numpy") as f:
+            s = Statistics(
+                f.get_tensor("mean"),
+                f.get_tensor("root"),
+                int(f.metadata()["n"]),
+                f.metadata()["features"],
+                f.metadata()["pictures"],
+            )
+        if not (
+            s.features
+            and s.pictures
+            and s.root.shape[1:] == s.mean.shape
+            and np.isfinite(s.mean).all()
+            and np.isfinite(s.root).all()
+        ):
+            raise ValueError
         return s
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e: raise DataError(f"{path} does not hold statistics of radgen compare ({type(e).__name__}): compute them anew with --save.") from None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
+        raise DataError(
+            f"{path} does not hold statistics of radgen compare ({type(e).__name__}): compute them anew with --save."
+        ) from None
+
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
+
 def read_folder(
-    folder: str|Path, # of pictures, all of one size and kind
-) -> tuple[np.ndarray, str]: # (N, H, W) uint8 in order of name, and their mode: L or RGB
+    folder: str | Path,  # of pictures, all of one size and kind
+) -> tuple[np.ndarray, str]:  # (N, H, W) uint8 in order of name, and their mode: L or RGB
     "Read a folder of pictures as grey; raises `DataError` that names the file where something is wrong."
-    paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")) if Path(folder).is_dir() else []
-    if (Path(folder)/"samples.csv").exists(): paths = [p for p in paths if p.name != "grid.png"] # of `radgen sample`, beside its pictures
-    if len(paths) < 2: raise DataError(f"{folder} holds {'one picture' if paths else 'no pictures'} ({', '.join(PICTURES)}): a distance wants two folders of many.")
+    paths = (
+        sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+        if Path(folder).is_dir()
+        else []
+    )
+    if (Path(folder) / "samples.csv").exists():
+        paths = [p for p in paths if p.name != "grid.png"]  # of `radgen sample`, beside its pictures
+    if len(paths) < 2:
+        raise DataError(
+            f"{folder} holds {'one picture' if paths else 'no pictures'} ({', '.join(PICTURES)}): a distance wants two folders of many."
+        )
     images, first = [], None
     for p in tqdm(paths, desc=f"reading {Path(folder).name}", unit="image", leave=False, mininterval=1):
         try:
-            with Image.open(p, formats=FORMATS) as im: kind, a = im.mode, np.asarray(im.convert("L"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e: raise DataError(f"{p} cannot be read as a picture ({type(e).__name__}): remove it or write it again.") from None
+            with Image.open(p, formats=FORMATS) as im:
+                kind, a = im.mode, np.asarray(im.convert("L"))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+            raise DataError(
+                f"{p} cannot be read as a picture ({type(e).__name__}): remove it or write it again."
+            ) from None
         first = first or (p.name, kind, a.shape)
-        if kind not in ("L", "RGB"): raise DataError(f"{p} is of mode {kind}: write 8-bit grey or RGB, as the other side of the comparison is.")
-        if kind != first[1]: raise DataError(f"{folder} mixes colour and grey: {first[0]} is {first[1]} and {p.name} is {kind}; write all in one way.")
-        if a.shape != first[2]: raise DataError(f"{folder} mixes sizes: {first[0]} has {first[2][1]} x {first[2][0]} pixels and {p.name} has {a.shape[1]} x {a.shape[0]}; bring all to one size.")
+        if kind not in ("L", "RGB"):
+            raise DataError(f"{p} is of mode {kind}: write 8-bit grey or RGB, as the other side of the comparison is.")
+        if kind != first[1]:
+            raise DataError(
+                f"{folder} mixes colour and grey: {first[0]} is {first[1]} and {p.name} is {kind}; write all in one way."
+            )
+        if a.shape != first[2]:
+            raise DataError(
+                f"{folder} mixes sizes: {first[0]} has {first[2][1]} x {first[2][0]} pixels and {p.name} has {a.shape[1]} x {a.shape[0]}; bring all to one size."
+            )
         images.append(a)
     return np.stack(images), first[1]
 
@@ -351,35 +502,53 @@ def read_folder(
 @dataclass
 class CompareConfig:
     "Options of a comparison of two folders."
-    real: Path # folder of real pictures, or a .safetensors file written with --save
-    fake: Path # folder of generated pictures
-    features: str = "auto" # inception (FID), vgg16, efficientnet, astra, timm:NAME, or auto: inception where its weights are present, else vgg16
-    min_images: int = 50 # fewer images a side are refused
-    repeats: int = 100 # resamplings behind the interval
-    save: Path|None = None # write the statistics of the real pictures here (.safetensors)
-    seed: int = 0 # of random subsets
-    device: str = "cuda" # cuda, cuda:N, mps or cpu
+
+    real: Path  # folder of real pictures, or a .safetensors file written with --save
+    fake: Path  # folder of generated pictures
+    features: str = "auto"  # inception (FID), vgg16, efficientnet, astra, timm:NAME, or auto: inception where its weights are present, else vgg16
+    min_images: int = 50  # fewer images a side are refused
+    repeats: int = 100  # resamplings behind the interval
+    save: Path | None = None  # write the statistics of the real pictures here (.safetensors)
+    seed: int = 0  # of random subsets
+    device: str = "cuda"  # cuda, cuda:N, mps or cpu
+
 
 def compare(
     cfg: CompareConfig,
-) -> dict: # name of the measure -> number
+) -> dict:  # name of the measure -> number
     "Hold generated pictures against real ones; raises `DataError` for folders and `ConfigError` for options that do not go together."
-    if Path(cfg.real).resolve() == Path(cfg.fake).resolve(): raise ConfigError(f"--real and --fake are both {cfg.real}: a folder is at distance 0 from itself.")
-    if cfg.repeats < 1: raise ConfigError(f"--repeats is {cfg.repeats}: give at least 1, and some 100 for an interval.")
+    if Path(cfg.real).resolve() == Path(cfg.fake).resolve():
+        raise ConfigError(f"--real and --fake are both {cfg.real}: a folder is at distance 0 from itself.")
+    if cfg.repeats < 1:
+        raise ConfigError(f"--repeats is {cfg.repeats}: give at least 1, and some 100 for an interval.")
     features, given = make_features(cfg.features, pick_device(cfg.device)), Path(cfg.real).suffix == ".safetensors"
     (fake, mode), (real, real_mode) = read_folder(cfg.fake), (None, "") if given else read_folder(cfg.real)
     seed, pictures = cfg.seed % 2**32, f"{mode}, {fake.shape[2]} x {fake.shape[1]} pixels"
     if real is not None:
-        if mode != real_mode: raise DataError(f"the pictures of {cfg.real} are {real_mode} and those of {cfg.fake} {mode}: write colour and grey in one way on both sides.")
-        if real.shape[1:] != fake.shape[1:]: raise DataError(f"the pictures of {cfg.real} have {real.shape[2]} x {real.shape[1]} pixels and those of {cfg.fake} {fake.shape[2]} x {fake.shape[1]}: bring both to one size in one way, or the resizing is measured too.")
-        if sorted(map(bytes, real)) == sorted(map(bytes, fake)): raise DataError(f"{cfg.real} and {cfg.fake} hold the same pictures: one is a copy of the other.")
+        if mode != real_mode:
+            raise DataError(
+                f"the pictures of {cfg.real} are {real_mode} and those of {cfg.fake} {mode}: write colour and grey in one way on both sides."
+            )
+        if real.shape[1:] != fake.shape[1:]:
+            raise DataError(
+                f"the pictures of {cfg.real} have {real.shape[2]} x {real.shape[1]} pixels and those of {cfg.fake} {fake.shape[2]} x {fake.shape[1]}: bring both to one size in one way, or the resizing is measured too."
+            )
+        if sorted(map(bytes, real)) == sorted(map(bytes, fake)):
+            raise DataError(f"{cfg.real} and {cfg.fake} hold the same pictures: one is a copy of the other.")
     saved = load_statistics(cfg.real) if given else None
-    if given and saved.pictures != pictures: raise DataError(f"the statistics of {cfg.real} are of pictures in {saved.pictures} and those of {cfg.fake} are {pictures}: bring both to one size and kind.")
+    if given and saved.pictures != pictures:
+        raise DataError(
+            f"the statistics of {cfg.real} are of pictures in {saved.pictures} and those of {cfg.fake} are {pictures}: bring both to one size and kind."
+        )
     f = features(fake)
     f_real = None if real is None else features(real)
     s = saved if given else replace(statistics(f_real, cfg.min_images, features.identity), pictures=pictures)
-    if s.n < cfg.min_images: raise ConfigError(f"the statistics of {cfg.real} are of {s.n} images, too few for a distance: give at least {cfg.min_images}.")
-    if cfg.save and not given: save_statistics(s, cfg.save)
+    if s.n < cfg.min_images:
+        raise ConfigError(
+            f"the statistics of {cfg.real} are of {s.n} images, too few for a distance: give at least {cfg.min_images}."
+        )
+    if cfg.save and not given:
+        save_statistics(s, cfg.save)
     r = {features.name: frechet_distance(statistics(f, cfg.min_images, features.identity), s)}
     r["lower end of 95 %"], r["upper end of 95 %"] = bootstrap(f, s, cfg.repeats, seed=seed)
     if f_real is not None:

@@ -21,78 +21,185 @@ from .prepare import is_prepared
 from .vgg_unet import vgg_file
 
 # %% ../nbs/13a_doctor.ipynb #13a-doctor-006
-PACKAGES = ("radgen", "torch", "torchvision", "diffusers", "transformers", "accelerate", "torchmetrics", "tyro", "gradio")
+PACKAGES = (
+    "radgen",
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "torchmetrics",
+    "tyro",
+    "gradio",
+)
 
-def packages() -> dict[str, str]: # distribution -> version, '' where it is not installed
+
+def packages() -> dict[str, str]:  # distribution -> version, '' where it is not installed
     "Versions of what results depend on."
+
     def of(name):
-        try: return version(name)
-        except PackageNotFoundError: return ""
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return ""
+
     return {name: of(name) for name in PACKAGES}
 
-def machine() -> dict: # system, python, cores, ram_gib, gpus (name and GiB each), cuda (version, '' for a torch that is built without)
+
+def machine() -> (
+    dict
+):  # system, python, cores, ram_gib, gpus (name and GiB each), cuda (version, '' for a torch that is built without)
     "What there is to compute with."
-    gpus = [dict(name=g.name, gib=round(g.total_memory/2**30, 1)) for g in map(torch.cuda.get_device_properties, range(torch.cuda.device_count() if torch.cuda.is_available() else 0))]
-    return dict(system=platform.platform(terse=True), python=platform.python_version(), cores=os.cpu_count(), ram_gib=round(psutil.virtual_memory().total/2**30, 1), gpus=gpus, cuda=torch.version.cuda or "", mps=torch.backends.mps.is_available())
+    gpus = [
+        dict(name=g.name, gib=round(g.total_memory / 2**30, 1))
+        for g in map(
+            torch.cuda.get_device_properties, range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+        )
+    ]
+    return dict(
+        system=platform.platform(terse=True),
+        python=platform.python_version(),
+        cores=os.cpu_count(),
+        ram_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        gpus=gpus,
+        cuda=torch.version.cuda or "",
+        mps=torch.backends.mps.is_available(),
+    )
 
 # %% ../nbs/13a_doctor.ipynb #13a-doctor-009
-def weights() -> pd.DataFrame: # by task: real (name), here (whether it is on this machine), stand_in (what is used or offered in its place), fetched (whether that is), how (to get the real ones)
+def weights() -> (
+    pd.DataFrame
+):  # by task: real (name), here (whether it is on this machine), stand_in (what is used or offered in its place), fetched (whether that is), how (to get the real ones)
     "The real weights and their stand-ins."
-    asset = lambda name: (cache_dir()/ASSETS[name].label).exists()
-    own = lambda name: cache_dir()/"encoders"/name
+    asset = lambda name: (cache_dir() / ASSETS[name].label).exists()
+    own = lambda name: cache_dir() / "encoders" / name
     hub = lambda name: f"downloaded from the Hugging Face hub when first used, or put its files into {own(name)}"
     rows = [
-        ("FID", "Inception-v3 (torch-fidelity)", inception_file().exists(), "vgg16: FD-VGG16, which is no FID", asset("vgg16"), f"download {inception_file().name} from github.com/toshas/torch-fidelity into {inception_file().parent}"),
-        ("text encoder", "RadBERT", bool(encoder_on_disk("radbert")), "--encoder mpnet or minilm, general English", asset("mpnet") or asset("minilm"), hub("radbert")),
+        (
+            "FID",
+            "Inception-v3 (torch-fidelity)",
+            inception_file().exists(),
+            "vgg16: FD-VGG16, which is no FID",
+            asset("vgg16"),
+            f"download {inception_file().name} from github.com/toshas/torch-fidelity into {inception_file().parent}",
+        ),
+        (
+            "text encoder",
+            "RadBERT",
+            bool(encoder_on_disk("radbert")),
+            "--encoder mpnet or minilm, general English",
+            asset("mpnet") or asset("minilm"),
+            hub("radbert"),
+        ),
         ("text encoder", "CLIP", bool(encoder_on_disk("clip")), "--encoder minilm", asset("minilm"), hub("clip")),
-        ("VGG16UNet", "VGG16 (torchvision)", vgg_file().exists(), "VGG16 (Keras)", asset("vgg16"), f"put {vgg_file().name} into {vgg_file().parent}"),
-        ("captions", "Llama 3", False, "--llm smollm2, or rules", asset("smollm2"), "serve it (ollama, vLLM) and give --llm openai:URL#MODEL, or --llm hf:MODEL"),
+        (
+            "VGG16UNet",
+            "VGG16 (torchvision)",
+            vgg_file().exists(),
+            "VGG16 (Keras)",
+            asset("vgg16"),
+            f"put {vgg_file().name} into {vgg_file().parent}",
+        ),
+        (
+            "captions",
+            "Llama 3",
+            False,
+            "--llm smollm2, or rules",
+            asset("smollm2"),
+            "serve it (ollama, vLLM) and give --llm openai:URL#MODEL, or --llm hf:MODEL",
+        ),
     ]
     return pd.DataFrame(rows, columns=["task", "real", "here", "stand_in", "fetched", "how"])
 
 # %% ../nbs/13a_doctor.ipynb #13a-doctor-012
 def folders(
-    where: str|Path = ".",
-) -> dict[str, list[str]]: # prepared, begun (runs without a model), finished (with), and sampled and judged (of these)
+    where: str | Path = ".",
+) -> dict[str, list[str]]:  # prepared, begun (runs without a model), finished (with), and sampled and judged (of these)
     "What earlier commands have left in `work` and `runs`."
     where = Path(where)
     runs = sorted(p.parent for p in where.glob("runs/*/config.json"))
     tell = lambda paths: [p.relative_to(where).as_posix() for p in paths]
-    return dict(prepared=tell(sorted(p for p in where.glob("work/*") if is_prepared(p))), begun=tell([r for r in runs if not (r/"final").exists()]), finished=tell([r for r in runs if (r/"final").exists()]),
-                sampled=tell([r for r in runs if (r/"final").exists() and any(r.glob("samples/*/sample.json"))]),
-                judged=tell([r for r in runs if (r/"final").exists() and (r/"report.md").exists()]))
+    return dict(
+        prepared=tell(sorted(p for p in where.glob("work/*") if is_prepared(p))),
+        begun=tell([r for r in runs if not (r / "final").exists()]),
+        finished=tell([r for r in runs if (r / "final").exists()]),
+        sampled=tell([r for r in runs if (r / "final").exists() and any(r.glob("samples/*/sample.json"))]),
+        judged=tell([r for r in runs if (r / "final").exists() and (r / "report.md").exists()]),
+    )
+
 
 def next_step(
-    found: dict,   # of `folders`
+    found: dict,  # of `folders`
     gpu: bool,
-    radbert: bool, # whether it is here
+    radbert: bool,  # whether it is here
 ) -> str:
     "The command that most people would give next."
-    if found["begun"]: return f"{found['begun'][0]} has not finished: the command that began it, with the same options, goes on with it (they are in {found['begun'][0]}/config.json)."
-    if waiting := [r for r in found["finished"] if r not in found["sampled"]]: return f"radgen sample --run {waiting[0]} --n 1000 draws pictures to judge, and radgen app {waiting[0]} opens a page."
-    if found["finished"] and not set(found["finished"]) - set(found["judged"]): return f"{found['finished'][0]}/report.md has the numbers, and radgen app {found['finished'][0]} opens a page. Then radgen prepare --data-path YOUR_DATA --out work/NAME."
-    if found["finished"]: return f"radgen evaluate --run {found['finished'][0]} writes a report, and radgen app {found['finished'][0]} opens a page."
+    if found["begun"]:
+        return f"{found['begun'][0]} has not finished: the command that began it, with the same options, goes on with it (they are in {found['begun'][0]}/config.json)."
+    if waiting := [r for r in found["finished"] if r not in found["sampled"]]:
+        return f"radgen sample --run {waiting[0]} --n 1000 draws pictures to judge, and radgen app {waiting[0]} opens a page."
+    if found["finished"] and not set(found["finished"]) - set(found["judged"]):
+        return f"{found['finished'][0]}/report.md has the numbers, and radgen app {found['finished'][0]} opens a page. Then radgen prepare --data-path YOUR_DATA --out work/NAME."
+    if found["finished"]:
+        return f"radgen evaluate --run {found['finished'][0]} writes a report, and radgen app {found['finished'][0]} opens a page."
     small = ("" if gpu else " --image-size 32 --size small --steps 900") + ("" if radbert else " --encoder minilm")
-    if found["prepared"]: return f"radgen train --data-path {found['prepared'][0]}{small} --name first"
+    if found["prepared"]:
+        return f"radgen train --data-path {found['prepared'][0]}{small} --name first"
     return f"radgen demo shows all stages on embedded data in some minutes. Then radgen prepare --data-path YOUR_DATA --out work/NAME and radgen train --data-path work/NAME{small} --name first."
 
 # %% ../nbs/13a_doctor.ipynb #13a-doctor-014
 def doctor(
-    where: str|Path = ".",
-) -> dict: # packages, machine, weights, folders, free_gib (of this folder and of the cache), next
+    where: str | Path = ".",
+) -> dict:  # packages, machine, weights, folders, free_gib (of this folder and of the cache), next
     "Look at this machine; nothing is downloaded and no other machine is asked."
     m, w, found, cache = machine(), weights(), folders(where), cache_dir()
-    free = lambda p: round(shutil.disk_usage(next(d for d in (p, *p.parents) if d.exists())).free/2**30, 1)
-    return dict(packages=packages(), machine=m, weights=w.to_dict("records"), folders=found, free_gib={str(Path(where)): free(Path(where).resolve()), str(cache): free(cache)}, next=next_step(found, bool(m["gpus"]), bool(w.set_index("real").here["RadBERT"])))
+    free = lambda p: round(shutil.disk_usage(next(d for d in (p, *p.parents) if d.exists())).free / 2**30, 1)
+    return dict(
+        packages=packages(),
+        machine=m,
+        weights=w.to_dict("records"),
+        folders=found,
+        free_gib={str(Path(where)): free(Path(where).resolve()), str(cache): free(cache)},
+        next=next_step(found, bool(m["gpus"]), bool(w.set_index("real").here["RadBERT"])),
+    )
+
 
 def doctor_text(
-    d: dict, # of `doctor`
+    d: dict,  # of `doctor`
 ) -> str:
     "The same for people."
     m, w = d["machine"], pd.DataFrame(d["weights"])
-    gpus = ", ".join(f"{g['name']} ({g['gib']} GiB)" for g in m["gpus"]) or ("Apple GPU (--device mps)" if m["mps"] else "none: commands fall back to the CPU, and say so" + ("" if m["cuda"] else "; this torch is built without CUDA"))
-    seen = [f"  {'real' if r.here else 'stand-in':9} {r.task:13} {r.real}" + ("" if r.here else f" is not here; {r.stand_in}{'' if r.fetched else ' (fetched when first used)'}\n{'':26}{r.how}") for r in w.itertuples()]
-    return "\n".join([f"GPU        {gpus}", f"machine    {m['cores']} cores, {m['ram_gib']} GiB of memory, {m['system']}, Python {m['python']}",
-        "packages   " + ", ".join(f"{k} {v}" for k, v in d["packages"].items() if v) + "".join(f"; no {k}" + ("; the page needs it: pip install -e '.[app]'" if k == "gradio" else "") for k, v in d["packages"].items() if not v),
-        "disk       " + ", ".join(f"{v} GiB free at {k}" for k, v in d["free_gib"].items()), "weights", *seen,
-        "here       " + ("; ".join(f"{k}: {', '.join(v)}" for k, v in d["folders"].items() if v) or "nothing prepared, no runs"), f"next       {d['next']}"])
+    gpus = ", ".join(f"{g['name']} ({g['gib']} GiB)" for g in m["gpus"]) or (
+        "Apple GPU (--device mps)"
+        if m["mps"]
+        else "none: commands fall back to the CPU, and say so"
+        + ("" if m["cuda"] else "; this torch is built without CUDA")
+    )
+    seen = [
+        f"  {'real' if r.here else 'stand-in':9} {r.task:13} {r.real}"
+        + (
+            ""
+            if r.here
+            else f" is not here; {r.stand_in}{'' if r.fetched else ' (fetched when first used)'}\n{'':26}{r.how}"
+        )
+        for r in w.itertuples()
+    ]
+    return "\n".join(
+        [
+            f"GPU        {gpus}",
+            f"machine    {m['cores']} cores, {m['ram_gib']} GiB of memory, {m['system']}, Python {m['python']}",
+            "packages   "
+            + ", ".join(f"{k} {v}" for k, v in d["packages"].items() if v)
+            + "".join(
+                f"; no {k}" + ("; the page needs it: pip install -e '.[app]'" if k == "gradio" else "")
+                for k, v in d["packages"].items()
+                if not v
+            ),
+            "disk       " + ", ".join(f"{v} GiB free at {k}" for k, v in d["free_gib"].items()),
+            "weights",
+            *seen,
+            "here       "
+            + ("; ".join(f"{k}: {', '.join(v)}" for k, v in d["folders"].items() if v) or "nothing prepared, no runs"),
+            f"next       {d['next']}",
+        ]
+    )

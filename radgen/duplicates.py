@@ -21,136 +21,189 @@ from .images import ImageError, load_grey, square
 
 # %% ../nbs/04b_duplicates.ipynb #04b-duplicates-008
 def hash_codes(
-    phash: pd.Series, # hexadecimal, of `measure_images`
-) -> np.ndarray: # (N, 4) uint64
+    phash: pd.Series,  # hexadecimal, of `measure_images`
+) -> np.ndarray:  # (N, 4) uint64
     "Perceptual hashes as numbers."
     return np.frombuffer(bytes.fromhex("".join(phash)), ">u8").reshape(-1, 4).astype(np.uint64)
 
+
 def bits_apart(
-    a: np.ndarray, # (..., 4) uint64
-    b: np.ndarray, # (..., 4) uint64
-) -> np.ndarray:   # (...) 0 .. 256
+    a: np.ndarray,  # (..., 4) uint64
+    b: np.ndarray,  # (..., 4) uint64
+) -> np.ndarray:  # (...) 0 .. 256
     "Hamming distance of two hashes."
     return np.bitwise_count(a ^ b).sum(-1, dtype=np.int64)
 
 # %% ../nbs/04b_duplicates.ipynb #04b-duplicates-012
 def close_pairs(
-    codes: np.ndarray,   # (N, 4) uint64
+    codes: np.ndarray,  # (N, 4) uint64
     max_bits: int = 32,  # largest distance, 0 .. 256
-    rounds: int = 64,    # random orders of the bits
-    reach: int = 8,      # neighbours in a sorted list that are compared
-    seed: int = 0,       # of the orders
-) -> np.ndarray: # (M, 2) int64, rows i < j, each pair once, sorted
+    rounds: int = 64,  # random orders of the bits
+    reach: int = 8,  # neighbours in a sorted list that are compared
+    seed: int = 0,  # of the orders
+) -> np.ndarray:  # (M, 2) int64, rows i < j, each pair once, sorted
     "Pairs of hashes at most `max_bits` apart, found by sorting. Source: Charikar 2002, section 5."
     rng, n, found = np.random.default_rng(seed), len(codes), []
     packed = codes.astype(">u8").view(np.uint8).reshape(n, 32)
     for _ in range(rounds):
         first = rng.permutation(256)[:64]
-        key = np.ascontiguousarray(np.packbits((packed[:, first >> 3] >> (7 - (first & 7)).astype(np.uint8)) & 1, axis=1)).view(">u8").ravel()
-        dealt = rng.permutation(n) # equal hashes stand in another order each time, too
+        key = (
+            np.ascontiguousarray(np.packbits((packed[:, first >> 3] >> (7 - (first & 7)).astype(np.uint8)) & 1, axis=1))
+            .view(">u8")
+            .ravel()
+        )
+        dealt = rng.permutation(n)  # equal hashes stand in another order each time, too
         order = dealt[key[dealt].argsort(kind="stable")]
         for d in range(1, min(reach, n - 1) + 1):
             a, b = order[:-d], order[d:]
             close = bits_apart(codes[a], codes[b]) <= max_bits
-            found.append(np.unique(np.minimum(a, b)[close]*n + np.maximum(a, b)[close]))
-        if len(found) > 64: found = [np.unique(np.concatenate(found))]
+            found.append(np.unique(np.minimum(a, b)[close] * n + np.maximum(a, b)[close]))
+        if len(found) > 64:
+            found = [np.unique(np.concatenate(found))]
     pairs = np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
-    return np.stack([pairs//max(n, 1), pairs % max(n, 1)], 1)
+    return np.stack([pairs // max(n, 1), pairs % max(n, 1)], 1)
 
 # %% ../nbs/04b_duplicates.ipynb #04b-duplicates-016
-LOOK, SAME = 96, 0.98 # side of the pictures that are compared, and the similarity from which two are copies
+LOOK, SAME = 96, 0.98  # side of the pictures that are compared, and the similarity from which two are copies
+
 
 def look_batch(
-    images: list[str], # as `load_grey` takes them
-) -> list[np.ndarray]: # (96, 96) uint8 each; empty where one cannot be used
+    images: list[str],  # as `load_grey` takes them
+) -> list[np.ndarray]:  # (96, 96) uint8 each; empty where one cannot be used
     "Small pictures for comparison."
     out = []
     for image in images:
-        try: out.append(np.asarray(Image.fromarray(load_grey(image)).resize((LOOK, LOOK), Image.Resampling.BILINEAR, reducing_gap=3.0)))
-        except ImageError: out.append(np.zeros((0, 0), np.uint8))
+        try:
+            out.append(
+                np.asarray(
+                    Image.fromarray(load_grey(image)).resize((LOOK, LOOK), Image.Resampling.BILINEAR, reducing_gap=3.0)
+                )
+            )
+        except ImageError:
+            out.append(np.zeros((0, 0), np.uint8))
     return out
 
+
 def similarity(
-    a: np.ndarray, # (96, 96) uint8
-    b: np.ndarray, # (96, 96) uint8
-) -> float:        # -1 .. 1; 1 for copies
+    a: np.ndarray,  # (96, 96) uint8
+    b: np.ndarray,  # (96, 96) uint8
+) -> float:  # -1 .. 1; 1 for copies
     "Correlation of the differences of neighbouring pixels where neither picture is black or white."
-    if a.size == 0 or b.size == 0: return 0.0
+    if a.size == 0 or b.size == 0:
+        return 0.0
     clear = (a > 6) & (a < 249) & (b > 6) & (b < 249)
     x, y = [], []
     for axis, both in enumerate((clear[1:] & clear[:-1], clear[:, 1:] & clear[:, :-1])):
-        x.append(np.diff(a.astype(np.float32), axis=axis)[both]); y.append(np.diff(b.astype(np.float32), axis=axis)[both])
+        x.append(np.diff(a.astype(np.float32), axis=axis)[both])
+        y.append(np.diff(b.astype(np.float32), axis=axis)[both])
     x, y = np.concatenate(x), np.concatenate(y)
-    length = np.sqrt((x*x).sum()*(y*y).sum())
-    return float((x*y).sum()/length) if len(x) > 100 and length > 0 else float((a == b).all())
+    length = np.sqrt((x * x).sum() * (y * y).sum())
+    return float((x * y).sum() / length) if len(x) > 100 and length > 0 else float((a == b).all())
+
 
 def compare_pairs(
     images: pd.Series,  # as `load_grey` takes them, with the index 0, 1, 2, ...
     pairs: np.ndarray,  # (M, 2) of `close_pairs`
-    workers: int|None = None,
+    workers: int | None = None,
     progress: bool = True,
-) -> np.ndarray: # (M,) similarities
+) -> np.ndarray:  # (M,) similarities
     "Decode the pictures of the pairs, each once, and compare."
     at = np.unique(pairs)
-    looks = [x for batch in map_batches(look_batch, images.iloc[at].tolist(), workers, "comparing", progress) for x in batch]
+    looks = [
+        x for batch in map_batches(look_batch, images.iloc[at].tolist(), workers, "comparing", progress) for x in batch
+    ]
     return np.array([similarity(looks[i], looks[j]) for i, j in np.searchsorted(at, pairs)], float)
 
 # %% ../nbs/04b_duplicates.ipynb #04b-duplicates-019
 def plot_pairs(
-    images: pd.Series,    # as `load_grey` takes them
-    pairs: np.ndarray,    # (M, 2) positions
-    titles: list,         # one string a pair
-    n: int = 5,           # pairs, at most
+    images: pd.Series,  # as `load_grey` takes them
+    pairs: np.ndarray,  # (M, 2) positions
+    titles: list,  # one string a pair
+    n: int = 5,  # pairs, at most
 ) -> plt.Figure:
     "Pairs of pictures, one above the other."
     shown = pairs[:n]
-    return image_grid([square(images.iloc[p], 160) for side in (0, 1) for p in shown[:, side]], [*titles[:n], *[""]*len(shown)], ncol=max(len(shown), 1), size=1.35, lines=2)
+    return image_grid(
+        [square(images.iloc[p], 160) for side in (0, 1) for p in shown[:, side]],
+        [*titles[:n], *[""] * len(shown)],
+        ncol=max(len(shown), 1),
+        size=1.35,
+        lines=2,
+    )
 
 # %% ../nbs/04b_duplicates.ipynb #04b-duplicates-023
 POLICIES = ("leaks", "all", "keep")
 
+
 def find_copies(
-    table: pd.DataFrame,      # measured; rows with `keep` False are left out
-    workers: int|None = None, # processes; None for one a core
-    progress: bool = True,    # show progress bars
-) -> pd.DataFrame: # the same rows with `keeper`: the ID of the one that stands for its copies, '' for a picture without
+    table: pd.DataFrame,  # measured; rows with `keep` False are left out
+    workers: int | None = None,  # processes; None for one a core
+    progress: bool = True,  # show progress bars
+) -> (
+    pd.DataFrame
+):  # the same rows with `keeper`: the ID of the one that stands for its copies, '' for a picture without
     "Find the pictures that occur more than once among the kept rows."
     rows = table[table.keep & (table.phash != "")]
     pairs = close_pairs(hash_codes(rows.phash))
     pairs = pairs[compare_pairs(rows.image.reset_index(drop=True), pairs, workers, progress) >= SAME]
-    group = connected_components(coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(len(rows), len(rows))), directed=False)[1] if len(pairs) else np.arange(len(rows))
+    group = (
+        connected_components(
+            coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(len(rows), len(rows))),
+            directed=False,
+        )[1]
+        if len(pairs)
+        else np.arange(len(rows))
+    )
     rows = rows.assign(group=group, rank=rows.split.map({"test": 0, "valid": 1}).fillna(2))
     keeper = rows.sort_values("rank", kind="stable").groupby("group").id.first()
     alone = ~rows.group.duplicated(keep=False)
     return table.assign(keeper=rows.group.map(keeper).mask(alone, "").reindex(table.index, fill_value="").astype(str))
 
+
 def drop_copies(
-    table: pd.DataFrame,   # of `find_copies`
-    policy: str = "leaks", # leaks, all or keep
-) -> pd.DataFrame: # the same rows with `keep` and `reason` updated
+    table: pd.DataFrame,  # of `find_copies`
+    policy: str = "leaks",  # leaks, all or keep
+) -> pd.DataFrame:  # the same rows with `keep` and `reason` updated
     "Drop copies; raises `ConfigError` for an unknown policy."
-    if policy not in POLICIES: raise ConfigError(f"--copies is {policy!r}: choose {', '.join(POLICIES)}.")
+    if policy not in POLICIES:
+        raise ConfigError(f"--copies is {policy!r}: choose {', '.join(POLICIES)}.")
     split = table.keeper.map(table.set_index("id").split)
-    copy = table.keep & (table.keeper != "") & (table.keeper != table.id) & (policy != "keep") & ((policy == "all") | (split != table.split))
+    copy = (
+        table.keep
+        & (table.keeper != "")
+        & (table.keeper != table.id)
+        & (policy != "keep")
+        & ((policy == "all") | (split != table.split))
+    )
     return drop_rows(table, ("copy of a " + split.astype(str) + " image: " + table.keeper).where(copy, ""))
 
+
 def copies_report(
-    table: pd.DataFrame, # of `find_copies`
-) -> pd.DataFrame: # one row a combination of splits: groups, images
+    table: pd.DataFrame,  # of `find_copies`
+) -> pd.DataFrame:  # one row a combination of splits: groups, images
     "How many pictures occur twice, and between which splits."
     groups = table[table.keeper != ""].groupby("keeper")
     kinds = groups.split.agg(lambda s: " and ".join(k for k in ("train", "valid", "test") if k in set(s)))
-    return pd.DataFrame({"groups": kinds.value_counts(), "images": groups.size().groupby(kinds).sum()}).astype(int).rename_axis("splits").sort_index()
+    return (
+        pd.DataFrame({"groups": kinds.value_counts(), "images": groups.size().groupby(kinds).sum()})
+        .astype(int)
+        .rename_axis("splits")
+        .sort_index()
+    )
 
 # %% ../nbs/04b_duplicates.ipynb #04b-duplicates-024
 def plot_copies(
-    table: pd.DataFrame, # of `find_copies`
-    n: int = 6,          # pairs, at most
+    table: pd.DataFrame,  # of `find_copies`
+    n: int = 6,  # pairs, at most
 ) -> plt.Figure:
     "Some copies under their keepers, those between splits first."
     rows = table[(table.keeper != "") & (table.keeper != table.id)].reset_index()
     keeper = pd.Series(np.arange(len(table)), table.id)[rows.keeper].to_numpy()
-    rows = rows.assign(at=table.index.get_indexer(rows["index"]), keeper_at=keeper, between=table.split.to_numpy()[keeper] != rows.split)
+    rows = rows.assign(
+        at=table.index.get_indexer(rows["index"]),
+        keeper_at=keeper,
+        between=table.split.to_numpy()[keeper] != rows.split,
+    )
     rows = rows.sort_values("between", ascending=False, kind="stable")
     titles = [f"{table.split.iloc[k]} and {s}" for k, s in zip(rows.keeper_at, rows.split)]
     return plot_pairs(table.image, rows[["keeper_at", "at"]].to_numpy(), titles, n)

@@ -19,121 +19,208 @@ from filelock import FileLock, Timeout
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from .core import ASSETS, AssetError, ConfigError, DataError, atomic_dir, cache_dir, fetch_asset, file_digest, fingerprint, first_line, read_json, write_json
+from radgen.core import (
+    ASSETS,
+    AssetError,
+    ConfigError,
+    DataError,
+    atomic_dir,
+    cache_dir,
+    fetch_asset,
+    file_digest,
+    fingerprint,
+    first_line,
+    read_json,
+    write_json,
+)
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-006
 class TextEmbedding(NamedTuple):
     "A batch of encoded captions."
-    tokens: torch.Tensor # (B, L, D) float
-    mask: torch.Tensor   # (B, L) bool, True at real tokens
-    pooled: torch.Tensor # (B, D) float
+
+    tokens: torch.Tensor  # (B, L, D) float
+    mask: torch.Tensor  # (B, L) bool, True at real tokens
+    pooled: torch.Tensor  # (B, D) float
 
     def to(self, *args, **kwargs):
         "Move or cast as `torch.Tensor.to` does; the mask keeps its type."
         kept = {k: v for k, v in kwargs.items() if k != "dtype"}
         moved = [a for a in args if not isinstance(a, torch.dtype)]
-        return TextEmbedding(self.tokens.to(*args, **kwargs), self.mask.to(*moved, **kept) if moved or kept else self.mask,
-                             self.pooled.to(*args, **kwargs))
+        return TextEmbedding(
+            self.tokens.to(*args, **kwargs),
+            self.mask.to(*moved, **kept) if moved or kept else self.mask,
+            self.pooled.to(*args, **kwargs),
+        )
 
     def __getitem__(self, i):
         "Rows `i` (a slice, index list or tensor) of the batch; an integer selects a field, as in every tuple."
-        if isinstance(i, int): return tuple.__getitem__(self, i)
+        if isinstance(i, int):
+            return tuple.__getitem__(self, i)
         return TextEmbedding(*(x[i] for x in self))
 
-    def check(self,
-        width: int, # D that the reader was made for
+    def check(
+        self,
+        width: int,  # D that the reader was made for
     ):
         "Raise `ConfigError` unless the three parts fit each other and `width`; an empty row is looked for only in real CPU tensors and outside of `torch.compile`."
         tokens, mask, pooled = self
-        if tokens.ndim != 3: raise ConfigError(f"token vectors have the shape {tuple(tokens.shape)}: (captions, tokens, width) is needed.")
-        if tokens.shape[2] != width: raise ConfigError(f"the text is {tokens.shape[2]} wide and the model was made for {width}: use the text encoder it was trained with.")
-        if mask.dtype != torch.bool: raise ConfigError(f"the text's mask is {mask.dtype}: it must be torch.bool, True at real tokens.")
-        if mask.shape != tokens.shape[:2]: raise ConfigError(f"the text's mask has the shape {tuple(mask.shape)} beside token vectors of {tuple(tokens.shape)}: the first two sizes must agree.")
-        if pooled.shape != (tokens.shape[0], width): raise ConfigError(f"pooled vectors have the shape {tuple(pooled.shape)} beside token vectors of {tuple(tokens.shape)}: ({tokens.shape[0]}, {width}) is needed.")
-        if torch.compiler.is_compiling() or type(mask) is not torch.Tensor or mask.device.type != "cpu": return
+        if tokens.ndim != 3:
+            raise ConfigError(
+                f"token vectors have the shape {tuple(tokens.shape)}: (captions, tokens, width) is needed."
+            )
+        if tokens.shape[2] != width:
+            raise ConfigError(
+                f"the text is {tokens.shape[2]} wide and the model was made for {width}: use the text encoder it was trained with."
+            )
+        if mask.dtype != torch.bool:
+            raise ConfigError(f"the text's mask is {mask.dtype}: it must be torch.bool, True at real tokens.")
+        if mask.shape != tokens.shape[:2]:
+            raise ConfigError(
+                f"the text's mask has the shape {tuple(mask.shape)} beside token vectors of {tuple(tokens.shape)}: the first two sizes must agree."
+            )
+        if pooled.shape != (tokens.shape[0], width):
+            raise ConfigError(
+                f"pooled vectors have the shape {tuple(pooled.shape)} beside token vectors of {tuple(tokens.shape)}: ({tokens.shape[0]}, {width}) is needed."
+            )
+        if torch.compiler.is_compiling() or type(mask) is not torch.Tensor or mask.device.type != "cpu":
+            return
         empty = (~mask.any(1)).nonzero().flatten().tolist()
-        if empty: raise ConfigError(f"row {empty[0]} of the text's mask is all false: every caption has at least one real token.")
+        if empty:
+            raise ConfigError(
+                f"row {empty[0]} of the text's mask is all false: every caption has at least one real token."
+            )
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-008
-ENCODERS = { # name -> (id on the hub, or None for a package of `ASSETS`; pooling)
-    "radbert": ("zzxslp/RadBERT-RoBERTa-4m", "mean"), # the paper's choice, 768-d
+ENCODERS = {  # name -> (id on the hub, or None for a package of `ASSETS`; pooling)
+    "radbert": ("zzxslp/RadBERT-RoBERTa-4m", "mean"),  # the paper's choice, 768-d
     "clip": ("openai/clip-vit-base-patch32", "eos"),  # the paper's second choice, 512-d
-    "minilm": (None, "mean"),                         # small stand-in, 384-d
-    "mpnet": (None, "mean"),                          # stand-in of RadBERT's width, 768-d
+    "minilm": (None, "mean"),  # small stand-in, 384-d
+    "mpnet": (None, "mean"),  # stand-in of RadBERT's width, 768-d
 }
 
-LABELS = {"minilm": "MiniLM (stand-in for RadBERT)", "mpnet": "MPNet (stand-in)"} # how reports call encoders that stand in for others
+LABELS = {
+    "minilm": "MiniLM (stand-in for RadBERT)",
+    "mpnet": "MPNet (stand-in)",
+}  # how reports call encoders that stand in for others
 
 STANDIN = {
     "radbert": "train with a stand-in, --encoder mpnet (general English, the same width of 768, 404 MB) or --encoder minilm (general English, small)",
     "clip": "train with another kind of encoder, since no package registry carries a CLIP: --encoder minilm (general English, small)",
 }
 
-def _instead(name): return STANDIN.get(name, "train with a stand-in, --encoder minilm (general English, small)")
+
+def _instead(name):
+    return STANDIN.get(name, "train with a stand-in, --encoder minilm (general English, small)")
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-009
-WEIGHTS = (r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?", r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?") # the first kind that is there is what loads
-SETTINGS = r"(config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|[\w-]*vocab[\w-]*)\.json|[^/]*\.(txt|model|spm|codes)|1_Pooling/config\.json" # configuration, tokenizer, pooling: all that bears on a vector, beside weights
+WEIGHTS = (
+    r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?",
+    r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?",
+)  # the first kind that is there is what loads
+SETTINGS = r"(config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|[\w-]*vocab[\w-]*)\.json|[^/]*\.(txt|model|spm|codes)|1_Pooling/config\.json"  # configuration, tokenizer, pooling: all that bears on a vector, beside weights
+
 
 def _weights(files):
     "The weight files among file names that transformers would load."
     return next((found for kind in WEIGHTS if (found := [f for f in files if re.fullmatch(kind, f)])), [])
 
+
 def _lacks(folder, weights):
     "What a folder lacks to be an encoder, in words."
     files = os.listdir(folder)
     tokenizer = {"tokenizer.json", "vocab.json", "vocab.txt"} & set(files) or any(f.endswith(".model") for f in files)
-    return [what for what, there in (("config.json", "config.json" in files), ("a tokenizer", tokenizer), ("weights", _weights(files) or not weights)) if not there]
+    return [
+        what
+        for what, there in (
+            ("config.json", "config.json" in files),
+            ("a tokenizer", tokenizer),
+            ("weights", _weights(files) or not weights),
+        )
+        if not there
+    ]
+
 
 def encoder_on_disk(
-    name: str, # a key of `ENCODERS` or an id of the hub (owner/name)
-    weights: bool = True, # False where the tokenizer is enough
-) -> str|None: # folder, None where nothing or not all is here
+    name: str,  # a key of `ENCODERS` or an id of the hub (owner/name)
+    weights: bool = True,  # False where the tokenizer is enough
+) -> str | None:  # folder, None where nothing or not all is here
     "Where an encoder lies on this machine, without asking another."
     from huggingface_hub import try_to_load_from_cache
-    hub, own = ENCODERS.get(name, (name,))[0], cache_dir()/"encoders"/name
-    if hub is None: return str(fetch_asset(name)) if (cache_dir()/ASSETS[name].label).exists() else None
-    at = str(own/"config.json") if own.is_dir() else try_to_load_from_cache(hub, "config.json")
-    return os.path.dirname(at) if isinstance(at, str) and os.path.exists(at) and not _lacks(os.path.dirname(at), weights) else None
+
+    hub, own = ENCODERS.get(name, (name,))[0], cache_dir() / "encoders" / name
+    if hub is None:
+        return str(fetch_asset(name)) if (cache_dir() / ASSETS[name].label).exists() else None
+    at = str(own / "config.json") if own.is_dir() else try_to_load_from_cache(hub, "config.json")
+    return (
+        os.path.dirname(at)
+        if isinstance(at, str) and os.path.exists(at) and not _lacks(os.path.dirname(at), weights)
+        else None
+    )
+
 
 def encoder_source(
-    name: str, # a key of `ENCODERS`, an id of the hub (owner/name) or a folder saved by transformers
-    weights: bool = True, # False where the tokenizer is enough
-) -> str: # folder that holds configuration, tokenizer and weights
+    name: str,  # a key of `ENCODERS`, an id of the hub (owner/name) or a folder saved by transformers
+    weights: bool = True,  # False where the tokenizer is enough
+) -> str:  # folder that holds configuration, tokenizer and weights
     "Where an encoder is loaded from, fetched or downloaded if need be; raises `AssetError` with the way out where it cannot be had."
-    hub, own = ENCODERS.get(name, (name,))[0], cache_dir()/"encoders"/name
-    if hub is None: return str(fetch_asset(name))
+    hub, own = ENCODERS.get(name, (name,))[0], cache_dir() / "encoders" / name
+    if hub is None:
+        return str(fetch_asset(name))
     here = Path(name) if name not in ENCODERS and Path(name).is_dir() else own
     if here is own and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", hub):
-        raise ConfigError(f"no text encoder is called {name!r} and no folder is there: use one of {', '.join(ENCODERS)}, an id of the Hugging Face hub (owner/name) or a folder saved by transformers.")
-    if not here.is_dir(): return _from_hub(name, hub, own, weights)
-    if lacks := _lacks(here, weights): raise AssetError(f"the text encoder in {here} lacks {', '.join(lacks)}: put whole files there, or {_instead(name)}.")
+        raise ConfigError(
+            f"no text encoder is called {name!r} and no folder is there: use one of {', '.join(ENCODERS)}, an id of the Hugging Face hub (owner/name) or a folder saved by transformers."
+        )
+    if not here.is_dir():
+        return _from_hub(name, hub, own, weights)
+    if lacks := _lacks(here, weights):
+        raise AssetError(
+            f"the text encoder in {here} lacks {', '.join(lacks)}: put whole files there, or {_instead(name)}."
+        )
     return str(here)
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-031
 def _from_hub(name, hub, own, weights):
     "The snapshot of a model in the hub's cache, downloaded where it is not whole."
     from huggingface_hub import snapshot_download
-    if at := encoder_on_disk(name, weights): return at
+
+    if at := encoder_on_disk(name, weights):
+        return at
     try:
         files = _ask_hub(hub)
-        return snapshot_download(hub, allow_patterns=[f for f in files if re.fullmatch(SETTINGS, f)] + (_weights(files) if weights else []))
-    except Exception as e: # of the network, the hub or the disk
-        why = {"OfflineModeIsEnabled": "HF_HUB_OFFLINE is set", "RepositoryNotFoundError": "the hub has no model of that name", "GatedRepoError": "the hub asks for a licence and a token"}.get(
-            type(e).__name__, f"the hub cannot be reached ({type(e).__name__})")
-        raise AssetError(f"the text encoder {name if name == hub else f'{name} ({hub})'} is not on this machine and {why}: put its files (configuration, tokenizer, weights) into {own}, or {_instead(name)}.") from None
+        return snapshot_download(
+            hub, allow_patterns=[f for f in files if re.fullmatch(SETTINGS, f)] + (_weights(files) if weights else [])
+        )
+    except Exception as e:  # of the network, the hub or the disk
+        why = {
+            "OfflineModeIsEnabled": "HF_HUB_OFFLINE is set",
+            "RepositoryNotFoundError": "the hub has no model of that name",
+            "GatedRepoError": "the hub asks for a licence and a token",
+        }.get(type(e).__name__, f"the hub cannot be reached ({type(e).__name__})")
+        raise AssetError(
+            f"the text encoder {name if name == hub else f'{name} ({hub})'} is not on this machine and {why}: put its files (configuration, tokenizer, weights) into {own}, or {_instead(name)}."
+        ) from None
+
 
 def _ask_hub(hub, seconds=5):
     "Names of a model's files: one question, answered in time or `TimeoutError`."
     from huggingface_hub import HfApi
+
     answers = queue.Queue()
+
     def ask():
-        try: answers.put([f.rfilename for f in HfApi().model_info(hub, timeout=seconds).siblings])
-        except Exception as e: answers.put(e)
+        try:
+            answers.put([f.rfilename for f in HfApi().model_info(hub, timeout=seconds).siblings])
+        except Exception as e:
+            answers.put(e)
+
     threading.Thread(target=ask, daemon=True).start()
-    try: answer = answers.get(timeout=seconds + 1)
-    except queue.Empty: raise TimeoutError(hub) from None
-    if isinstance(answer, Exception): raise answer
+    try:
+        answer = answers.get(timeout=seconds + 1)
+    except queue.Empty:
+        raise TimeoutError(hub) from None
+    if isinstance(answer, Exception):
+        raise answer
     return answer
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-035
@@ -141,136 +228,208 @@ def _ask_hub(hub, seconds=5):
 def quiet_transformers():
     "Keep transformers from progress bars and from reporting what we check ourselves."
     from transformers.utils import logging
+
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error(); logging.disable_progress_bar()
-    try: yield
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
     finally:
         logging.set_verbosity(level)
-        if bar: logging.enable_progress_bar()
+        if bar:
+            logging.enable_progress_bar()
 
-def _broken(name, folder, what, why): return AssetError(f"the {what} of {name if name == folder else f'{name} in {folder}'} could not be loaded ({why}): put whole files there, or {_instead(name)}.")
+
+def _broken(name, folder, what, why):
+    return AssetError(
+        f"the {what} of {name if name == folder else f'{name} in {folder}'} could not be loaded ({why}): put whole files there, or {_instead(name)}."
+    )
+
 
 def load_tokenizer(
-    name: str, # as for `encoder_source`
-    folder: str|None = None, # where `encoder_source` found it
+    name: str,  # as for `encoder_source`
+    folder: str | None = None,  # where `encoder_source` found it
 ):
     "The tokenizer of an encoder, which needs no weights; raises `AssetError` with the way out where it cannot be had."
     from transformers import AutoTokenizer
+
     folder = folder or encoder_source(name, weights=False)
     try:
-        with quiet_transformers(): tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="right", trust_remote_code=False)
-    except Exception as e: raise _broken(name, folder, "tokenizer", first_line(e)) from None
-    if tokenizer.pad_token_id is None: raise _broken(name, folder, "tokenizer", "it has no padding token, so it belongs to no encoder of batches")
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="right", trust_remote_code=False)
+    except Exception as e:
+        raise _broken(name, folder, "tokenizer", first_line(e)) from None
+    if tokenizer.pad_token_id is None:
+        raise _broken(name, folder, "tokenizer", "it has no padding token, so it belongs to no encoder of batches")
     return tokenizer
 
+
 def token_lengths(
-    tokenizer, # of `load_tokenizer`
+    tokenizer,  # of `load_tokenizer`
     texts: list[str],
-) -> list[int]: # of each text, markers among them
+) -> list[int]:  # of each text, markers among them
     "How many tokens texts have, uncut."
-    parts = (tokenizer(texts[i:i + 2048], verbose=False, return_attention_mask=False).input_ids for i in range(0, len(texts), 2048))
+    parts = (
+        tokenizer(texts[i : i + 2048], verbose=False, return_attention_mask=False).input_ids
+        for i in range(0, len(texts), 2048)
+    )
     return [len(ids) for part in parts for ids in part]
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-056
 def load_network(
-    name: str,   # as for `encoder_source`
-    folder: str, # where `encoder_source` found it
-    kind=None,   # class of transformers, such as CLIPModel; by default the text encoder in the folder, its dropout taken out
-) -> tuple: # network in float32, and its tokenizer
+    name: str,  # as for `encoder_source`
+    folder: str,  # where `encoder_source` found it
+    kind=None,  # class of transformers, such as CLIPModel; by default the text encoder in the folder, its dropout taken out
+) -> tuple:  # network in float32, and its tokenizer
     "A network, each weight from its file and finite, and the tokenizer that fits it; raises `AssetError` with the way out where one of them is not sound."
     from transformers import AutoConfig, AutoModel, CLIPTextModel
+
     tokenizer = load_tokenizer(name, folder)
     try:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            if not kind: config = _without_dropout(config.text_config if config.model_type == "clip" else config)
-            vars(config).pop("auto_map", None) # code of its own, which is never run
+            if not kind:
+                config = _without_dropout(config.text_config if config.model_type == "clip" else config)
+            vars(config).pop("auto_map", None)  # code of its own, which is never run
             kind = kind or (CLIPTextModel if config.model_type == "clip_text_model" else AutoModel)
-            model, info = kind.from_pretrained(folder, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)
-    except pickle.UnpicklingError: raise _broken(name, folder, "weights", "a pickle that holds more than tensors, which could run code") from None
-    except Exception as e: raise _broken(name, folder, "weights", first_line(e)) from None # whatever a foreign file provokes
-    if getattr(config, "is_encoder_decoder", False): raise _broken(name, folder, "weights", f"{config.model_type} is an encoder with a decoder, and an encoder alone is needed")
+            model, info = kind.from_pretrained(
+                folder, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+    except pickle.UnpicklingError:
+        raise _broken(name, folder, "weights", "a pickle that holds more than tensors, which could run code") from None
+    except Exception as e:
+        raise _broken(name, folder, "weights", first_line(e)) from None  # whatever a foreign file provokes
+    if getattr(config, "is_encoder_decoder", False):
+        raise _broken(
+            name, folder, "weights", f"{config.model_type} is an encoder with a decoder, and an encoder alone is needed"
+        )
     absent = sorted(k for k in info["missing_keys"] if not k.startswith("pooler."))
     sizes = sorted(k if isinstance(k, str) else k[0] for k in info["mismatched_keys"])
     for keys, fault in ((absent, "are missing"), (sizes, "have other sizes than config.json says")):
-        if keys: raise _broken(name, folder, "weights", f"tensors {fault}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}")
-    if info["missing_keys"]: model.pooler = None
+        if keys:
+            raise _broken(
+                name,
+                folder,
+                "weights",
+                f"tensors {fault}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}",
+            )
+    if info["missing_keys"]:
+        model.pooler = None
     for k, v in model.state_dict().items():
-        if not v.isfinite().all(): raise _broken(name, folder, "weights", f"{k} holds NaN or infinity")
+        if not v.isfinite().all():
+            raise _broken(name, folder, "weights", f"{k} holds NaN or infinity")
     known = (model.text_model if config.model_type == "clip" else model).get_input_embeddings().num_embeddings
-    if len(tokenizer) > known: raise _broken(name, folder, "tokenizer", f"it knows {len(tokenizer)} tokens and the weights {known}")
+    if len(tokenizer) > known:
+        raise _broken(name, folder, "tokenizer", f"it knows {len(tokenizer)} tokens and the weights {known}")
     return model, tokenizer
+
 
 def _without_dropout(config):
     for k, v in config.to_dict().items():
-        if "drop" in k and isinstance(v, float): setattr(config, k, 0.0)
+        if "drop" in k and isinstance(v, float):
+            setattr(config, k, 0.0)
     return config
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-037
 def _object(path):
     "A JSON object that came with a checkpoint."
     o = read_json(path)
-    if not isinstance(o, dict): raise DataError(f"{path} is no JSON object: put whole files there.")
+    if not isinstance(o, dict):
+        raise DataError(f"{path} is no JSON object: put whole files there.")
     return o
 
+
 def holds_clip(
-    folder: str|Path,
-    both: bool = False, # True asks for both towers; otherwise the text tower is enough
+    folder: str | Path,
+    both: bool = False,  # True asks for both towers; otherwise the text tower is enough
 ) -> bool:
     "Whether transformers saved a CLIP in this folder."
-    path = Path(folder)/"config.json"
+    path = Path(folder) / "config.json"
     return path.is_file() and _object(path).get("model_type") in (["clip"] if both else ["clip", "clip_text_model"])
+
 
 def _pooling(name, folder):
     "'mean', 'cls' or 'eos': by name, by kind, or as a sentence-transformers folder says."
-    if name in ENCODERS: return ENCODERS[name][1]
-    said = Path(folder)/"1_Pooling"/"config.json"
-    if holds_clip(folder): return "eos"
+    if name in ENCODERS:
+        return ENCODERS[name][1]
+    said = Path(folder) / "1_Pooling" / "config.json"
+    if holds_clip(folder):
+        return "eos"
     pooling = _object(said) if said.exists() else {}
     modes = [k.removeprefix("pooling_mode_") for k, v in pooling.items() if k.startswith("pooling_mode_") and v is True]
-    if modes in ([], ["mean_tokens"]): return "mean"
-    if modes == ["cls_token"]: return "cls"
+    if modes in ([], ["mean_tokens"]):
+        return "mean"
+    if modes == ["cls_token"]:
+        return "cls"
     raise ConfigError(f"{said} pools by {' and '.join(modes)}: only mean_tokens or cls_token is known here.")
 
+
 def check_texts(
-    texts, # what should be captions
+    texts,  # what should be captions
 ) -> list[str]:
     "The captions as a list; raises `DataError` naming the one that is no text."
-    if isinstance(texts, str): raise ConfigError(f"{texts!r} is one caption where a list of captions is needed: put it in brackets.")
+    if isinstance(texts, str):
+        raise ConfigError(f"{texts!r} is one caption where a list of captions is needed: put it in brackets.")
     texts = list(texts)
-    if not texts: raise DataError("there is no caption to encode: the list is empty.")
+    if not texts:
+        raise DataError("there is no caption to encode: the list is empty.")
     for i, t in enumerate(texts):
-        if not isinstance(t, str): raise DataError(f"caption {i} is {t!r}, which is {type(t).__name__} and no text: fill it or drop its row first.")
-        try: t.encode()
-        except UnicodeEncodeError: raise DataError(f"caption {i} is {t[:60]!r}, which is no valid Unicode: mend it or drop its row first.") from None
+        if not isinstance(t, str):
+            raise DataError(
+                f"caption {i} is {t!r}, which is {type(t).__name__} and no text: fill it or drop its row first."
+            )
+        try:
+            t.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"caption {i} is {t[:60]!r}, which is no valid Unicode: mend it or drop its row first."
+            ) from None
     return texts
+
 
 def _positions(model):
     "The most tokens that a network has positions for."
-    table = next((m for n, m in model.named_modules() if n.endswith(("position_embeddings", "position_embedding")) and isinstance(m, torch.nn.Embedding)), None)
-    if table is None: return sys.maxsize
-    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1) # RoBERTa counts from behind the padding's number
+    table = next(
+        (
+            m
+            for n, m in model.named_modules()
+            if n.endswith(("position_embeddings", "position_embedding")) and isinstance(m, torch.nn.Embedding)
+        ),
+        None,
+    )
+    if table is None:
+        return sys.maxsize
+    return table.num_embeddings - (
+        0 if table.padding_idx is None else table.padding_idx + 1
+    )  # RoBERTa counts from behind the padding's number
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-038
 def embed_tokens(
-    model,                        # network of `load_network`
-    input_ids: torch.Tensor,      # (B, L) int64, padded at the end
-    attention_mask: torch.Tensor, # (B, L) bool, True at real tokens, of which each row has one
-    pooling: str,                 # 'mean', 'cls' or 'eos'
+    model,  # network of `load_network`
+    input_ids: torch.Tensor,  # (B, L) int64, padded at the end
+    attention_mask: torch.Tensor,  # (B, L) bool, True at real tokens, of which each row has one
+    pooling: str,  # 'mean', 'cls' or 'eos'
 ) -> TextEmbedding:
     "Run an encoder and pool what it gives; vectors at padded positions are zero."
-    tokens = model(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state.masked_fill(~attention_mask[..., None], 0)
+    tokens = model(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state.masked_fill(
+        ~attention_mask[..., None], 0
+    )
     n = attention_mask.sum(1)
-    if pooling == "mean": pooled = tokens.sum(1)/n[:, None]
-    else: pooled = tokens[torch.arange(len(n), device=n.device), n - 1 if pooling == "eos" else 0]
+    if pooling == "mean":
+        pooled = tokens.sum(1) / n[:, None]
+    else:
+        pooled = tokens[torch.arange(len(n), device=n.device), n - 1 if pooling == "eos" else 0]
     return TextEmbedding(tokens, attention_mask, pooled)
+
 
 class TextEncoder:
     "A frozen pretrained text encoder: captions in, `TextEmbedding` out."
-    def __init__(self,
+
+    def __init__(
+        self,
         name: str = "radbert",  # a key of `ENCODERS`, an id of the hub (owner/name) or a folder saved by transformers
-        max_length: int = 64,   # tokens a caption is cut to (paper: 64)
-        device: str = "cpu",    # where it runs
+        max_length: int = 64,  # tokens a caption is cut to (paper: 64)
+        device: str = "cpu",  # where it runs
     ):
         "Load weights and tokenizer; raises `AssetError` with the way out where they cannot be had."
         folder = encoder_source(name)
@@ -280,13 +439,18 @@ class TextEncoder:
         self.width = self.model.config.hidden_size
         self.max_length = min(max_length, self.tokenizer.model_max_length, _positions(self.model))
         special = self.tokenizer.num_special_tokens_to_add()
-        if max_length <= special: raise ConfigError(f"captions cut to {max_length} tokens hold no word, since {special} are markers: allow at least {special + 1}.")
+        if max_length <= special:
+            raise ConfigError(
+                f"captions cut to {max_length} tokens hold no word, since {special} are markers: allow at least {special + 1}."
+            )
 
-    def __repr__(self): return f"{type(self).__name__}({self.name!r}, width {self.width}, pooled by {self.pooling}, at most {self.max_length} tokens, on {self.device})"
+    def __repr__(self):
+        return f"{type(self).__name__}({self.name!r}, width {self.width}, pooled by {self.pooling}, at most {self.max_length} tokens, on {self.device})"
 
     @torch.inference_mode()
-    def __call__(self,
-        texts: list[str], # B captions
+    def __call__(
+        self,
+        texts: list[str],  # B captions
     ) -> TextEmbedding:
         "Encode one batch, padded with zeros to its longest caption."
         ids = self.tokenizer(check_texts(texts), truncation=True, max_length=self.max_length).input_ids
@@ -295,156 +459,233 @@ class TextEncoder:
         ids = pad_sequence(ids, batch_first=True, padding_value=self.tokenizer.pad_token_id)
         return embed_tokens(self.model, ids.to(self.device), mask.to(self.device), self.pooling)
 
-    def lengths(self,
+    def lengths(
+        self,
         texts: list[str],
-    ) -> list[int]: # tokens of each, markers among them; more than `max_length` where a text loses its end
+    ) -> list[int]:  # tokens of each, markers among them; more than `max_length` where a text loses its end
         "How long texts are before they are cut."
         return [max(n, 1) for n in token_lengths(self.tokenizer, check_texts(texts))]
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-043
-STORED = {"bf16": np.uint16, "f32": np.float32} # number type -> what NumPy keeps; it knows no bfloat16, so its 16 bits are stored as they are
+STORED = {
+    "bf16": np.uint16,
+    "f32": np.float32,
+}  # number type -> what NumPy keeps; it knows no bfloat16, so its 16 bits are stored as they are
+
 
 def store_bytes(
-    texts: int,    # distinct texts N
-    tokens: int,   # of all texts together n
-    width: int,    # of the encoder D
-    dtype: str = "bf16", # 'bf16' or 'f32'
-    parts: int = 1, # P
+    texts: int,  # distinct texts N
+    tokens: int,  # of all texts together n
+    width: int,  # of the encoder D
+    dtype: str = "bf16",  # 'bf16' or 'f32'
+    parts: int = 1,  # P
 ) -> int:
     "What the parts of a store take on disk."
-    return np.dtype(STORED[dtype]).itemsize*width*(tokens + texts) + 24*texts + 512*parts
+    return np.dtype(STORED[dtype]).itemsize * width * (tokens + texts) + 24 * texts + 512 * parts
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-020
 def store_key(
-    name: str,             # as for `TextEncoder`
+    name: str,  # as for `TextEncoder`
     max_length: int = 64,  # tokens
-    dtype: str = "bf16",   # 'bf16' or 'f32'
+    dtype: str = "bf16",  # 'bf16' or 'f32'
 ) -> dict:
     "Everything that could change a stored vector."
-    if dtype not in STORED: raise ConfigError(f"vectors cannot be stored as {dtype!r}: choose one of {', '.join(STORED)}.")
+    if dtype not in STORED:
+        raise ConfigError(f"vectors cannot be stored as {dtype!r}: choose one of {', '.join(STORED)}.")
     folder = Path(encoder_source(name))
     label = name if name in ENCODERS or not Path(name).is_dir() else folder.resolve().name
-    return dict(encoder=label, source=ENCODERS.get(name, (None,))[0] or label, revision=_revision(name, folder), pooling=_pooling(name, folder), max_length=max_length, dtype=dtype, layout=1)
+    return dict(
+        encoder=label,
+        source=ENCODERS.get(name, (None,))[0] or label,
+        revision=_revision(name, folder),
+        pooling=_pooling(name, folder),
+        max_length=max_length,
+        dtype=dtype,
+        layout=1,
+    )
+
 
 def _revision(name, folder):
     "What tells one content of a folder from another."
-    if name in ASSETS and name in ENCODERS: return ASSETS[name].label
-    if folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name): return folder.name
+    if name in ASSETS and name in ENCODERS:
+        return ASSETS[name].label
+    if folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name):
+        return folder.name
     names = [f.relative_to(folder).as_posix() for f in (*folder.glob("*"), *folder.glob("1_Pooling/*"))]
     seen = hashlib.sha256()
     for f in sorted([f for f in names if re.fullmatch(SETTINGS, f)] + _weights(names)):
-        seen.update(f"{f}\n{file_digest(folder/f)}\n".encode())
+        seen.update(f"{f}\n{file_digest(folder / f)}\n".encode())
     return seen.hexdigest()
 
-def _hash(text): return hashlib.sha256(text.encode()).digest()[:16]
+
+def _hash(text):
+    return hashlib.sha256(text.encode()).digest()[:16]
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-021
 class _Part(NamedTuple):
     hashes: np.ndarray  # (N, 16) uint8
-    lengths: np.ndarray # (N, 2) int32: tokens kept, and before the cut
-    tokens: np.memmap   # (sum of tokens kept, D)
-    pooled: np.memmap   # (N, D)
+    lengths: np.ndarray  # (N, 2) int32: tokens kept, and before the cut
+    tokens: np.memmap  # (sum of tokens kept, D)
+    pooled: np.memmap  # (N, D)
+
 
 def _open_part(path, width, dtype):
     "Map a part; raises `DataError` where it is not whole."
-    try: part = _Part(*(np.load(path/f"{k}.npy", mmap_mode="r" if k in ("tokens", "pooled") else None) for k in _Part._fields))
-    except (OSError, ValueError, EOFError) as e: raise DataError(f"{path} is torn ({e}): build_store encodes its texts anew.") from None
+    try:
+        part = _Part(
+            *(np.load(path / f"{k}.npy", mmap_mode="r" if k in ("tokens", "pooled") else None) for k in _Part._fields)
+        )
+    except (OSError, ValueError, EOFError) as e:
+        raise DataError(f"{path} is torn ({e}): build_store encodes its texts anew.") from None
     N, n = len(part.hashes), int(part.lengths[:, 0].sum())
     want = [((N, 16), np.uint8), ((N, 2), np.int32), ((n, width), STORED[dtype]), ((N, width), STORED[dtype])]
     for k, a, (shape, kind) in zip(part._fields, part, want):
-        if a.shape != shape or a.dtype != kind: raise DataError(f"{path}/{k}.npy holds {a.dtype} {a.shape} where {np.dtype(kind)} {shape} belongs: build_store encodes its texts anew.")
+        if a.shape != shape or a.dtype != kind:
+            raise DataError(
+                f"{path}/{k}.npy holds {a.dtype} {a.shape} where {np.dtype(kind)} {shape} belongs: build_store encodes its texts anew."
+            )
     return part
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-049
 class EmbeddingStore:
     "Token and pooled vectors of many texts on disk, each distinct text once."
-    def __init__(self,
-        path: str|Path, # folder written by `build_store`
-        key: dict|None = None, # of `store_key`: what it must have been written for
+
+    def __init__(
+        self,
+        path: str | Path,  # folder written by `build_store`
+        key: dict | None = None,  # of `store_key`: what it must have been written for
     ):
         "Open a store, memory-mapped; raises `DataError` where it is not whole and `ConfigError` where it is another's."
         self.path = Path(path)
-        self.info = read_json(self.path/"store.json")
+        self.info = read_json(self.path / "store.json")
         for k, v in (key or {}).items():
-            if self.info.get(k) != v: raise ConfigError(f"the embedding store {self.path} was written for {k} {self.info.get(k)!r}, not {v!r}: use another folder, or delete it.")
+            if self.info.get(k) != v:
+                raise ConfigError(
+                    f"the embedding store {self.path} was written for {k} {self.info.get(k)!r}, not {v!r}: use another folder, or delete it."
+                )
         self.width, self.dtype = self.info["width"], self.info["dtype"]
         self.parts = [_open_part(p, self.width, self.dtype) for p in sorted(self.path.glob("part-*"))]
         counts = [len(p.hashes) for p in self.parts]
-        self.full = np.concatenate([p.lengths[:, 1] for p in self.parts] or [np.zeros(0, np.int32)])    # (N,) tokens before the cut
-        self.lengths = np.concatenate([p.lengths[:, 0] for p in self.parts] or [np.zeros(0, np.int32)]) # (N,) tokens kept
-        self._part, self._place = np.repeat(np.arange(len(counts)), counts), np.concatenate([np.arange(c) for c in counts] or [np.zeros(0, int)])
-        self._begin = np.concatenate([np.cumsum(p.lengths[:, 0], dtype=np.int64) - p.lengths[:, 0] for p in self.parts] or [np.zeros(0, np.int64)])
+        self.full = np.concatenate(
+            [p.lengths[:, 1] for p in self.parts] or [np.zeros(0, np.int32)]
+        )  # (N,) tokens before the cut
+        self.lengths = np.concatenate(
+            [p.lengths[:, 0] for p in self.parts] or [np.zeros(0, np.int32)]
+        )  # (N,) tokens kept
+        self._part, self._place = (
+            np.repeat(np.arange(len(counts)), counts),
+            np.concatenate([np.arange(c) for c in counts] or [np.zeros(0, int)]),
+        )
+        self._begin = np.concatenate(
+            [np.cumsum(p.lengths[:, 0], dtype=np.int64) - p.lengths[:, 0] for p in self.parts]
+            or [np.zeros(0, np.int64)]
+        )
         self.index = {bytes(h): i for i, h in enumerate(h for p in self.parts for h in p.hashes)}
 
-    def __len__(self): return len(self.full)
+    def __len__(self):
+        return len(self.full)
 
     def missing(self, texts: list[str]) -> list[str]:
         "Those of the texts that are not in the store."
         return [t for t in texts if _hash(t) not in self.index]
 
-    def rows(self,
-        texts: list[str], # texts that were built
-    ) -> np.ndarray: # (len(texts),) int64, their places
+    def rows(
+        self,
+        texts: list[str],  # texts that were built
+    ) -> np.ndarray:  # (len(texts),) int64, their places
         "Look texts up; raises `ConfigError` for one that is not there."
         texts = check_texts(texts)
-        if gone := self.missing(texts): raise ConfigError(f"{gone[0][:60]!r} is not in the embedding store {self.path}: add it with build_store first.")
+        if gone := self.missing(texts):
+            raise ConfigError(
+                f"{gone[0][:60]!r} is not in the embedding store {self.path}: add it with build_store first."
+            )
         return np.array([self.index[_hash(t)] for t in texts], dtype=np.int64)
 
-    def get(self,
-        rows, # (B,) places from `rows`
-        length: int|None = None, # L; by default the longest of the batch, rounded up to a multiple of 8
-    ) -> TextEmbedding: # float32, padded with zeros
+    def get(
+        self,
+        rows,  # (B,) places from `rows`
+        length: int | None = None,  # L; by default the longest of the batch, rounded up to a multiple of 8
+    ) -> TextEmbedding:  # float32, padded with zeros
         "Read one batch."
         rows = np.asarray(rows)
-        if rows.ndim != 1 or not len(rows) or rows.min() < 0 or rows.max() >= len(self): raise ConfigError(f"rows {rows.tolist()} are not places 0..{len(self) - 1} of the embedding store: take them from `rows`.")
+        if rows.ndim != 1 or not len(rows) or rows.min() < 0 or rows.max() >= len(self):
+            raise ConfigError(
+                f"rows {rows.tolist()} are not places 0..{len(self) - 1} of the embedding store: take them from `rows`."
+            )
         n = self.lengths[rows]
-        if length is not None and length < n.max(): raise ConfigError(f"a text of {n.max()} tokens does not fit into a length of {length}: ask for at least that.")
-        L = length or -(-int(n.max())//8)*8
+        if length is not None and length < n.max():
+            raise ConfigError(
+                f"a text of {n.max()} tokens does not fit into a length of {length}: ask for at least that."
+            )
+        L = length or -(-int(n.max()) // 8) * 8
         tokens, pooled = torch.zeros(len(rows), L, self.width), torch.empty(len(rows), self.width)
         for i, r in enumerate(rows):
             part, begin = self.parts[self._part[r]], self._begin[r]
-            tokens[i, :n[i]] = _load(part.tokens[begin:begin + n[i]])
+            tokens[i, : n[i]] = _load(part.tokens[begin : begin + n[i]])
             pooled[i] = _load(part.pooled[self._place[r]])
         return TextEmbedding(tokens, torch.arange(L) < torch.from_numpy(n)[:, None], pooled)
+
 
 def _load(a):
     t = torch.from_numpy(np.array(a))
     return t.view(torch.bfloat16) if t.dtype == torch.uint16 else t
 
-def _save(t, dtype): return (t.to(torch.bfloat16).view(torch.uint16) if dtype == "bf16" else t.float()).cpu().numpy()
+
+def _save(t, dtype):
+    return (t.to(torch.bfloat16).view(torch.uint16) if dtype == "bf16" else t.float()).cpu().numpy()
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-050
 def _write_part(d, encoder, texts, full, dtype, batch_size, bar):
     "Encode texts, shortest first, into the files of one part."
     kept = np.minimum(full, encoder.max_length)
     ends = np.concatenate([[0], np.cumsum(kept)])
-    create = lambda name, n: np.lib.format.open_memmap(d/f"{name}.npy", "w+", STORED[dtype], (int(n), encoder.width))
+    create = lambda name, n: np.lib.format.open_memmap(d / f"{name}.npy", "w+", STORED[dtype], (int(n), encoder.width))
     tokens, pooled = create("tokens", ends[-1]), create("pooled", len(texts))
     for i in range(0, len(texts), batch_size):
         j = min(i + batch_size, len(texts))
         e = encoder(texts[i:j])
         bad = ~(e.tokens.isfinite().all(2).all(1) & e.pooled.isfinite().all(1))
-        if bad.any(): raise DataError(f"the text encoder gives NaN or infinity for {texts[i + int(bad.nonzero()[0])][:60]!r}: it is broken, or the text is nothing it can read.")
-        tokens[ends[i]:ends[j]], pooled[i:j] = _save(e.tokens[e.mask], dtype), _save(e.pooled, dtype)
+        if bad.any():
+            raise DataError(
+                f"the text encoder gives NaN or infinity for {texts[i + int(bad.nonzero()[0])][:60]!r}: it is broken, or the text is nothing it can read."
+            )
+        tokens[ends[i] : ends[j]], pooled[i:j] = _save(e.tokens[e.mask], dtype), _save(e.pooled, dtype)
         bar.update(j - i)
-    np.save(d/"hashes.npy", np.frombuffer(b"".join(map(_hash, texts)), np.uint8).reshape(-1, 16))
-    np.save(d/"lengths.npy", np.stack([kept, full], 1).astype(np.int32))
-    tokens.flush(); pooled.flush()
+    np.save(d / "hashes.npy", np.frombuffer(b"".join(map(_hash, texts)), np.uint8).reshape(-1, 16))
+    np.save(d / "lengths.npy", np.stack([kept, full], 1).astype(np.int32))
+    tokens.flush()
+    pooled.flush()
     for f in d.iterdir():
-        with open(f, "rb+") as h: os.fsync(h.fileno())
+        with open(f, "rb+") as h:
+            os.fsync(h.fileno())
+
 
 def _add(store, encoder, texts, batch_size, part_size):
     "Append parts with `texts` to a store."
     full = np.array(encoder.lengths(texts))
     cut = int((full > encoder.max_length).sum())
-    if cut: print(f"{cut:,} of {len(texts):,} texts ({cut/len(texts):.1%}) are longer than {encoder.max_length} tokens and lose their end.", file=sys.stderr)
-    need, free = store_bytes(len(texts), int(np.minimum(full, encoder.max_length).sum()), store.width, store.dtype), shutil.disk_usage(store.path).free
-    if need > free: raise ConfigError(f"{len(texts):,} texts take {need/1e9:.1f} GB and {store.path} has {free/1e9:.1f} GB left: make room, or choose another folder.")
-    order, first = np.argsort(full, kind="stable"), 1 + max((int(p.name[5:]) for p in store.path.glob("part-*")), default=-1)
-    with tqdm(total=len(texts), desc="encoding captions", unit="text", disable=len(texts) < 2*batch_size) as bar:
+    if cut:
+        print(
+            f"{cut:,} of {len(texts):,} texts ({cut / len(texts):.1%}) are longer than {encoder.max_length} tokens and lose their end.",
+            file=sys.stderr,
+        )
+    need, free = (
+        store_bytes(len(texts), int(np.minimum(full, encoder.max_length).sum()), store.width, store.dtype),
+        shutil.disk_usage(store.path).free,
+    )
+    if need > free:
+        raise ConfigError(
+            f"{len(texts):,} texts take {need / 1e9:.1f} GB and {store.path} has {free / 1e9:.1f} GB left: make room, or choose another folder."
+        )
+    order, first = (
+        np.argsort(full, kind="stable"),
+        1 + max((int(p.name[5:]) for p in store.path.glob("part-*")), default=-1),
+    )
+    with tqdm(total=len(texts), desc="encoding captions", unit="text", disable=len(texts) < 2 * batch_size) as bar:
         for k, i in enumerate(range(0, len(texts), part_size)):
-            rows = order[i:i + part_size]
-            with atomic_dir(store.path/f"part-{first + k:05d}") as d: _write_part(d, encoder, [texts[r] for r in rows], full[rows], store.dtype, batch_size, bar)
+            rows = order[i : i + part_size]
+            with atomic_dir(store.path / f"part-{first + k:05d}") as d:
+                _write_part(d, encoder, [texts[r] for r in rows], full[rows], store.dtype, batch_size, bar)
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-023
 @contextmanager
@@ -452,53 +693,65 @@ def _alone(path):
     "Keep others from writing the store at `path`; waits for one who does."
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{path}.lock")
-    try: lock.acquire(timeout=0)
+    try:
+        lock.acquire(timeout=0)
     except Timeout:
         print(f"Another process writes the embedding store {path.name}: waiting for it.", file=sys.stderr)
         lock.acquire()
-    try: yield
-    finally: lock.release()
+    try:
+        yield
+    finally:
+        lock.release()
+
 
 def fill_store(
-    path: Path,   # folder of the store
-    key: dict,    # of `store_key`
-    texts: list[str], # any number, with repeats
-    make_encoder, # () -> object with `width`, `max_length`, `lengths(texts)` and a call, as `TextEncoder`; called only if a text is new
-    batch_size: int = 64,   # captions a forward pass
+    path: Path,  # folder of the store
+    key: dict,  # of `store_key`
+    texts: list[str],  # any number, with repeats
+    make_encoder,  # () -> object with `width`, `max_length`, `lengths(texts)` and a call, as `TextEncoder`; called only if a text is new
+    batch_size: int = 64,  # captions a forward pass
     part_size: int = 4096,  # texts a part
 ) -> EmbeddingStore:
     "Open the store at `path` after adding the texts it lacks and mending what is torn."
     texts = list(dict.fromkeys(check_texts(texts)))
-    try: store = EmbeddingStore(path, key)
-    except DataError: store = None # not there, or torn: seen to under the lock
-    if store and not store.missing(texts): return store
+    try:
+        store = EmbeddingStore(path, key)
+    except DataError:
+        store = None  # not there, or torn: seen to under the lock
+    if store and not store.missing(texts):
+        return store
     with _alone(path):
         encoder = None
-        if not (path/"store.json").exists():
-            if any(path.glob("part-*")): raise DataError(f"{path} holds parts and no store.json, so nobody knows which encoder wrote them: delete it.")
+        if not (path / "store.json").exists():
+            if any(path.glob("part-*")):
+                raise DataError(
+                    f"{path} holds parts and no store.json, so nobody knows which encoder wrote them: delete it."
+                )
             encoder = make_encoder()
-            write_json(path/"store.json", key | {"width": encoder.width})
-        width, dtype = (read_json(path/"store.json")[k] for k in ("width", "dtype"))
+            write_json(path / "store.json", key | {"width": encoder.width})
+        width, dtype = (read_json(path / "store.json")[k] for k in ("width", "dtype"))
         for p in sorted(path.glob("part-*")):
-            try: _open_part(p, width, dtype)
+            try:
+                _open_part(p, width, dtype)
             except DataError as e:
                 print(e, file=sys.stderr)
                 shutil.rmtree(p)
         store = EmbeddingStore(path, key)
-        if new := store.missing(texts): _add(store, encoder or make_encoder(), new, batch_size, part_size)
+        if new := store.missing(texts):
+            _add(store, encoder or make_encoder(), new, batch_size, part_size)
         return EmbeddingStore(path, key)
 
 # %% ../nbs/06_encoders.ipynb #06-encoders-052
 def build_store(
-    texts: list[str],      # any number, with repeats
-    root: str|Path,        # folder that holds the stores
-    name: str = "radbert", # encoder, as for `TextEncoder`
+    texts: list[str],  # any number, with repeats
+    root: str | Path,  # folder that holds the stores
+    name: str = "radbert",  # encoder, as for `TextEncoder`
     max_length: int = 64,  # tokens
-    device: str = "cpu",   # where the encoder runs
+    device: str = "cpu",  # where the encoder runs
     batch_size: int = 64,  # captions a forward pass
-    dtype: str = "bf16",   # how vectors are stored: 'bf16' or 'f32'
+    dtype: str = "bf16",  # how vectors are stored: 'bf16' or 'f32'
 ) -> EmbeddingStore:
     "Open the store for this encoder under `root` after adding the texts it lacks."
     key = store_key(name, max_length, dtype)
-    path = Path(root)/f"{key['encoder'].replace('/', '--')}-{fingerprint(key)[:8]}"
+    path = Path(root) / f"{key['encoder'].replace('/', '--')}-{fingerprint(key)[:8]}"
     return fill_store(path, key, texts, lambda: TextEncoder(name, max_length, device), batch_size)

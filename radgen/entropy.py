@@ -30,209 +30,314 @@ from .images import ImageError, load_grey, square
 
 # %% ../nbs/04_entropy.ipynb #04-entropy-006
 def grey_histogram(
-    u8: np.ndarray, # (H, W) uint8
-) -> np.ndarray:    # (256,) number of pixels of each grey value
+    u8: np.ndarray,  # (H, W) uint8
+) -> np.ndarray:  # (256,) number of pixels of each grey value
     "Count the grey values of an image, with Pillow's loop in C."
     u8 = np.ascontiguousarray(u8)
-    if u8.size < 100_000: return np.array(Image.frombuffer("L", u8.shape[::-1], u8, "raw", "L", 0, 1).histogram(), np.int32)
-    n = np.array(Image.frombuffer("RGBA", (u8.size//4, 1), u8, "raw", "RGBA", 0, 1).histogram(), np.int32).reshape(4, 256).sum(0)
-    return n + np.bincount(u8.ravel()[u8.size//4*4:], minlength=256)
+    if u8.size < 100_000:
+        return np.array(Image.frombuffer("L", u8.shape[::-1], u8, "raw", "L", 0, 1).histogram(), np.int32)
+    n = (
+        np.array(Image.frombuffer("RGBA", (u8.size // 4, 1), u8, "raw", "RGBA", 0, 1).histogram(), np.int32)
+        .reshape(4, 256)
+        .sum(0)
+    )
+    return n + np.bincount(u8.ravel()[u8.size // 4 * 4 :], minlength=256)
+
 
 def histogram_entropy(
-    n: np.ndarray, # (..., 256) pixel counts
-) -> np.ndarray:   # (...) bits, 0 .. 8
+    n: np.ndarray,  # (..., 256) pixel counts
+) -> np.ndarray:  # (...) bits, 0 .. 8
     "Shannon entropy of grey histograms: -sum p log2 p, where 0 log 0 is 0."
-    p = n/n.sum(-1, keepdims=True)
-    return np.abs(xlogy(p, p).sum(-1))/np.log(2)
+    p = n / n.sum(-1, keepdims=True)
+    return np.abs(xlogy(p, p).sum(-1)) / np.log(2)
+
 
 def histogram_brightness(
-    n: np.ndarray, # (..., 256) pixel counts
-) -> np.ndarray:   # (...) mean grey, 0 .. 255
+    n: np.ndarray,  # (..., 256) pixel counts
+) -> np.ndarray:  # (...) mean grey, 0 .. 255
     "Mean grey value."
-    return (n*np.arange(256)).sum(-1)/n.sum(-1)
+    return (n * np.arange(256)).sum(-1) / n.sum(-1)
+
 
 def histogram_contrast(
-    n: np.ndarray, # (..., 256) pixel counts
-) -> np.ndarray:   # (...) grey values, 0 .. 255
+    n: np.ndarray,  # (..., 256) pixel counts
+) -> np.ndarray:  # (...) grey values, 0 .. 255
     "Range of grey between the 0.5th and the 99.5th percentile."
     share = n.cumsum(-1)
-    low, high = ((share < q*n.sum(-1, keepdims=True)).sum(-1) for q in (0.005, 0.995))
+    low, high = ((share < q * n.sum(-1, keepdims=True)).sum(-1) for q in (0.005, 0.995))
     return (high - low).astype(float)
 
+
 def histogram_saturation(
-    n: np.ndarray, # (..., 256) pixel counts
-) -> np.ndarray:   # (...) share of pixels, 0 .. 1
+    n: np.ndarray,  # (..., 256) pixel counts
+) -> np.ndarray:  # (...) share of pixels, 0 .. 1
     "Share of pixels that are burnt out: 250 or brighter."
-    return n[..., 250:].sum(-1)/n.sum(-1)
+    return n[..., 250:].sum(-1) / n.sum(-1)
+
 
 def image_entropy(
-    u8: np.ndarray, # (H, W) uint8
-) -> float:         # bits, 0 (one grey) .. 8 (all greys equally often)
+    u8: np.ndarray,  # (H, W) uint8
+) -> float:  # bits, 0 (one grey) .. 8 (all greys equally often)
     "Shannon entropy of an image's grey values. Source: Shannon 1948, equation for H."
     return float(histogram_entropy(grey_histogram(u8)))
 
 # %% ../nbs/04_entropy.ipynb #04-entropy-012
-SMALL, HASH = 32, 16 # sides of the small picture and of the block of its transform that is hashed
+SMALL, HASH = 32, 16  # sides of the small picture and of the block of its transform that is hashed
 _DCT = dct(np.eye(SMALL), axis=0, norm="ortho")[:HASH]
 
+
 def small_version(
-    u8: np.ndarray, # (H, W) uint8
-) -> np.ndarray:    # (32, 32) uint8
+    u8: np.ndarray,  # (H, W) uint8
+) -> np.ndarray:  # (32, 32) uint8
     "A picture averaged down to a thumbnail, whatever its proportions."
     return np.asarray(Image.fromarray(u8).resize((SMALL, SMALL), Image.Resampling.BILINEAR, reducing_gap=2.0))
 
+
 def border_share(
-    small: np.ndarray, # (..., 32, 32) uint8
-) -> np.ndarray:       # (...) share of the area, 0 .. 1; 1 for a picture of one grey
+    small: np.ndarray,  # (..., 32, 32) uint8
+) -> np.ndarray:  # (...) share of the area, 0 .. 1; 1 for a picture of one grey
     "How much of a picture is a frame of one grey around it."
     sides = []
     for axis in (-1, -2):
         busy = small.max(axis).astype(int) - small.min(axis) > 8
         sides.append(np.where(busy.any(-1), SMALL - busy.argmax(-1) - busy[..., ::-1].argmax(-1), 0))
-    return 1 - sides[0]*sides[1]/SMALL**2
+    return 1 - sides[0] * sides[1] / SMALL**2
+
 
 def perceptual_hash(
-    small: np.ndarray, # (N, 32, 32) uint8
-) -> np.ndarray:       # (N, 32) uint8, 256 bits each
+    small: np.ndarray,  # (N, 32, 32) uint8
+) -> np.ndarray:  # (N, 32) uint8, 256 bits each
     "Signs of the low frequencies of the cosine transform. Source: the pHash family, with the median replaced by 0."
     return np.packbits((_DCT @ small.astype(np.float32) @ _DCT.T > 0).reshape(len(small), -1), axis=1)
 
 # %% ../nbs/04_entropy.ipynb #04-entropy-015
 MEASURES = ("entropy", "brightness", "contrast", "saturation", "border", "phash")
-MEASURES_VERSION = 1 # version of what they mean; what was measured under another one is measured anew
-BATCH = 64 # images that a process takes at a time
+MEASURES_VERSION = 1  # version of what they mean; what was measured under another one is measured anew
+BATCH = 64  # images that a process takes at a time
+
 
 def measure_batch(
-    images: list[str], # as `load_grey` takes them
-) -> dict: # the `MEASURES`, a list or array each (NaN and '' for an image that cannot be used), and `fault`: '' or why
+    images: list[str],  # as `load_grey` takes them
+) -> dict:  # the `MEASURES`, a list or array each (NaN and '' for an image that cannot be used), and `fault`: '' or why
     "Decode some images, each once, and measure them."
-    n, small, fault = np.zeros((len(images), 256), np.int64), np.zeros((len(images), SMALL, SMALL), np.uint8), [""]*len(images)
+    n, small, fault = (
+        np.zeros((len(images), 256), np.int64),
+        np.zeros((len(images), SMALL, SMALL), np.uint8),
+        [""] * len(images),
+    )
     for i, image in enumerate(images):
-        try: u8 = load_grey(image)
-        except ImageError as e: fault[i] = e.why
-        else: n[i], small[i] = grey_histogram(u8), small_version(u8)
+        try:
+            u8 = load_grey(image)
+        except ImageError as e:
+            fault[i] = e.why
+        else:
+            n[i], small[i] = grey_histogram(u8), small_version(u8)
     bad = np.array([f != "" for f in fault], bool)
     n[bad, 0] = 1
-    numbers = zip(MEASURES, (histogram_entropy(n), histogram_brightness(n), histogram_contrast(n), histogram_saturation(n), border_share(small)))
-    return {**{k: np.where(bad, np.nan, v) for k, v in numbers}, "phash": ["" if f else h.tobytes().hex() for f, h in zip(fault, perceptual_hash(small))], "fault": fault}
+    numbers = zip(
+        MEASURES,
+        (
+            histogram_entropy(n),
+            histogram_brightness(n),
+            histogram_contrast(n),
+            histogram_saturation(n),
+            border_share(small),
+        ),
+    )
+    return {
+        **{k: np.where(bad, np.nan, v) for k, v in numbers},
+        "phash": ["" if f else h.tobytes().hex() for f, h in zip(fault, perceptual_hash(small))],
+        "fault": fault,
+    }
 
-def _ignore_interrupt(): signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is the parent's business
+
+def _ignore_interrupt():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+
 
 def map_batches(
-    fn,                  # of a list of items, at the top level of a module
-    items: list,         # to be worked off in order
-    workers: int|None,   # processes; None for one a core
-    desc: str,           # of the progress bar
+    fn,  # of a list of items, at the top level of a module
+    items: list,  # to be worked off in order
+    workers: int | None,  # processes; None for one a core
+    desc: str,  # of the progress bar
     progress: bool = True,
-): # yields what `fn` says of each batch of `BATCH` items, in order
+):  # yields what `fn` says of each batch of `BATCH` items, in order
     "Work off a list in batches, by this process or by several."
-    batches = [items[i:i + BATCH] for i in range(0, len(items), BATCH)]
+    batches = [items[i : i + BATCH] for i in range(0, len(items), BATCH)]
     n = min(workers or os.cpu_count(), len(batches)) if "fork" in multiprocessing.get_all_start_methods() else 1
-    with tqdm(total=len(items), desc=desc, unit="image", disable=not progress, mininterval=0.5) as bar, ExitStack() as stack:
-        mapped = map if n < 2 else stack.enter_context(ProcessPoolExecutor(n, multiprocessing.get_context("fork"), _ignore_interrupt)).map
+    with (
+        tqdm(total=len(items), desc=desc, unit="image", disable=not progress, mininterval=0.5) as bar,
+        ExitStack() as stack,
+    ):
+        mapped = (
+            map
+            if n < 2
+            else stack.enter_context(ProcessPoolExecutor(n, multiprocessing.get_context("fork"), _ignore_interrupt)).map
+        )
         results = iter(mapped(fn, batches))
         for batch in batches:
-            try: got = next(results)
-            except BrokenProcessPool: raise DataError(f"a process died while {desc} the images from {batch[0]} on: one of the next {n*BATCH} crashes its decoder or the memory is full; remove the file, or try --workers 1.") from None
+            try:
+                got = next(results)
+            except BrokenProcessPool:
+                raise DataError(
+                    f"a process died while {desc} the images from {batch[0]} on: one of the next {n * BATCH} crashes its decoder or the memory is full; remove the file, or try --workers 1."
+                ) from None
             bar.update(len(batch))
             yield got
 
+
 def measure_images(
-    table: pd.DataFrame,      # one row an image, with `image`; rows with `keep` False are not decoded
-    workers: int|None = None, # processes; None for one a core
-    progress: bool = True,    # show a progress bar
-) -> pd.DataFrame: # the same rows with the `MEASURES` (NaN and '' where not measured), and `keep` and `reason`: what cannot be decoded is dropped
+    table: pd.DataFrame,  # one row an image, with `image`; rows with `keep` False are not decoded
+    workers: int | None = None,  # processes; None for one a core
+    progress: bool = True,  # show a progress bar
+) -> pd.DataFrame:  # the same rows with the `MEASURES` (NaN and '' where not measured), and `keep` and `reason`: what cannot be decoded is dropped
     "Decode the images and measure them."
     todo = table.index[table.keep] if "keep" in table else table.index
     found = {k: [] for k in (*MEASURES, "fault")}
     for got in map_batches(measure_batch, table.image[todo].tolist(), workers, "measuring", progress):
-        for k, v in got.items(): found[k].extend(v)
-    numbers = pd.DataFrame({k: pd.Series(found[k], todo, dtype=float if k != "phash" else str) for k in MEASURES}).reindex(table.index)
-    return drop_rows(table.assign(**numbers.fillna({"phash": ""})), pd.Series(found["fault"], todo, dtype=str).reindex(table.index, fill_value=""))
+        for k, v in got.items():
+            found[k].extend(v)
+    numbers = pd.DataFrame(
+        {k: pd.Series(found[k], todo, dtype=float if k != "phash" else str) for k in MEASURES}
+    ).reindex(table.index)
+    return drop_rows(
+        table.assign(**numbers.fillna({"phash": ""})),
+        pd.Series(found["fault"], todo, dtype=str).reindex(table.index, fill_value=""),
+    )
 
 # %% ../nbs/04_entropy.ipynb #04-entropy-018
 @dataclass(frozen=True)
 class Bounds:
     "What an image must satisfy: a number, or a share of the training images such as '1%'."
-    min_entropy: float|str = 1.5    # bits, 0..8; less is a near-blank image
-    max_entropy: float|str = 7.9    # bits; more is noise
-    min_brightness: float|str = 4   # mean grey, 0..255; less is black
-    max_brightness: float|str = 230 # mean grey; more is burnt out
-    min_contrast: float|str = 20    # grey values, 0..255; less cannot be seen
-    max_saturation: float|str = 0.6 # share of pixels of 250 and more, 0..1
-    max_border: float|str = 0.95    # share of the area in a frame of one grey, 0..1
+
+    min_entropy: float | str = 1.5  # bits, 0..8; less is a near-blank image
+    max_entropy: float | str = 7.9  # bits; more is noise
+    min_brightness: float | str = 4  # mean grey, 0..255; less is black
+    max_brightness: float | str = 230  # mean grey; more is burnt out
+    min_contrast: float | str = 20  # grey values, 0..255; less cannot be seen
+    max_saturation: float | str = 0.6  # share of pixels of 250 and more, 0..1
+    max_border: float | str = 0.95  # share of the area in a frame of one grey, 0..1
 
     def numbers(
         self,
-        table: pd.DataFrame, # measured, with `split`
-    ) -> dict[str, float]: # bound -> number
+        table: pd.DataFrame,  # measured, with `split`
+    ) -> dict[str, float]:  # bound -> number
         "The bounds as numbers; raises `ConfigError` for one that is neither a number nor a share."
         train = table[table.split == "train"] if "split" in table else table
         return {k: _number(k, v, train[k[4:]].dropna()) for k, v in asdict(self).items()}
 
+
 def _number(name, bound, values):
     "A bound as a number."
     text = str(bound).strip()
-    try: value = float(text.removesuffix("%"))
-    except ValueError: value = np.nan
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        value = np.nan
     if not np.isfinite(value) or text.endswith("%") and not 0 <= value <= 100:
-        raise ConfigError(f"--{name.replace('_', '-')} is {bound}: give a number, or a share of the training images from 0% to 100%.")
-    if not text.endswith("%"): return value
-    return float(np.quantile(values, value/100)) if len(values) else np.nan
+        raise ConfigError(
+            f"--{name.replace('_', '-')} is {bound}: give a number, or a share of the training images from 0% to 100%."
+        )
+    if not text.endswith("%"):
+        return value
+    return float(np.quantile(values, value / 100)) if len(values) else np.nan
+
 
 def filter_images(
-    table: pd.DataFrame,       # measured
-    bounds: Bounds = Bounds(), # what to keep
-) -> pd.DataFrame: # the same rows with `keep` and `reason` added or updated
+    table: pd.DataFrame,  # measured
+    bounds: Bounds = Bounds(),  # what to keep
+) -> pd.DataFrame:  # the same rows with `keep` and `reason` added or updated
     "Drop images outside the bounds."
     why = pd.Series("", table.index, dtype=str)
     for bound, limit in reversed(bounds.numbers(table).items()):
         side, name = bound.split("_")
         asked = f" ({getattr(bounds, bound)})" if isinstance(getattr(bounds, bound), str) else ""
         bad = table[name] < limit if side == "min" else table[name] > limit
-        why[bad] = [f"{name} {'below' if side == 'min' else 'above'} {limit:.4g}{asked}: {x:.4g}" for x in table[name][bad]]
+        why[bad] = [
+            f"{name} {'below' if side == 'min' else 'above'} {limit:.4g}{asked}: {x:.4g}" for x in table[name][bad]
+        ]
     return drop_rows(table, why.mask(table.entropy.isna(), "image not measured"))
 
 # %% ../nbs/04_entropy.ipynb #04-entropy-024
 def plot_quality(
-    table: pd.DataFrame,       # measured, with `keep`
-    bounds: Bounds = Bounds(), # those that were used, drawn as lines
+    table: pd.DataFrame,  # measured, with `keep`
+    bounds: Bounds = Bounds(),  # those that were used, drawn as lines
 ) -> plt.Figure:
     "Histograms of entropy, contrast, saturation and border, and brightness over entropy, for kept and dropped images with the bounds."
     limits = bounds.numbers(table)
     t = table.dropna(subset=["entropy"])
     t = t.assign(image=np.where(t.keep, "kept", "dropped"))
     hue = dict(data=t, hue="image", hue_order=["kept", "dropped"], palette={"kept": "#4C72B0", "dropped": "#C44E52"})
-    fig, axs = plt.subplot_mosaic([["entropy", "brightness"], ["contrast", "saturation"]], figsize=(8.4, 5.2), layout="constrained")
-    for name, bins, label in ("entropy", np.arange(0, 8.2, 0.2), "entropy, bits"), ("contrast", np.arange(0, 261, 5), "contrast, grey values"), ("saturation", np.arange(0, 1.02, 0.02), ""):
+    fig, axs = plt.subplot_mosaic(
+        [["entropy", "brightness"], ["contrast", "saturation"]], figsize=(8.4, 5.2), layout="constrained"
+    )
+    for name, bins, label in (
+        ("entropy", np.arange(0, 8.2, 0.2), "entropy, bits"),
+        ("contrast", np.arange(0, 261, 5), "contrast, grey values"),
+        ("saturation", np.arange(0, 1.02, 0.02), ""),
+    ):
         sns.histplot(x=name, bins=bins, multiple="stack", linewidth=0.3, legend=name == "entropy", ax=axs[name], **hue)
         axs[name].set(yscale="symlog", ylabel="images", xlabel=label)
-    sns.histplot(x=t.border, bins=np.arange(0, 1.02, 0.02), element="step", fill=False, color="black", ax=axs["saturation"])
+    sns.histplot(
+        x=t.border, bins=np.arange(0, 1.02, 0.02), element="step", fill=False, color="black", ax=axs["saturation"]
+    )
     axs["saturation"].set_xlabel("saturation; border as a black line, share")
     sns.scatterplot(x="entropy", y="brightness", s=9, linewidth=0, alpha=0.6, legend=False, ax=axs["brightness"], **hue)
     axs["brightness"].set(xlim=(-0.2, 8.2), ylim=(-6, 261), xlabel="entropy, bits", ylabel="brightness, mean grey")
     for bound, v in limits.items():
         name = bound[4:]
-        if name in ("entropy", "contrast"): axs[name].axvline(v, color="black", lw=0.8, ls="--")
-        if name in ("saturation", "border"): axs["saturation"].axvline(v, color="#C44E52" if name == "saturation" else "black", lw=0.8, ls="--")
-        if name == "entropy": axs["brightness"].axvline(v, color="black", lw=0.8, ls="--")
-        if name == "brightness": axs[name].axhline(v, color="black", lw=0.8, ls="--")
+        if name in ("entropy", "contrast"):
+            axs[name].axvline(v, color="black", lw=0.8, ls="--")
+        if name in ("saturation", "border"):
+            axs["saturation"].axvline(v, color="#C44E52" if name == "saturation" else "black", lw=0.8, ls="--")
+        if name == "entropy":
+            axs["brightness"].axvline(v, color="black", lw=0.8, ls="--")
+        if name == "brightness":
+            axs[name].axhline(v, color="black", lw=0.8, ls="--")
     sns.despine(fig)
     return fig
 
+
 def plot_borderline(
-    table: pd.DataFrame, # measured and filtered
-    n: int = 6,          # pictures a row
+    table: pd.DataFrame,  # measured and filtered
+    n: int = 6,  # pictures a row
 ) -> plt.Figure:
     "Images dropped by this stage (evenly spread over the reasons), and the kept ones nearest to each bound."
     kept = table[table.keep]
-    mine = table[~table.keep & table.reason.str.match("entropy|brightness|contrast|saturation|border|image unreadable")].sort_values("reason")
-    pick = evenly(len(mine), 2*n)
-    rows = {"dropped": mine.iloc[pick[::2]], "dropped ": mine.iloc[pick[1::2]], "least entropy": kept.nsmallest(n, "entropy"), "most entropy": kept.nlargest(n, "entropy"), "darkest": kept.nsmallest(n, "brightness"),
-            "brightest": kept.nlargest(n, "brightness"), "least contrast": kept.nsmallest(n, "contrast"), "most saturated": kept.nlargest(n, "saturation"), "widest border": kept.nlargest(n, "border")}
+    mine = table[
+        ~table.keep & table.reason.str.match("entropy|brightness|contrast|saturation|border|image unreadable")
+    ].sort_values("reason")
+    pick = evenly(len(mine), 2 * n)
+    rows = {
+        "dropped": mine.iloc[pick[::2]],
+        "dropped ": mine.iloc[pick[1::2]],
+        "least entropy": kept.nsmallest(n, "entropy"),
+        "most entropy": kept.nlargest(n, "entropy"),
+        "darkest": kept.nsmallest(n, "brightness"),
+        "brightest": kept.nlargest(n, "brightness"),
+        "least contrast": kept.nsmallest(n, "contrast"),
+        "most saturated": kept.nlargest(n, "saturation"),
+        "widest border": kept.nlargest(n, "border"),
+    }
     rows = {k: r for k, r in rows.items() if len(r)}
     blank = np.full((160, 160), 255, np.uint8)
-    images = [im for r in rows.values() for im in [*(square(p, 160) for p in r.image), *[blank]*(n - len(r))]]
-    said = {"least contrast": "contrast {:.0f}", "most saturated": "saturation {:.3f}", "widest border": "border {:.2f}", "darkest": "brightness {:.0f}", "brightest": "brightness {:.0f}"}
-    titles = [t for k, r in rows.items() for t in [*(a.reason or said.get(k, "{:.2f} bits").format(getattr(a, said.get(k, "entropy").split()[0])) for a in r.itertuples()), *[""]*(n - len(r))]]
+    images = [im for r in rows.values() for im in [*(square(p, 160) for p in r.image), *[blank] * (n - len(r))]]
+    said = {
+        "least contrast": "contrast {:.0f}",
+        "most saturated": "saturation {:.3f}",
+        "widest border": "border {:.2f}",
+        "darkest": "brightness {:.0f}",
+        "brightest": "brightness {:.0f}",
+    }
+    titles = [
+        t
+        for k, r in rows.items()
+        for t in [
+            *(
+                a.reason or said.get(k, "{:.2f} bits").format(getattr(a, said.get(k, "entropy").split()[0]))
+                for a in r.itertuples()
+            ),
+            *[""] * (n - len(r)),
+        ]
+    ]
     return image_grid(images, titles, ncol=n, size=1.15, wrap=22, lines=2, row_labels=[k.strip() for k in rows])

@@ -14,9 +14,29 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from .alignment import clip_retrieval, concept_labels, grid_features, read_concepts, read_truth, read_types, usefulness
+from radgen.alignment import (
+    clip_retrieval,
+    concept_labels,
+    grid_features,
+    read_concepts,
+    read_truth,
+    read_types,
+    usefulness,
+)
 from .core import ConfigError, DataError, read_json
-from .distance import Features, bootstrap, cached_features, extrapolated, floor, frechet_distance, kernel_distance, likeness_within, neighbourhoods, statistics, thinned
+from radgen.distance import (
+    Features,
+    bootstrap,
+    cached_features,
+    extrapolated,
+    floor,
+    frechet_distance,
+    kernel_distance,
+    likeness_within,
+    neighbourhoods,
+    statistics,
+    thinned,
+)
 from .memorisation import audit_copies, memorised_share
 from .runs import Run
 
@@ -24,82 +44,168 @@ from .runs import Run
 @dataclass
 class EvaluateConfig:
     "Options of evaluation."
-    run: Path # runs/NAME
-    samples: Path|None = None # folder written by radgen sample; by default the run's newest
-    features: str = "auto" # inception (FID), vgg16, efficientnet, astra or timm:NAME (stand-ins), or auto: inception where its weights are present, else vgg16
-    min_images: int = 50 # fewer images a side are refused
-    clip: str|None = None # CLIP with both towers, to look for the picture of each caption: clip, a Hugging Face id, or a folder
-    curves: int = 100 # images a point of the curves over guidance and steps, 0 for none
-    classifiers: bool = True # also train small classifiers on the generated images, to see of what use they are
-    seed: int = 0 # of random subsets
-    device: str = "cuda" # cuda, cuda:N, mps or cpu
+
+    run: Path  # runs/NAME
+    samples: Path | None = None  # folder written by radgen sample; by default the run's newest
+    features: str = "auto"  # inception (FID), vgg16, efficientnet, astra or timm:NAME (stand-ins), or auto: inception where its weights are present, else vgg16
+    min_images: int = 50  # fewer images a side are refused
+    clip: str | None = (
+        None  # CLIP with both towers, to look for the picture of each caption: clip, a Hugging Face id, or a folder
+    )
+    curves: int = 100  # images a point of the curves over guidance and steps, 0 for none
+    classifiers: bool = True  # also train small classifiers on the generated images, to see of what use they are
+    seed: int = 0  # of random subsets
+    device: str = "cuda"  # cuda, cuda:N, mps or cpu
+
 
 def find_samples(
     cfg: EvaluateConfig,
-    run: Run, # of `cfg.run`
+    run: Run,  # of `cfg.run`
 ) -> Path:
     "The samples to be judged, drawn by this very model for held-out captions; raises `DataError` where there are none, `ConfigError` for others."
-    found = [Path(cfg.samples)] if cfg.samples else sorted((p.parent for p in run.dir.glob("samples/*/sample.json")), key=lambda p: (p/"sample.json").stat().st_mtime)
+    found = (
+        [Path(cfg.samples)]
+        if cfg.samples
+        else sorted(
+            (p.parent for p in run.dir.glob("samples/*/sample.json")), key=lambda p: (p / "sample.json").stat().st_mtime
+        )
+    )
     weights = run.weights()
-    faults = {p: _fault(read_json(p/"sample.json"), weights) for p in found if (p/"sample.json").exists()}
-    if cfg.samples and faults and faults[found[0]]: raise ConfigError(f"{found[0]} holds images {faults[found[0]]}.")
+    faults = {p: _fault(read_json(p / "sample.json"), weights) for p in found if (p / "sample.json").exists()}
+    if cfg.samples and faults and faults[found[0]]:
+        raise ConfigError(f"{found[0]} holds images {faults[found[0]]}.")
     good = [p for p, fault in faults.items() if not fault]
-    if not good: raise DataError(f"there are no samples to judge at {cfg.samples or run.dir/'samples'}: draw some with radgen sample --run {run.dir}.")
+    if not good:
+        raise DataError(
+            f"there are no samples to judge at {cfg.samples or run.dir / 'samples'}: draw some with radgen sample --run {run.dir}."
+        )
     return good[-1]
+
 
 def _fault(s, weights):
     "Why samples cannot be judged, '' if they can."
-    if s["split"] == "prompts": return "for prompts of your own, which have no real counterpart: sample a split"
-    if s["split"] == "train": return "for captions that the model was trained on: sample the test split"
+    if s["split"] == "prompts":
+        return "for prompts of your own, which have no real counterpart: sample a split"
+    if s["split"] == "train":
+        return "for captions that the model was trained on: sample the test split"
     return "" if s["weights"] == weights else "of another model than this run's: judge them with their own run"
 
+
 def read_samples(
-    folder: Path, # written by `sample`
-) -> tuple[np.ndarray, pd.DataFrame]: # images (N, H, W) uint8, and the rows of samples.csv
+    folder: Path,  # written by `sample`
+) -> tuple[np.ndarray, pd.DataFrame]:  # images (N, H, W) uint8, and the rows of samples.csv
     "Generated images and what was asked for."
-    table = pd.read_csv(folder/"samples.csv", keep_default_na=False, dtype={"id": str, "prompt": str})
-    paths = [folder/f"{i:06d}.png" for i in table["index"]]
-    if missing := [p for p in paths if not p.exists()]: raise DataError(f"{missing[0]} is missing ({len(missing)} of {len(paths)} images): sample anew.")
-    try: return np.stack([np.asarray(Image.open(p, formats=("PNG",)).convert("L")) for p in paths]), table
-    except (OSError, SyntaxError) as e: raise DataError(f"an image of {folder} cannot be read ({e}): sample anew.") from None
+    table = pd.read_csv(folder / "samples.csv", keep_default_na=False, dtype={"id": str, "prompt": str})
+    paths = [folder / f"{i:06d}.png" for i in table["index"]]
+    if missing := [p for p in paths if not p.exists()]:
+        raise DataError(f"{missing[0]} is missing ({len(missing)} of {len(paths)} images): sample anew.")
+    try:
+        return np.stack([np.asarray(Image.open(p, formats=("PNG",)).convert("L")) for p in paths]), table
+    except (OSError, SyntaxError) as e:
+        raise DataError(f"an image of {folder} cannot be read ({e}): sample anew.") from None
 
 # %% ../nbs/11c_evaluation.ipynb #11c-evaluation-026
 def measure(
-    generated: np.ndarray, rows: pd.DataFrame, # of `read_samples`
-    run: Run,           # gives the real images
-    split: str,         # whose captions were drawn
+    generated: np.ndarray,
+    rows: pd.DataFrame,  # of `read_samples`
+    run: Run,  # gives the real images
+    split: str,  # whose captions were drawn
     features: Features,
     cfg: EvaluateConfig,
 ) -> dict:
     "All numbers of the report."
     p, size, eq, seed = run.prepared, run.config.image_size, run.config.equalize, cfg.seed % 2**32
-    for what, n, way in (("generated", len(generated), "sample more (--n)"), (f"real {split}", len(p.rows(split)), "prepare more data")):
-        if n < cfg.min_images: raise ConfigError(f"{n} {what} images are too few for a distance: {way}, or lower --min-images {cfg.min_images} and read the number with care.")
-    real = lambda s: cached_features(p.images(s, size, eq), features, p.dir/"features")
+    for what, n, way in (
+        ("generated", len(generated), "sample more (--n)"),
+        (f"real {split}", len(p.rows(split)), "prepare more data"),
+    ):
+        if n < cfg.min_images:
+            raise ConfigError(
+                f"{n} {what} images are too few for a distance: {way}, or lower --min-images {cfg.min_images} and read the number with care."
+            )
+    real = lambda s: cached_features(p.images(s, size, eq), features, p.dir / "features")
     f_train, f_test, f = real("train"), real(split), features(generated)
-    sample_of_train = f_train[np.sort(np.random.default_rng(seed).permutation(len(f_train))[:len(f)])]
+    sample_of_train = f_train[np.sort(np.random.default_rng(seed).permutation(len(f_train))[: len(f)])]
     test = statistics(f_test, identity=features.identity)
-    far = dict(distance=frechet_distance(statistics(f, identity=features.identity), test), interval=bootstrap(f, test, seed=seed), infinite=extrapolated(thinned(f, f_test, seed=seed)), kernel=kernel_distance(f, f_test, seed=seed))
-    near = dict(floor=floor(f_train, f_test, len(f), seed=seed), infinite_floor=extrapolated(thinned(f_train, f_test, seed=seed)), kernel_floor=kernel_distance(f_train, f_test, seed=seed))
-    within = dict(likeness=likeness_within(generated, rows.prompt, seed=seed), likeness_real=likeness_within(p.images(split, size, eq), p.texts(split, run.config.caption_mode), seed=seed))
+    far = dict(
+        distance=frechet_distance(statistics(f, identity=features.identity), test),
+        interval=bootstrap(f, test, seed=seed),
+        infinite=extrapolated(thinned(f, f_test, seed=seed)),
+        kernel=kernel_distance(f, f_test, seed=seed),
+    )
+    near = dict(
+        floor=floor(f_train, f_test, len(f), seed=seed),
+        infinite_floor=extrapolated(thinned(f_train, f_test, seed=seed)),
+        kernel_floor=kernel_distance(f_train, f_test, seed=seed),
+    )
+    within = dict(
+        likeness=likeness_within(generated, rows.prompt, seed=seed),
+        likeness_real=likeness_within(p.images(split, size, eq), p.texts(split, run.config.caption_mode), seed=seed),
+    )
     copies, suspects = audit_copies(generated, p.images(split, size, eq), p.images("train", size, eq), features.device)
-    return dict(features=features.name, source=features.source, is_fid=features.is_fid, generated=len(f), real=len(f_test), training=len(f_train), floor_images=min(len(f), len(f_train)), **far, **near,
-                neighbourhoods=neighbourhoods(f, f_test), neighbourhoods_real=neighbourhoods(sample_of_train, f_test), **within, **asked_for(generated, rows, f, f_test, f_train, run, split, cfg, features.device),
-                copies=copies, suspects=suspects.to_dict("list"), memorised=memorised_share(f, f_test, f_train))
+    return dict(
+        features=features.name,
+        source=features.source,
+        is_fid=features.is_fid,
+        generated=len(f),
+        real=len(f_test),
+        training=len(f_train),
+        floor_images=min(len(f), len(f_train)),
+        **far,
+        **near,
+        neighbourhoods=neighbourhoods(f, f_test),
+        neighbourhoods_real=neighbourhoods(sample_of_train, f_test),
+        **within,
+        **asked_for(generated, rows, f, f_test, f_train, run, split, cfg, features.device),
+        copies=copies,
+        suspects=suspects.to_dict("list"),
+        memorised=memorised_share(f, f_test, f_train),
+    )
 
 # %% ../nbs/11c_evaluation.ipynb #11c-evaluation-021
 def asked_for(
-    generated: np.ndarray, rows: pd.DataFrame, f: np.ndarray, # of the generated images, and their features
-    f_test: np.ndarray, f_train: np.ndarray,                  # of the real images
-    run: Run, split: str, cfg: EvaluateConfig, device: torch.device,
-) -> dict: # the numbers of chapter 11b; None for what cannot be asked
+    generated: np.ndarray,
+    rows: pd.DataFrame,
+    f: np.ndarray,  # of the generated images, and their features
+    f_test: np.ndarray,
+    f_train: np.ndarray,  # of the real images
+    run: Run,
+    split: str,
+    cfg: EvaluateConfig,
+    device: torch.device,
+) -> dict:  # the numbers of chapter 11b; None for what cannot be asked
     "Whether the pictures show what was asked for, and of what use they are."
     p, size, eq = run.prepared, run.config.image_size, run.config.equalize
     test, names = p.rows(split), [p.names.get(c) or c for c in p.selected]
-    asked, labels, train = (concept_labels(c, p.selected) for c in (test.set_index("id").loc[rows.id].cuis, test.cuis, p.rows("train").cuis))
+    asked, labels, train = (
+        concept_labels(c, p.selected) for c in (test.set_index("id").loc[rows.id].cuis, test.cuis, p.rows("train").cuis)
+    )
     by_concept, concepts = read_concepts(f, asked, f_test, labels, f_train, train, names, seed=cfg.seed % 2**32)
     truth = read_truth(generated, rows, p, split, size, eq, grid_features(device))
-    learnt = usefulness(generated, asked, p.images("train", size, eq), train, p.images(split, size, eq), labels, device=device) if cfg.classifiers and (labels.any(0) & ~labels.all(0)).any() else None
-    found = {k: clip_retrieval(x, t, cfg.clip, device) for k, x, t in (("clip", generated, rows.prompt), ("clip_real", p.images(split, size, eq), p.texts(split, run.config.caption_mode)))} if cfg.clip else {"clip": None, "clip_real": None}
+    learnt = (
+        usefulness(
+            generated, asked, p.images("train", size, eq), train, p.images(split, size, eq), labels, device=device
+        )
+        if cfg.classifiers and (labels.any(0) & ~labels.all(0)).any()
+        else None
+    )
+    found = (
+        {
+            k: clip_retrieval(x, t, cfg.clip, device)
+            for k, x, t in (
+                ("clip", generated, rows.prompt),
+                ("clip_real", p.images(split, size, eq), p.texts(split, run.config.caption_mode)),
+            )
+        }
+        if cfg.clip
+        else {"clip": None, "clip_real": None}
+    )
     frame = lambda t: None if t is None else t.astype(object).where(t.notna(), None).to_dict("records")
-    return dict(**read_types(f, rows, f_test, f_train, p, split), **concepts, by_concept=frame(by_concept), truth=frame(truth.reset_index(names="fact")) if truth is not None else None, usefulness=frame(learnt), **found)
+    return dict(
+        **read_types(f, rows, f_test, f_train, p, split),
+        **concepts,
+        by_concept=frame(by_concept),
+        truth=frame(truth.reset_index(names="fact")) if truth is not None else None,
+        usefulness=frame(learnt),
+        **found,
+    )

@@ -33,52 +33,80 @@ from .runs import TrainConfig, resolve
 from .sampling import SampleConfig, sample
 from .training import network, open_data, train
 
-TEXTS = {0: "caption", 1: "caption + CUI", 2: "transformed", 3: "all three"} # the caption modes in words
-PAPER_TABLE = pd.DataFrame({"UNet": {0: 38.28, 1: 38.78, 2: 37.21, 3: 35.25}, "VGG16UNet": {0: 35.47, 1: 34.41, 2: 36.78, 3: 33.52}}).rename_axis("caption_mode")
+TEXTS = {0: "caption", 1: "caption + CUI", 2: "transformed", 3: "all three"}  # the caption modes in words
+PAPER_TABLE = pd.DataFrame(
+    {"UNet": {0: 38.28, 1: 38.78, 2: 37.21, 3: 35.25}, "VGG16UNet": {0: 35.47, 1: 34.41, 2: 36.78, 3: 33.52}}
+).rename_axis("caption_mode")
 
 # %% ../nbs/12_experiments.ipynb #12-experiments-006
-BUDGETS: dict[str, dict] = { # what each decides, unless the command line does
-    "cpu": dict(size="small", image_size=32, batch_size=16, steps=300, n=160, device="cpu", encoders={"radbert": "minilm", "clip": "mpnet"}), # two cores: four to nine minutes a cell on one of them; stand-ins for the text encoders
-    "evening": dict(size="paper", image_size=64, batch_size=16, steps=20_000, n=2000), # one GPU: an hour or less a cell
-    "paper": dict(size="paper", image_size=64, batch_size=12, epochs=100, n=None), # as published; one image for each test caption
+BUDGETS: dict[str, dict] = {  # what each decides, unless the command line does
+    "cpu": dict(
+        size="small",
+        image_size=32,
+        batch_size=16,
+        steps=300,
+        n=160,
+        device="cpu",
+        encoders={"radbert": "minilm", "clip": "mpnet"},
+    ),  # two cores: four to nine minutes a cell on one of them; stand-ins for the text encoders
+    "evening": dict(
+        size="paper", image_size=64, batch_size=16, steps=20_000, n=2000
+    ),  # one GPU: an hour or less a cell
+    "paper": dict(
+        size="paper", image_size=64, batch_size=12, epochs=100, n=None
+    ),  # as published; one image for each test caption
 }
+
 
 @dataclass
 class ExperimentConfig:
     "Options of a table of experiments."
-    data_path: Path # prepared folder, or one in ROCOv2 layout
-    budget: Literal["cpu", "evening", "paper"] = "paper" # minutes a cell on two cores, an hour on a GPU, or as published
-    seeds: tuple[int, ...] = (0, 1, 2) # trainings a cell
-    models: tuple[str, ...] = ("UNet", "VGG16UNet") # denoisers
-    caption_modes: tuple[int, ...] = (0, 1, 2, 3) # texts: caption, with concept names, transformed, all three
-    encoders: tuple[str, ...] = ("radbert",) # text encoders: radbert, clip, minilm or mpnet (stand-ins), a Hugging Face id, or a folder
-    scales: tuple[int, ...] = (1,) # times the budget's pixels a side
-    name: str = "table" # everything is written to RUNS/NAME
-    runs: Path = Path("runs") # folder of all runs
-    devices: tuple[str, ...] = () # one cell at a time on each; give cpu twice for two processes of one thread; by default cuda, or as the budget says
-    recipe: Literal["radgen", "paper"] = "radgen" # today's choices, or the published method
-    steps: int|None = None # optimiser steps [budget]
-    epochs: int|None = None # passes over the training images instead [budget]
-    n: int|None = None # images drawn a cell; captions are taken again where there are fewer [budget]
-    guidance: float = 2.0 # classifier-free guidance scale
-    sampler_steps: int = 20 # steps of DPM-Solver++
-    features: str = "auto" # inception (FID), vgg16, efficientnet, astra or timm:NAME (stand-ins), or auto
-    min_images: int = 50 # fewer images a side are refused
+
+    data_path: Path  # prepared folder, or one in ROCOv2 layout
+    budget: Literal["cpu", "evening", "paper"] = (
+        "paper"  # minutes a cell on two cores, an hour on a GPU, or as published
+    )
+    seeds: tuple[int, ...] = (0, 1, 2)  # trainings a cell
+    models: tuple[str, ...] = ("UNet", "VGG16UNet")  # denoisers
+    caption_modes: tuple[int, ...] = (0, 1, 2, 3)  # texts: caption, with concept names, transformed, all three
+    encoders: tuple[str, ...] = (
+        "radbert",
+    )  # text encoders: radbert, clip, minilm or mpnet (stand-ins), a Hugging Face id, or a folder
+    scales: tuple[int, ...] = (1,)  # times the budget's pixels a side
+    name: str = "table"  # everything is written to RUNS/NAME
+    runs: Path = Path("runs")  # folder of all runs
+    devices: tuple[
+        str, ...
+    ] = ()  # one cell at a time on each; give cpu twice for two processes of one thread; by default cuda, or as the budget says
+    recipe: Literal["radgen", "paper"] = "radgen"  # today's choices, or the published method
+    steps: int | None = None  # optimiser steps [budget]
+    epochs: int | None = None  # passes over the training images instead [budget]
+    n: int | None = None  # images drawn a cell; captions are taken again where there are fewer [budget]
+    guidance: float = 2.0  # classifier-free guidance scale
+    sampler_steps: int = 20  # steps of DPM-Solver++
+    features: str = "auto"  # inception (FID), vgg16, efficientnet, astra or timm:NAME (stand-ins), or auto
+    min_images: int = 50  # fewer images a side are refused
+
 
 @dataclass
 class Table3(ExperimentConfig):
     "The paper's table: two denoisers by four texts."
+
     name: str = "table3"
+
 
 @dataclass
 class Table4(ExperimentConfig):
     "Planned by the paper: CLIP beside RadBERT."
+
     encoders: tuple[str, ...] = ("radbert", "clip")
     name: str = "table4"
+
 
 @dataclass
 class Table5(ExperimentConfig):
     "Planned by the paper: larger pictures, with its best text."
+
     caption_modes: tuple[int, ...] = (3,)
     scales: tuple[int, ...] = (1, 2, 4)
     name: str = "table5"
@@ -86,35 +114,78 @@ class Table5(ExperimentConfig):
 # %% ../nbs/12_experiments.ipynb #12-experiments-008
 def cells(
     cfg: ExperimentConfig,
-) -> list[TrainConfig]: # resolved, one a training; all of one seed before the next
+) -> list[TrainConfig]:  # resolved, one a training; all of one seed before the next
     "The trainings of a table; raises `ConfigError` for values that cannot work."
     for what in ("models", "caption_modes", "seeds", "encoders", "scales"):
-        if not getattr(cfg, what): raise ConfigError(f"--{what.replace('_', '-')} is empty: give at least one.")
-    if cfg.budget not in BUDGETS: raise ConfigError(f"no budget is called {cfg.budget!r}: choose {', '.join(BUDGETS)}.")
+        if not getattr(cfg, what):
+            raise ConfigError(f"--{what.replace('_', '-')} is empty: give at least one.")
+    if cfg.budget not in BUDGETS:
+        raise ConfigError(f"no budget is called {cfg.budget!r}: choose {', '.join(BUDGETS)}.")
     known = get_args(get_type_hints(TrainConfig)["model"])
-    if wrong := set(cfg.models) - set(known): raise ConfigError(f"no model is called {sorted(wrong)[0]}: choose from {', '.join(known)}.")
-    if other := set(cfg.caption_modes) - set(TEXTS): raise ConfigError(f"there is no caption mode {sorted(other)[0]}: choose from 0, 1, 2, 3.")
-    if min(cfg.scales) < 1: raise ConfigError(f"--scales has {min(cfg.scales)}: pictures are drawn at 1, 2, 4, ... times the budget's pixels.")
+    if wrong := set(cfg.models) - set(known):
+        raise ConfigError(f"no model is called {sorted(wrong)[0]}: choose from {', '.join(known)}.")
+    if other := set(cfg.caption_modes) - set(TEXTS):
+        raise ConfigError(f"there is no caption mode {sorted(other)[0]}: choose from 0, 1, 2, 3.")
+    if min(cfg.scales) < 1:
+        raise ConfigError(
+            f"--scales has {min(cfg.scales)}: pictures are drawn at 1, 2, 4, ... times the budget's pixels."
+        )
     b = BUDGETS[cfg.budget]
-    length = dict(steps=cfg.steps) if cfg.steps is not None else dict(epochs=cfg.epochs) if cfg.epochs is not None else {k: b[k] for k in ("steps", "epochs") if k in b}
-    shared: dict = dict(data_path=cfg.data_path, recipe=cfg.recipe, size=b["size"], batch_size=b["batch_size"], device=devices(cfg)[0], runs=Path(cfg.runs)/cfg.name, preview_every=0, checkpoint_every=1000, **length)
+    length = (
+        dict(steps=cfg.steps)
+        if cfg.steps is not None
+        else dict(epochs=cfg.epochs)
+        if cfg.epochs is not None
+        else {k: b[k] for k in ("steps", "epochs") if k in b}
+    )
+    shared: dict = dict(
+        data_path=cfg.data_path,
+        recipe=cfg.recipe,
+        size=b["size"],
+        batch_size=b["batch_size"],
+        device=devices(cfg)[0],
+        runs=Path(cfg.runs) / cfg.name,
+        preview_every=0,
+        checkpoint_every=1000,
+        **length,
+    )
     stand_in = b.get("encoders", {})
     n = drawn(cfg)
-    if n is not None and n < cfg.min_images: raise ConfigError(f"--n is {n}: a distance wants at least --min-images {cfg.min_images}.")
-    if cfg.steps is not None and cfg.steps < 1: raise ConfigError(f"--steps is {cfg.steps}: give at least 1.")
+    if n is not None and n < cfg.min_images:
+        raise ConfigError(f"--n is {n}: a distance wants at least --min-images {cfg.min_images}.")
+    if cfg.steps is not None and cfg.steps < 1:
+        raise ConfigError(f"--steps is {cfg.steps}: give at least 1.")
     Walk(steps=cfg.sampler_steps, scale=cfg.guidance).check(1000)
-    options: list[dict] = [dict(model=m, caption_mode=c, encoder=stand_in.get(e, e), image_size=s*b["image_size"], seed=seed, name=f"{m}-{c}-{Path(stand_in.get(e, e)).name}-{s*b['image_size']}-{seed}")
-                           for seed in cfg.seeds for s in cfg.scales for e in cfg.encoders for c in cfg.caption_modes for m in cfg.models]
+    options: list[dict] = [
+        dict(
+            model=m,
+            caption_mode=c,
+            encoder=stand_in.get(e, e),
+            image_size=s * b["image_size"],
+            seed=seed,
+            name=f"{m}-{c}-{Path(stand_in.get(e, e)).name}-{s * b['image_size']}-{seed}",
+        )
+        for seed in cfg.seeds
+        for s in cfg.scales
+        for e in cfg.encoders
+        for c in cfg.caption_modes
+        for m in cfg.models
+    ]
     found = [resolve(TrainConfig(**shared, **o)) for o in options]
     names = [c.name for c in found]
-    if len(set(names)) < len(names): raise ConfigError(f"the cell {max(names, key=names.count)} is there {names.count(max(names, key=names.count))} times: give each model, text, encoder, scale and seed once, and folders of encoders names of their own.")
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"the cell {max(names, key=names.count)} is there {names.count(max(names, key=names.count))} times: give each model, text, encoder, scale and seed once, and folders of encoders names of their own."
+        )
     return found
+
 
 def drawn(
     cfg: ExperimentConfig,
-) -> int|None: # None: one for each test caption
+) -> int | None:  # None: one for each test caption
     "Images drawn a cell."
     return cfg.n if cfg.n is not None else BUDGETS[cfg.budget]["n"]
+
 
 def devices(
     cfg: ExperimentConfig,
@@ -125,49 +196,105 @@ def devices(
 # %% ../nbs/12_experiments.ipynb #12-experiments-011
 def plan(
     cfg: ExperimentConfig,
-) -> pd.DataFrame: # a row a kind of cell: model, encoder, pixels, cells, steps, batch, PFLOP a cell, GiB at the peak
+) -> pd.DataFrame:  # a row a kind of cell: model, encoder, pixels, cells, steps, batch, PFLOP a cell, GiB at the peak
     "What a table will cost, without training anything."
     rows = {}
     for tr in cells(cfg):
         key = (tr.model, tr.encoder, tr.image_size)
-        if key in rows: rows[key]["cells"] += 1; continue
+        if key in rows:
+            rows[key]["cells"] += 1
+            continue
         n = len(load_prepared(tr.data_path).rows("train")) if is_prepared(tr.data_path) else None
-        steps = tr.steps if tr.steps is not None else -(-n//tr.batch_size)*tr.epochs if n else None
-        gflop = 3*block_table(network(tr)).gflop.sum()*tr.batch_size
-        rows[key] = dict(model=tr.model, encoder=tr.encoder, pixels=tr.image_size, cells=1, steps=steps, batch=tr.batch_size, pflop=None if steps is None else gflop*steps/1e6,
-                         gib=peak_memory(lambda: network(tr), tr.batch_size, "no" if tr.device == "cpu" else "bf16", tr.gradient_checkpointing, tr.max_length)["all"])
+        steps = tr.steps if tr.steps is not None else -(-n // tr.batch_size) * tr.epochs if n else None
+        gflop = 3 * block_table(network(tr)).gflop.sum() * tr.batch_size
+        rows[key] = dict(
+            model=tr.model,
+            encoder=tr.encoder,
+            pixels=tr.image_size,
+            cells=1,
+            steps=steps,
+            batch=tr.batch_size,
+            pflop=None if steps is None else gflop * steps / 1e6,
+            gib=peak_memory(
+                lambda: network(tr),
+                tr.batch_size,
+                "no" if tr.device == "cpu" else "bf16",
+                tr.gradient_checkpointing,
+                tr.max_length,
+            )["all"],
+        )
     return pd.DataFrame(rows.values())
 
 # %% ../nbs/12_experiments.ipynb #12-experiments-014
 def run_cell(
-    tr: TrainConfig, # of `cells`
+    tr: TrainConfig,  # of `cells`
     cfg: ExperimentConfig,
-) -> dict: # one row of the results
+) -> dict:  # one row of the results
     "Train, sample and evaluate one cell, whatever of it is missing."
-    folder, done = tr.runs/tr.name, tr.runs/"cells"/f"{tr.name}.json"
+    folder, done = tr.runs / tr.name, tr.runs / "cells" / f"{tr.name}.json"
     data = load_prepared(tr.data_path).manifest["content"]
-    asked = fingerprint({k: v for k, v in asdict(tr).items() if k not in ("device", "runs", "data_path")}, data, drawn(cfg), cfg.guidance, cfg.sampler_steps, cfg.features, cfg.min_images)
-    if done.exists() and (row := read_json(done)).get("asked") == asked: return row
+    asked = fingerprint(
+        {k: v for k, v in asdict(tr).items() if k not in ("device", "runs", "data_path")},
+        data,
+        drawn(cfg),
+        cfg.guidance,
+        cfg.sampler_steps,
+        cfg.features,
+        cfg.min_images,
+    )
+    if done.exists() and (row := read_json(done)).get("asked") == asked:
+        return row
     run = train(tr)
-    images = sample(SampleConfig(folder, n=drawn(cfg), guidance=cfg.guidance, steps=cfg.sampler_steps, seed=tr.seed, device=tr.device))
-    r = evaluate(EvaluateConfig(folder, samples=images, features=cfg.features, min_images=cfg.min_images, curves=0, classifiers=False, device=tr.device))
-    row = dict(asked=asked, model=tr.model, caption_mode=tr.caption_mode, encoder=tr.encoder, pixels=tr.image_size, seed=tr.seed, **{k: r[k] for k in ("features", "distance", "concepts", "types", "generated", "real", "floor_images")},
-               **dict(zip(("lower", "upper", "floor", "floor_std"), r["interval"] + r["floor"])), recall=r["neighbourhoods"]["recall"], copies=r["copies"]["share"], train_seconds=float(run.metrics().seconds.iloc[-1]), report=f"{tr.name}/report.html")
+    images = sample(
+        SampleConfig(
+            folder, n=drawn(cfg), guidance=cfg.guidance, steps=cfg.sampler_steps, seed=tr.seed, device=tr.device
+        )
+    )
+    r = evaluate(
+        EvaluateConfig(
+            folder,
+            samples=images,
+            features=cfg.features,
+            min_images=cfg.min_images,
+            curves=0,
+            classifiers=False,
+            device=tr.device,
+        )
+    )
+    row = dict(
+        asked=asked,
+        model=tr.model,
+        caption_mode=tr.caption_mode,
+        encoder=tr.encoder,
+        pixels=tr.image_size,
+        seed=tr.seed,
+        **{k: r[k] for k in ("features", "distance", "concepts", "types", "generated", "real", "floor_images")},
+        **dict(zip(("lower", "upper", "floor", "floor_std"), r["interval"] + r["floor"])),
+        recall=r["neighbourhoods"]["recall"],
+        copies=r["copies"]["share"],
+        train_seconds=float(run.metrics().seconds.iloc[-1]),
+        report=f"{tr.name}/report.html",
+    )
     write_json(done, row)
     return row
+
 
 def _take_device(queue):
     "One device for this worker, and one thread if it is a CPU among several."
     global DEVICE
-    DEVICE, sys.stdout = queue.get(), sys.stderr # the parent alone answers
-    if DEVICE == "cpu": torch.set_num_threads(1)
+    DEVICE, sys.stdout = queue.get(), sys.stderr  # the parent alone answers
+    if DEVICE == "cpu":
+        torch.set_num_threads(1)
 
-def _run_there(tr, cfg): return run_cell(replace(tr, device=DEVICE), cfg)
+
+def _run_there(tr, cfg):
+    return run_cell(replace(tr, device=DEVICE), cfg)
+
 
 def rows_of(
-    todo: list[TrainConfig], # of `cells`
+    todo: list[TrainConfig],  # of `cells`
     cfg: ExperimentConfig,
-): # yields rows as they are done
+):  # yields rows as they are done
     "Run the cells, one at a time on each device."
     where = devices(cfg)
     if len(where) == 1:
@@ -177,91 +304,154 @@ def rows_of(
         return
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    for d in where: queue.put(d)
+    for d in where:
+        queue.put(d)
     waiting, running = list(todo), {}
     with ProcessPoolExecutor(len(where), context, _take_device, (queue,)) as pool:
         while waiting or running:
-            while waiting and len(running) < len(where): # no more than can run, so that nothing begins after an error
+            while waiting and len(running) < len(where):  # no more than can run, so that nothing begins after an error
                 tr = waiting.pop(0)
                 running[pool.submit(_run_there, tr, cfg)] = tr.name
             for job in wait(running, return_when=FIRST_COMPLETED).done:
                 yield job.result()
-                print(f"[{len(todo) - len(waiting) - len(running) + 1}/{len(todo)}] {running.pop(job)}", file=sys.stderr)
+                print(
+                    f"[{len(todo) - len(waiting) - len(running) + 1}/{len(todo)}] {running.pop(job)}", file=sys.stderr
+                )
 
 # %% ../nbs/12_experiments.ipynb #12-experiments-016
 CELL = ["model", "encoder", "pixels", "caption_mode"]
 
+
 def summary(
-    table: pd.DataFrame, # one row a training
-) -> pd.DataFrame: # one row a cell, the best first: mean, std, lower, upper (95%), seeds, rank, tied (not told from the best)
+    table: pd.DataFrame,  # one row a training
+) -> (
+    pd.DataFrame
+):  # one row a cell, the best first: mean, std, lower, upper (95%), seeds, rank, tied (not told from the best)
     "Means over seeds, their intervals and their order."
     groups = table.groupby(CELL).distance
     s = groups.agg(mean="mean", std="std", seeds="count").reset_index()
-    half = stats.t.ppf(0.975, (s.seeds - 1).clip(lower=1))*s["std"]/np.sqrt(s.seeds)
-    s = s.assign(lower=s["mean"] - half, upper=s["mean"] + half).sort_values("mean", kind="stable").reset_index(drop=True)
+    half = stats.t.ppf(0.975, (s.seeds - 1).clip(lower=1)) * s["std"] / np.sqrt(s.seeds)
+    s = (
+        s.assign(lower=s["mean"] - half, upper=s["mean"] + half)
+        .sort_values("mean", kind="stable")
+        .reset_index(drop=True)
+    )
     d = [groups.get_group(tuple(k)).to_numpy() for k in s[CELL].itertuples(index=False)]
     tied = stats.tukey_hsd(*d).pvalue[0] > 0.05 if len(d) > 1 and min(map(len, d)) > 1 else np.full(len(d), True)
     return s.assign(rank=np.arange(1, len(s) + 1), tied=tied)
 
+
 def differ(
-    table: pd.DataFrame, # one row a training
+    table: pd.DataFrame,  # one row a training
     by: list[str] = CELL,
-) -> float|None: # p, None with one seed or one group
+) -> float | None:  # p, None with one seed or one group
     "How likely cells that are all alike would spread so much."
     d = [g.to_numpy() for _, g in table.groupby(by).distance]
     return float(stats.f_oneway(*d).pvalue) if len(d) > 1 and min(map(len, d)) > 1 else None
 
 # %% ../nbs/12_experiments.ipynb #12-experiments-020
 def table_text(
-    table: pd.DataFrame, # one row a training
-) -> str: # markdown
+    table: pd.DataFrame,  # one row a training
+) -> str:  # markdown
     "The results in the paper's layout, one table for each size of picture, since each has real images and a floor of its own."
     return "\n".join(one_table(t) for _, t in table.groupby("pixels"))
 
+
 def one_table(
-    table: pd.DataFrame, # one row a training, all of one size
-) -> str: # markdown
+    table: pd.DataFrame,  # one row a training, all of one size
+) -> str:  # markdown
     "Cells, and what may be said of their order."
     s, first, p = summary(table), table.iloc[0], differ(table)
-    won = p is not None and p < 0.05 # before that nothing is marked
+    won = p is not None and p < 0.05  # before that nothing is marked
     column = lambda r: " ".join(str(r[k]) for k in ("model", "encoder") if k == "model" or table[k].nunique() > 1)
-    cell = lambda r: (f"**{r['mean']:.1f}**" if won and r["rank"] == 1 else f"{r['mean']:.1f}") + (f" ({r['lower']:.1f} to {r['upper']:.1f})" if r["seeds"] > 1 else "") + ("*" if won and r["tied"] and r["rank"] > 1 else "")
+    cell = lambda r: (
+        (f"**{r['mean']:.1f}**" if won and r["rank"] == 1 else f"{r['mean']:.1f}")
+        + (f" ({r['lower']:.1f} to {r['upper']:.1f})" if r["seeds"] > 1 else "")
+        + ("*" if won and r["tied"] and r["rank"] > 1 else "")
+    )
     s = s.assign(column=s.apply(column, axis=1), text=s.caption_mode.map(TEXTS), cell=s.apply(cell, axis=1))
     wide = s.pivot(index="caption_mode", columns="column", values="cell").rename(index=TEXTS).fillna("")
-    lines = [f"# {first.features}, {first.pixels} px", "", "| text | " + " | ".join(wide.columns) + " |", "|---"*(1 + len(wide.columns)) + "|"]
+    lines = [
+        f"# {first.features}, {first.pixels} px",
+        "",
+        "| text | " + " | ".join(wide.columns) + " |",
+        "|---" * (1 + len(wide.columns)) + "|",
+    ]
     lines += [f"| {text} | " + " | ".join(row) + " |" for text, row in zip(wide.index, wide.values)]
-    lines += ["", f"{first.generated} generated against {first.real} held-out images a cell, {table.seed.nunique()} training(s) each, in brackets 95% intervals of the mean over seeds. Floor {table.floor.mean():.1f} ± {table.floor_std.mean():.1f} ({first.floor_images} real training images against the same held-out ones).",
-              "One training a cell: nothing here tells a difference from chance." if p is None else f"Do cells differ by more than seeds? One-way analysis of variance: p = {p:.2g}. " + ("Yes; a star marks what Tukey's test cannot tell from the best (in bold) at 5%." if won else "No: their order is chance, and no winner is marked."),
-              *(f"By {name}: {', '.join(f'{k} {v:.1f}' for k, v in table.groupby(by).distance.mean().rename(index=TEXTS if by == 'caption_mode' else {}).items())} (p = {differ(table, [by]):.2g})." for name, by in (("denoiser", "model"), ("text", "caption_mode"), ("encoder", "encoder")) if table[by].nunique() > 1 and p is not None),
-              f"Text encoder: {', '.join(LABELS.get(e, e) for e in table.encoder.unique())}.", "The paper's numbers (33.5 to 38.8) come from other features and another formula and do not compare with these."]
+    lines += [
+        "",
+        f"{first.generated} generated against {first.real} held-out images a cell, {table.seed.nunique()} training(s) each, in brackets 95% intervals of the mean over seeds. Floor {table.floor.mean():.1f} ± {table.floor_std.mean():.1f} ({first.floor_images} real training images against the same held-out ones).",
+        "One training a cell: nothing here tells a difference from chance."
+        if p is None
+        else f"Do cells differ by more than seeds? One-way analysis of variance: p = {p:.2g}. "
+        + (
+            "Yes; a star marks what Tukey's test cannot tell from the best (in bold) at 5%."
+            if won
+            else "No: their order is chance, and no winner is marked."
+        ),
+        *(
+            f"By {name}: {', '.join(f'{k} {v:.1f}' for k, v in table.groupby(by).distance.mean().rename(index=TEXTS if by == 'caption_mode' else {}).items())} (p = {differ(table, [by]):.2g})."
+            for name, by in (("denoiser", "model"), ("text", "caption_mode"), ("encoder", "encoder"))
+            if table[by].nunique() > 1 and p is not None
+        ),
+        f"Text encoder: {', '.join(LABELS.get(e, e) for e in table.encoder.unique())}.",
+        "The paper's numbers (33.5 to 38.8) come from other features and another formula and do not compare with these.",
+    ]
     return "\n".join(lines) + "\n"
 
+
 def table_figure(
-    table: pd.DataFrame, # one row a training
+    table: pd.DataFrame,  # one row a training
 ) -> plt.Figure:
     "Distances by text, one point a training, over the floor."
     sizes = list(table.groupby("pixels"))
-    fig, axs = plt.subplots(1, len(sizes), figsize=(6.5*len(sizes), 3), squeeze=False, layout="constrained")
+    fig, axs = plt.subplots(1, len(sizes), figsize=(6.5 * len(sizes), 3), squeeze=False, layout="constrained")
     for ax, (pixels, t) in zip(axs[0], sizes):
-        hue = t[["model", "encoder"]].loc[:, lambda t: [c for c in t if c == "model" or t[c].nunique() > 1]].agg(" ".join, axis=1)
-        sns.stripplot(t.assign(text=t.caption_mode.map(TEXTS), cell=hue), x="text", y="distance", hue="cell", dodge=True, order=[TEXTS[c] for c in sorted(t.caption_mode.unique())], ax=ax)
-        ax.axhspan(t.floor.mean() - t.floor_std.mean(), t.floor.mean() + t.floor_std.mean(), color="0.8", zorder=0, label="floor")
-        ax.set(xlabel="", title=f"{pixels} px", ylabel=t.features.iloc[0], ylim=(0, None)); ax.legend(fontsize=7)
+        hue = (
+            t[["model", "encoder"]]
+            .loc[:, lambda t: [c for c in t if c == "model" or t[c].nunique() > 1]]
+            .agg(" ".join, axis=1)
+        )
+        sns.stripplot(
+            t.assign(text=t.caption_mode.map(TEXTS), cell=hue),
+            x="text",
+            y="distance",
+            hue="cell",
+            dodge=True,
+            order=[TEXTS[c] for c in sorted(t.caption_mode.unique())],
+            ax=ax,
+        )
+        ax.axhspan(
+            t.floor.mean() - t.floor_std.mean(),
+            t.floor.mean() + t.floor_std.mean(),
+            color="0.8",
+            zorder=0,
+            label="floor",
+        )
+        ax.set(xlabel="", title=f"{pixels} px", ylabel=t.features.iloc[0], ylim=(0, None))
+        ax.legend(fontsize=7)
     return fig
+
 
 def experiment(
     cfg: ExperimentConfig,
-) -> pd.DataFrame: # one row a training
+) -> pd.DataFrame:  # one row a training
     "Fill the table, cell by cell, and write results.csv, results.md and results.png after each."
-    data = open_data(cells(cfg)[0]) # once, before there are several processes
-    if cfg.features == "auto": cfg = replace(cfg, features="inception" if make_features().is_fid else "vgg16") # the same for all cells, also of a later call
-    else: make_features(cfg.features) # what cannot be had is told before anything is trained
+    data = open_data(cells(cfg)[0])  # once, before there are several processes
+    if cfg.features == "auto":
+        cfg = replace(
+            cfg, features="inception" if make_features().is_fid else "vgg16"
+        )  # the same for all cells, also of a later call
+    else:
+        make_features(cfg.features)  # what cannot be had is told before anything is trained
     cfg = replace(cfg, data_path=data.dir)
-    home, rows = Path(cfg.runs)/cfg.name, []
+    home, rows = Path(cfg.runs) / cfg.name, []
     for row in rows_of(cells(cfg), cfg):
         rows.append(row)
         table = pd.DataFrame(rows).drop(columns="asked").sort_values([*CELL, "seed"]).reset_index(drop=True)
-        with atomic_path(home/"results.csv") as p: table.to_csv(p, index=False)
-        with atomic_path(home/"results.md") as p: p.write_text(table_text(table), encoding="utf-8")
-        save_figure(table_figure(table), home/"results.png")
+        with atomic_path(home / "results.csv") as p:
+            table.to_csv(p, index=False)
+        with atomic_path(home / "results.md") as p:
+            p.write_text(table_text(table), encoding="utf-8")
+        save_figure(table_figure(table), home / "results.png")
     return table

@@ -29,77 +29,119 @@ from .images import square
 # %% ../nbs/02b_explore.ipynb #02b-explore-007
 def _splits(table):
     "The splits that the table has, in their order."
-    if table.empty: raise ConfigError("the table has no rows: read a folder that has images first.")
+    if table.empty:
+        raise ConfigError("the table has no rows: read a folder that has images first.")
     there = set(table.split)
     return [s for s in dict.fromkeys([*SPLITS, *sorted(there)]) if s in there]
 
+
 def _rows(table, split):
     "The rows of a split."
-    if split not in (there := _splits(table)): raise ConfigError(f"the table has no images of split {split!r}: choose one of {', '.join(there)}.")
+    if split not in (there := _splits(table)):
+        raise ConfigError(f"the table has no images of split {split!r}: choose one of {', '.join(there)}.")
     return table[table.split == split]
 
+
 def plot_splits(
-    table: pd.DataFrame, # one row an image
+    table: pd.DataFrame,  # one row an image
 ) -> plt.Figure:
     "Bar chart of the images in each split."
     n = table.split.value_counts().reindex(_splits(table))
     fig, ax = plt.subplots(figsize=(4.2, 1.6), layout="constrained")
     sns.barplot(x=n.values, y=n.index, ax=ax, color="#4C72B0")
-    ax.bar_label(ax.containers[0], labels=[f"{v:,} ({v/n.sum():.0%})" for v in n], padding=3, fontsize=8)
-    ax.set(xlabel="images", ylabel="", xlim=(0, n.max()*1.3))
+    ax.bar_label(ax.containers[0], labels=[f"{v:,} ({v / n.sum():.0%})" for v in n], padding=3, fontsize=8)
+    ax.set(xlabel="images", ylabel="", xlim=(0, n.max() * 1.3))
     sns.despine(fig)
     return fig
 
 # %% ../nbs/02b_explore.ipynb #02b-explore-011
 def splits_table(
-    table: pd.DataFrame, # one row an image
-) -> pd.DataFrame: # one row a split; words are those of captions that are not empty, NaN where a split has none
+    table: pd.DataFrame,  # one row an image
+) -> pd.DataFrame:  # one row a split; words are those of captions that are not empty, NaN where a split has none
     "Images, concepts an image and words a caption of each split."
-    rows = pd.DataFrame({"split": table.split, "concepts": table.cuis.map(set).str.len(), "words": table.caption.str.split().str.len()})
+    rows = pd.DataFrame(
+        {"split": table.split, "concepts": table.cuis.map(set).str.len(), "words": table.caption.str.split().str.len()}
+    )
+
     def line(split):
         g = rows[rows.split == split]
         w = g.words[g.words > 0]
-        return {"images": len(g), "concepts mean": g.concepts.mean(), "concepts median": g.concepts.median(), "concepts 95%": g.concepts.quantile(0.95),
-                "words median": w.median(), "words 95%": w.quantile(0.95), "above 48 words": (w > 48).mean()}
+        return {
+            "images": len(g),
+            "concepts mean": g.concepts.mean(),
+            "concepts median": g.concepts.median(),
+            "concepts 95%": g.concepts.quantile(0.95),
+            "words median": w.median(),
+            "words 95%": w.quantile(0.95),
+            "above 48 words": (w > 48).mean(),
+        }
+
     return pd.DataFrame([line(s) for s in _splits(table)], index=_splits(table))
 
 # %% ../nbs/02b_explore.ipynb #02b-explore-015
 def plot_concept_counts(
-    table: pd.DataFrame, # one row an image
-    most: int = 10,      # images with more concepts share the last bar
+    table: pd.DataFrame,  # one row an image
+    most: int = 10,  # images with more concepts share the last bar
 ) -> plt.Figure:
     "How many concepts an image has, as shares of each split."
     order = _splits(table)
     n = pd.DataFrame({"concepts": table.cuis.map(set).str.len().clip(upper=most), "split": table.split})
     fig, ax = plt.subplots(figsize=(6, 2.4), layout="constrained")
-    sns.histplot(n, x="concepts", hue="split", hue_order=order, stat="probability", common_norm=False, discrete=True, multiple="dodge", shrink=0.8, ax=ax)
+    sns.histplot(
+        n,
+        x="concepts",
+        hue="split",
+        hue_order=order,
+        stat="probability",
+        common_norm=False,
+        discrete=True,
+        multiple="dodge",
+        shrink=0.8,
+        ax=ax,
+    )
     ticks = range(1, n.concepts.max() + 1)
-    ax.set(xlabel="concepts an image", ylabel="share of the split", xticks=ticks, xticklabels=[f"{t}+" if t == most else t for t in ticks])
+    ax.set(
+        xlabel="concepts an image",
+        ylabel="share of the split",
+        xticks=ticks,
+        xticklabels=[f"{t}+" if t == most else t for t in ticks],
+    )
     sns.despine(fig)
     return fig
 
 # %% ../nbs/02b_explore.ipynb #02b-explore-018
 def plot_caption_lengths(
-    table: pd.DataFrame, # one row an image
-    most: int = 80,      # words; longer captions share the last bin
+    table: pd.DataFrame,  # one row an image
+    most: int = 80,  # words; longer captions share the last bin
 ) -> plt.Figure:
     "Words a caption, with the median and the share that exceeds 48 words, about the 64 tokens that RadBERT reads."
     _splits(table)
     words = table.caption.str.split().str.len()
     fig, ax = plt.subplots(figsize=(6, 2.2), layout="constrained")
-    sns.histplot(words.clip(upper=most), bins=np.arange(0, most + 2, 2), ax=ax, color="#4C72B0", edgecolor="white", linewidth=0.3)
+    sns.histplot(
+        words.clip(upper=most), bins=np.arange(0, most + 2, 2), ax=ax, color="#4C72B0", edgecolor="white", linewidth=0.3
+    )
     ax.axvline(words.median(), color="black", lw=1)
     ax.axvline(48, color="#C44E52", lw=1, ls="--")
-    ax.text(0.98, 0.95, f"median {words.median():.0f} words\n{(words > 48).mean():.1%} above 48 words", transform=ax.transAxes, ha="right", va="top", fontsize=8)
+    ax.text(
+        0.98,
+        0.95,
+        f"median {words.median():.0f} words\n{(words > 48).mean():.1%} above 48 words",
+        transform=ax.transAxes,
+        ha="right",
+        va="top",
+        fontsize=8,
+    )
     ax.set(xlabel=f"words a caption (last bin: {most} and more)", ylabel="images")
     sns.despine(fig)
     return fig
 
+
 def plot_samples(
-    table: pd.DataFrame, # one row an image
-    n: int = 16,         # pictures
-    seed: int = 0,       # which rows are drawn
-    ncol: int = 8,       # pictures a row of the figure
+    table: pd.DataFrame,  # one row an image
+    n: int = 16,  # pictures
+    seed: int = 0,  # which rows are drawn
+    ncol: int = 8,  # pictures a row of the figure
 ) -> plt.Figure:
     "Random images with their captions; a file that cannot be decoded is shown as a white square."
     _splits(table)
@@ -108,74 +150,120 @@ def plot_samples(
 
 # %% ../nbs/02b_explore.ipynb #02b-explore-023
 def count_cuis(
-    table: pd.DataFrame,   # one row an image, with `cuis` and `split`
-    names: dict[str, str], # CUI -> canonical name
+    table: pd.DataFrame,  # one row an image, with `cuis` and `split`
+    names: dict[str, str],  # CUI -> canonical name
     split: str = "train",  # the split that is counted
-) -> pd.DataFrame: # cui, name ('' where it has none), count; most frequent first, ties by CUI
+) -> pd.DataFrame:  # cui, name ('' where it has none), count; most frequent first, ties by CUI
     "Count the images of each concept (not its occurrences)."
     n = table.loc[table.split == split, "cuis"].map(set).explode().dropna().value_counts()
-    counts = pd.DataFrame({"cui": n.index.astype(str), "name": [names.get(c, "") for c in n.index], "count": n.to_numpy()})
+    counts = pd.DataFrame(
+        {"cui": n.index.astype(str), "name": [names.get(c, "") for c in n.index], "count": n.to_numpy()}
+    )
     return counts.sort_values(["count", "cui"], ascending=[False, True], ignore_index=True)
 
 # %% ../nbs/02b_explore.ipynb #02b-explore-028
 def plot_top_concepts(
-    table: pd.DataFrame,   # one row an image
-    names: dict[str, str], # CUI -> canonical name
-    n: int = 50,           # bars
+    table: pd.DataFrame,  # one row an image
+    names: dict[str, str],  # CUI -> canonical name
+    n: int = 50,  # bars
     split: str = "train",  # which split is counted
 ) -> plt.Figure:
     "The `n` most frequent concepts of a split, on a logarithmic axis, each with its name and number of images."
     top = count_cuis(_rows(table, split), names, split).head(n)
     labels = [f"{name[:38] or 'unnamed'}  {cui}" for cui, name in zip(top.cui, top["name"])]
-    fig, ax = plt.subplots(figsize=(7, 0.8 + 0.15*len(top)), layout="constrained")
+    fig, ax = plt.subplots(figsize=(7, 0.8 + 0.15 * len(top)), layout="constrained")
     sns.barplot(x=top["count"].to_numpy(), y=labels, ax=ax, color="#4C72B0")
     ax.bar_label(ax.containers[0], fmt="{:,.0f}", padding=2, fontsize=6)
     ax.tick_params(axis="y", labelsize=6.5, length=0)
-    ax.set(xscale="log", xlabel=f"images in {split} (logarithmic)", ylabel="", xlim=(max(top["count"].min()*0.5, 0.5), top["count"].max()*2))
+    ax.set(
+        xscale="log",
+        xlabel=f"images in {split} (logarithmic)",
+        ylabel="",
+        xlim=(max(top["count"].min() * 0.5, 0.5), top["count"].max() * 2),
+    )
     sns.despine(fig, left=True)
     return fig
 
 # %% ../nbs/02b_explore.ipynb #02b-explore-032
 def percentiles(
-    counts: pd.DataFrame,     # from `count_cuis`
-    q: tuple = (25, 50, 75, 99), # percentiles wanted, 0..100
-) -> pd.Series: # images per named concept at each percentile (linear interpolation)
+    counts: pd.DataFrame,  # from `count_cuis`
+    q: tuple = (25, 50, 75, 99),  # percentiles wanted, 0..100
+) -> pd.Series:  # images per named concept at each percentile (linear interpolation)
     "Percentiles of the number of images per named concept, as in the paper's Table II."
     n = counts.loc[counts.name != "", "count"]
-    if n.empty: raise ConfigError("no concept with a name was counted: check the split and cui_mapping.csv.")
+    if n.empty:
+        raise ConfigError("no concept with a name was counted: check the split and cui_mapping.csv.")
     return pd.Series(np.percentile(n, q), index=[f"{p}%" for p in q], name="images per concept")
 
 # %% ../nbs/02b_explore.ipynb #02b-explore-036
-CURATED = {c: (field, value) for field, table in {
-    "image_type": {"C0040405": "Computed tomography", "C1306645": "X-ray", "C0024485": "Magnetic resonance imaging", "C0041618": "Ultrasonography", "C0002978": "Angiogram",
-                   "C0032743": "Positron emission tomography", "C0013516": "Ultrasonography"},
-    "view": {"C1999039": "Antero-posterior view", "C1996865": "Postero-anterior view", "C0205129": "Sagittal view"},
-    "region": {"C0817096": "Chest", "C0000726": "Abdomen", "C0037303": "Skull", "C0030797": "Pelvis", "C0023216": "Lower extremity", "C1140618": "Upper extremity", "C0037949": "Spine",
-               "C0027530": "Neck", "C0006141": "Breast", "C0460004": "Head and neck", "C0006104": "Head"},
-}.items() for c, value in table.items()}
+CURATED = {
+    c: (field, value)
+    for field, table in {
+        "image_type": {
+            "C0040405": "Computed tomography",
+            "C1306645": "X-ray",
+            "C0024485": "Magnetic resonance imaging",
+            "C0041618": "Ultrasonography",
+            "C0002978": "Angiogram",
+            "C0032743": "Positron emission tomography",
+            "C0013516": "Ultrasonography",
+        },
+        "view": {"C1999039": "Antero-posterior view", "C1996865": "Postero-anterior view", "C0205129": "Sagittal view"},
+        "region": {
+            "C0817096": "Chest",
+            "C0000726": "Abdomen",
+            "C0037303": "Skull",
+            "C0030797": "Pelvis",
+            "C0023216": "Lower extremity",
+            "C1140618": "Upper extremity",
+            "C0037949": "Spine",
+            "C0027530": "Neck",
+            "C0006141": "Breast",
+            "C0460004": "Head and neck",
+            "C0006104": "Head",
+        },
+    }.items()
+    for c, value in table.items()
+}
 
 # %% ../nbs/02b_explore.ipynb #02b-explore-037
 def modality_by_region(
     table: pd.DataFrame,  # one row an image, with `cuis` and `split`
-    split: str = "train", # the split that is counted
-) -> pd.DataFrame: # images; rows: image types and 'no type', columns: regions and 'no region'
+    split: str = "train",  # the split that is counted
+) -> pd.DataFrame:  # images; rows: image types and 'no type', columns: regions and 'no region'
     "Count images by image type and region; an image that has several counts under each."
-    kinds = {f: [*dict.fromkeys(v for field, v in CURATED.values() if field == f), none] for f, none in (("image_type", "no type"), ("region", "no region"))}
+    kinds = {
+        f: [*dict.fromkeys(v for field, v in CURATED.values() if field == f), none]
+        for f, none in (("image_type", "no type"), ("region", "no region"))
+    }
     n = Counter()
     for cuis in _rows(table, split).cuis:
         found = {CURATED[c] for c in cuis if c in CURATED}
         n.update(product(*([v for field, v in found if field == f] or kinds[f][-1:] for f in kinds)))
-    return pd.DataFrame([[n[t, r] for r in kinds["region"]] for t in kinds["image_type"]], kinds["image_type"], kinds["region"])
+    return pd.DataFrame(
+        [[n[t, r] for r in kinds["region"]] for t in kinds["image_type"]], kinds["image_type"], kinds["region"]
+    )
+
 
 def plot_modality_by_region(
     table: pd.DataFrame,  # one row an image, with `cuis` and `split`
-    split: str = "train", # the split that is counted
+    split: str = "train",  # the split that is counted
 ) -> plt.Figure:
     "Heat map of `modality_by_region`, colour on a logarithmic scale; an empty cell is zero."
     n = modality_by_region(table, split)
     fig, ax = plt.subplots(figsize=(8.4, 3.3), layout="constrained")
-    sns.heatmap(n.where(n > 0), annot=True, fmt=",.0f", norm=LogNorm(1, max(n.to_numpy().max(), 10)), cmap="Blues", linewidths=0.5, linecolor="#EEEEEE",
-                annot_kws={"fontsize": 8}, cbar_kws={"label": f"images in {split}", "pad": 0.01}, ax=ax)
+    sns.heatmap(
+        n.where(n > 0),
+        annot=True,
+        fmt=",.0f",
+        norm=LogNorm(1, max(n.to_numpy().max(), 10)),
+        cmap="Blues",
+        linewidths=0.5,
+        linecolor="#EEEEEE",
+        annot_kws={"fontsize": 8},
+        cbar_kws={"label": f"images in {split}", "pad": 0.01},
+        ax=ax,
+    )
     ax.set_xticks(ax.get_xticks(), ax.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor")
     ax.set_yticks(ax.get_yticks(), ax.get_yticklabels(), rotation=0)
     ax.tick_params(labelsize=8, length=0)
@@ -183,146 +271,230 @@ def plot_modality_by_region(
 
 # %% ../nbs/02b_explore.ipynb #02b-explore-044
 _L, _DASH = r"[A-Ha-h]", r"[ \-‐‑–]"
-NOISE = {label: re.compile(pattern, flags) for label, pattern, flags in [ # what has re.I is written in lower case; no repeat is unbounded
-    ("arrow or mark", r"arrow|asteri[sx]|stars?\b|triangle|circle[sd]?\b(?! of willis)|\*(?<!t[12]\*)|†|‡|←|→|↑|↓", re.I),
-    ("panel letter", rf"\({_L}(?:(?: ?[-–,&/] ?| and ){_L}){{0,7}}\)|(?:^|(?<=[.;:] )){_L} ?[).:](?=\s)|[Pp]anels? \(?{_L}\b", 0),
-    ("figure or case number", r"(?:fig(?:ure)?s?|case|patient)\.? ?(?:no\.? ?)?s?\d", re.I),
-    ("reference or credit", r"\[\d{1,3}(?:[-–, ]{1,2}\d{1,3}){0,9}\]|reproduced|reprinted|courtesy|permission|copyright| et al\b|doi:|adapted from|modified from|taken from|https?://|©", re.I),
-    ("patient's age", rf"\d{{1,3}}{_DASH}?(?:(?:years?|yrs?|months?|mos?|weeks?|wks?|days?){_DASH}?(?:old|of age)|y/?o)\b|\bage[sd]?:? (?:of )?\d", re.I),
-    ("abbreviation", r"\b(?![IVX]{1,5}\b)[A-Z]{2,5}s?\b", 0),
-    ("measurement or scale bar", r"\d{1,4}(?:[.,]\d{1,3})? ?(?:mm|cm|ml|hu|gy)[23²³]?\b|scale bar", re.I),
-]}
+NOISE = {
+    label: re.compile(pattern, flags)
+    for label, pattern, flags in [  # what has re.I is written in lower case; no repeat is unbounded
+        (
+            "arrow or mark",
+            r"arrow|asteri[sx]|stars?\b|triangle|circle[sd]?\b(?! of willis)|\*(?<!t[12]\*)|†|‡|←|→|↑|↓",
+            re.I,
+        ),
+        (
+            "panel letter",
+            rf"\({_L}(?:(?: ?[-–,&/] ?| and ){_L}){{0,7}}\)|(?:^|(?<=[.;:] )){_L} ?[).:](?=\s)|[Pp]anels? \(?{_L}\b",
+            0,
+        ),
+        ("figure or case number", r"(?:fig(?:ure)?s?|case|patient)\.? ?(?:no\.? ?)?s?\d", re.I),
+        (
+            "reference or credit",
+            r"\[\d{1,3}(?:[-–, ]{1,2}\d{1,3}){0,9}\]|reproduced|reprinted|courtesy|permission|copyright| et al\b|doi:|adapted from|modified from|taken from|https?://|©",
+            re.I,
+        ),
+        (
+            "patient's age",
+            rf"\d{{1,3}}{_DASH}?(?:(?:years?|yrs?|months?|mos?|weeks?|wks?|days?){_DASH}?(?:old|of age)|y/?o)\b|\bage[sd]?:? (?:of )?\d",
+            re.I,
+        ),
+        ("abbreviation", r"\b(?![IVX]{1,5}\b)[A-Z]{2,5}s?\b", 0),
+        ("measurement or scale bar", r"\d{1,4}(?:[.,]\d{1,3})? ?(?:mm|cm|ml|hu|gy)[23²³]?\b|scale bar", re.I),
+    ]
+}
+
 
 def _noise_flags(captions):
     "Which kinds of `NOISE` each caption carries: booleans, captions by kinds."
     captions = list(captions)
-    lower = [c.lower() for c in captions] # a search in lower case is several times as fast as one that ignores case
-    flags = {k: [bool(re.search(p.pattern, c)) for c in lower] if p.flags & re.I else [bool(p.search(c)) for c in captions] for k, p in NOISE.items()}
+    lower = [c.lower() for c in captions]  # a search in lower case is several times as fast as one that ignores case
+    flags = {
+        k: [bool(re.search(p.pattern, c)) for c in lower] if p.flags & re.I else [bool(p.search(c)) for c in captions]
+        for k, p in NOISE.items()
+    }
     return pd.DataFrame(flags, dtype=bool)
 
+
 def caption_noise(
-    table: pd.DataFrame, # one row an image, with `caption` and `split`
-) -> pd.DataFrame: # shares 0..1; rows: the kinds of `NOISE` and 'any', columns: splits; NaN where a split has no captions
+    table: pd.DataFrame,  # one row an image, with `caption` and `split`
+) -> (
+    pd.DataFrame
+):  # shares 0..1; rows: the kinds of `NOISE` and 'any', columns: splits; NaN where a split has no captions
     "The share of captions that carry what a picture does not show."
     order = _splits(table)
     rows = table[table.caption.str.strip() != ""]
-    if rows.empty: raise ConfigError("the table has no captions: read the folder with its captions.")
+    if rows.empty:
+        raise ConfigError("the table has no captions: read the folder with its captions.")
     flags = _noise_flags(rows.caption)
     return flags.assign(any=flags.any(axis=1)).groupby(rows.split.to_numpy()).mean().reindex(order).T
 
 # %% ../nbs/02b_explore.ipynb #02b-explore-047
 def plot_caption_noise(
-    table: pd.DataFrame, # one row an image, with `caption` and `split`
+    table: pd.DataFrame,  # one row an image, with `caption` and `split`
 ) -> plt.Figure:
     "Bar chart of `caption_noise`."
     shares = caption_noise(table)
     long = shares.rename_axis("kind").reset_index().melt("kind", var_name="split", value_name="share")
-    fig, ax = plt.subplots(figsize=(6.4, 0.7 + 0.42*len(shares)), layout="constrained")
+    fig, ax = plt.subplots(figsize=(6.4, 0.7 + 0.42 * len(shares)), layout="constrained")
     sns.barplot(long, x="share", y="kind", hue="split", ax=ax)
-    for bars in ax.containers: ax.bar_label(bars, fmt=lambda v: f"{v:.1%}", padding=2, fontsize=6)
-    ax.set(xlabel="share of captions", ylabel="", xlim=(0, min(1.1, shares.max(axis=None)*1.2 + 0.01)))
+    for bars in ax.containers:
+        ax.bar_label(bars, fmt=lambda v: f"{v:.1%}", padding=2, fontsize=6)
+    ax.set(xlabel="share of captions", ylabel="", xlim=(0, min(1.1, shares.max(axis=None) * 1.2 + 0.01)))
     ax.xaxis.set_major_formatter("{x:.0%}")
     ax.legend(title="", fontsize=8, frameon=False, loc="best")
     sns.despine(fig)
     return fig
 
+
 def noise_examples(
-    table: pd.DataFrame, # one row an image, with `caption`
-    n: int = 1,          # captions a kind
-    around: int = 45,    # characters shown before and after what was found
-) -> pd.DataFrame: # kind, found (the words that made it count), caption (an excerpt on one line)
+    table: pd.DataFrame,  # one row an image, with `caption`
+    n: int = 1,  # captions a kind
+    around: int = 45,  # characters shown before and after what was found
+) -> pd.DataFrame:  # kind, found (the words that made it count), caption (an excerpt on one line)
     "The first captions of the table that carry each kind of `NOISE`, cut to an excerpt."
     lines = []
     for kind, pattern in NOISE.items():
         found = (m for m in map(pattern.search, table.caption) if m)
         for _, m in zip(range(n), found):
             a, b = max(m.start() - around, 0), m.end() + around
-            lines.append((kind, m[0].strip(), "…"*(a > 0) + " ".join(m.string[a:b].split()) + "…"*(b < len(m.string))))
+            lines.append(
+                (kind, m[0].strip(), "…" * (a > 0) + " ".join(m.string[a:b].split()) + "…" * (b < len(m.string)))
+            )
     return pd.DataFrame(lines, columns=["kind", "found", "caption"])
 
 # %% ../nbs/02b_explore.ipynb #02b-explore-052
 def _incidence(table, a, b):
     "Images of two splits by concepts as a sparse matrix of 0 and 1, which images are of `b`, and the CUIs of the columns."
-    if a == b: raise ConfigError(f"split {a!r} cannot be compared with itself: name two splits.")
+    if a == b:
+        raise ConfigError(f"split {a!r} cannot be compared with itself: name two splits.")
     cuis = pd.concat([_rows(table, a).cuis, _rows(table, b).cuis]).map(set)
     flat = cuis.explode().dropna()
     codes, columns = pd.factorize(flat.to_numpy(dtype=object), sort=True)
-    m = sparse.csr_array((np.ones(len(codes), np.float32), (np.repeat(np.arange(len(cuis)), cuis.str.len()), codes)), shape=(len(cuis), len(columns)))
+    m = sparse.csr_array(
+        (np.ones(len(codes), np.float32), (np.repeat(np.arange(len(cuis)), cuis.str.len()), codes)),
+        shape=(len(cuis), len(columns)),
+    )
     return m, np.arange(len(cuis)) >= (table.split == a).sum(), columns
+
 
 def _holm(p):
     "Holm's adjustment of p values for as many tests."
     order = np.argsort(p)
     out = np.empty_like(p)
-    out[order] = np.maximum.accumulate(p[order]*np.arange(len(p), 0, -1)).clip(max=1)
+    out[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
     return out
 
+
 def concept_drift(
-    table: pd.DataFrame,   # one row an image, with `cuis` and `split`
-    names: dict[str, str], # CUI -> canonical name
-    a: str = "train",      # a split
-    b: str = "test",       # the split that is compared with it
-) -> pd.DataFrame: # cui, name, the share of images in each of the two splits (columns called by the splits), difference, z, p
+    table: pd.DataFrame,  # one row an image, with `cuis` and `split`
+    names: dict[str, str],  # CUI -> canonical name
+    a: str = "train",  # a split
+    b: str = "test",  # the split that is compared with it
+) -> (
+    pd.DataFrame
+):  # cui, name, the share of images in each of the two splits (columns called by the splits), difference, z, p
     "How far each concept's share of images differs between two splits, largest |z| first; p is exact, two-sided and Holm-adjusted."
     m, of_b, cuis = _incidence(table, a, b)
     na, nb = int((~of_b).sum()), int(of_b.sum())
     k, kb = np.rint(m.sum(axis=0)).astype(int), np.rint(m[of_b].sum(axis=0)).astype(int)
-    pool = k/(na + nb)
-    se = np.sqrt(pool*(1 - pool)*(1/na + 1/nb))
-    diff = kb/nb - (k - kb)/na
+    pool = k / (na + nb)
+    se = np.sqrt(pool * (1 - pool) * (1 / na + 1 / nb))
+    diff = kb / nb - (k - kb) / na
     z = np.divide(diff, se, out=np.zeros(len(k)), where=se > 0)
-    tail = hypergeom.cdf(np.where(diff < 0, kb, k - kb), na + nb, np.where(diff < 0, nb, na), k) # that the split with fewer has so few
-    drift = pd.DataFrame({"cui": cuis, "name": [names.get(c, "") for c in cuis], a: (k - kb)/na, b: kb/nb, "difference": diff, "z": z, "p": _holm(np.minimum(1, 2*tail))})
+    tail = hypergeom.cdf(
+        np.where(diff < 0, kb, k - kb), na + nb, np.where(diff < 0, nb, na), k
+    )  # that the split with fewer has so few
+    drift = pd.DataFrame(
+        {
+            "cui": cuis,
+            "name": [names.get(c, "") for c in cuis],
+            a: (k - kb) / na,
+            b: kb / nb,
+            "difference": diff,
+            "z": z,
+            "p": _holm(np.minimum(1, 2 * tail)),
+        }
+    )
     return drift.reindex(np.lexsort([drift.cui, -abs(z).round(9)])).reset_index(drop=True)
 
 # %% ../nbs/02b_explore.ipynb #02b-explore-056
 def drift_distance(
-    table: pd.DataFrame, # one row an image, with `cuis` and `split`
-    a: str = "train",    # a split
-    b: str = "test",     # the split that is compared with it
-    permutations: int = 200, # random deals of the split labels
-    generator: int|np.random.Generator = 0, # a seed, or where the deals are drawn from
-) -> pd.Series: # 'distance', 'chance mean', 'chance 95%' (0..1) and 'p', the share of deals (with the true one) at least as far apart
+    table: pd.DataFrame,  # one row an image, with `cuis` and `split`
+    a: str = "train",  # a split
+    b: str = "test",  # the split that is compared with it
+    permutations: int = 200,  # random deals of the split labels
+    generator: int | np.random.Generator = 0,  # a seed, or where the deals are drawn from
+) -> pd.Series:  # 'distance', 'chance mean', 'chance 95%' (0..1) and 'p', the share of deals (with the true one) at least as far apart
     "The Jensen-Shannon distance between two splits' concepts beside what chance alone gives."
     m, of_b, _ = _incidence(table, a, b)
-    if not m[of_b].sum() or not m[~of_b].sum(): raise ConfigError(f"splits {a!r} and {b!r} cannot be compared: one of them has no concepts.")
+    if not m[of_b].sum() or not m[~of_b].sum():
+        raise ConfigError(f"splits {a!r} and {b!r} cannot be compared: one of them has no concepts.")
     rng, mt, total = np.random.default_rng(generator), m.T.tocsr(), m.sum(axis=0)[:, None]
     distance = lambda labels: jensenshannon(total - (kb := mt @ labels.astype(np.float32)), kb, base=2, axis=0)
     deals = [rng.permutation(of_b) for _ in range(permutations)]
-    chance = np.concatenate([distance(np.stack(deals[i:i + 50], axis=1)) for i in range(0, permutations, 50)]) # fifty at once: 14 MB for 70,000 images
+    chance = np.concatenate(
+        [distance(np.stack(deals[i : i + 50], axis=1)) for i in range(0, permutations, 50)]
+    )  # fifty at once: 14 MB for 70,000 images
     d = float(distance(of_b[:, None])[0])
-    return pd.Series({"distance": d, "chance mean": chance.mean(), "chance 95%": np.percentile(chance, 95), "p": (1 + (chance >= d - 1e-9).sum())/(1 + permutations)}, name=f"{a} and {b}")
+    return pd.Series(
+        {
+            "distance": d,
+            "chance mean": chance.mean(),
+            "chance 95%": np.percentile(chance, 95),
+            "p": (1 + (chance >= d - 1e-9).sum()) / (1 + permutations),
+        },
+        name=f"{a} and {b}",
+    )
 
 # %% ../nbs/02b_explore.ipynb #02b-explore-063
 def _spread(heights, step):
     "Heights 0..1, given from the top down, moved so that neighbours are `step` apart."
     out = []
-    for h in heights: out.append(min(h, out[-1] - step if out else 0.97))
-    return [max(h, 0.02 + step*(len(out) - 1 - i)) for i, h in enumerate(out)]
+    for h in heights:
+        out.append(min(h, out[-1] - step if out else 0.97))
+    return [max(h, 0.02 + step * (len(out) - 1 - i)) for i, h in enumerate(out)]
+
 
 def plot_concept_drift(
-    table: pd.DataFrame,   # one row an image, with `cuis` and `split`
-    names: dict[str, str], # CUI -> canonical name
-    a: str = "train",      # a split, to the right
-    b: str = "test",       # the split that is compared with it, upwards
-    labels: int = 12,      # how many of the concepts that differ (adjusted p < 0.05) are named, by |z|
+    table: pd.DataFrame,  # one row an image, with `cuis` and `split`
+    names: dict[str, str],  # CUI -> canonical name
+    a: str = "train",  # a split, to the right
+    b: str = "test",  # the split that is compared with it, upwards
+    labels: int = 12,  # how many of the concepts that differ (adjusted p < 0.05) are named, by |z|
 ) -> plt.Figure:
     "Shares of images in two splits, one point a concept, with the 95 % band that chance gives."
     drift, na, nb = concept_drift(table, names, a, b), (table.split == a).sum(), (table.split == b).sum()
-    x, y = drift[a].clip(lower=0.5/na), drift[b].clip(lower=0.5/nb)
+    x, y = drift[a].clip(lower=0.5 / na), drift[b].clip(lower=0.5 / nb)
     fig, ax = plt.subplots(figsize=(6.8, 4), layout="constrained")
-    grid = np.geomspace(min(0.4/na, 0.4/nb), 1, 200)
-    half = 1.96*np.sqrt(grid*(1 - grid)*(1/na + 1/nb))
+    grid = np.geomspace(min(0.4 / na, 0.4 / nb), 1, 200)
+    half = 1.96 * np.sqrt(grid * (1 - grid) * (1 / na + 1 / nb))
     ax.fill_between(grid, (grid - half).clip(min=1e-9), grid + half, color="#DDDDDD", lw=0, zorder=0)
     ax.plot(grid, grid, color="#888888", lw=0.7, zorder=1)
     odd = drift.p < 0.05
     ax.scatter(x[~odd], y[~odd], s=7, color="#4C72B0", alpha=0.6, lw=0, zorder=2)
     ax.scatter(x[odd], y[odd], s=14, color="#C44E52", lw=0, zorder=3)
-    shown = drift[odd].head(labels).sort_values(b, ascending=False).index # already sorted by |z|
-    for height, i in zip(_spread(np.log(y[shown]/grid[0])/np.log(1/grid[0]), 0.075), shown):
-        ax.annotate(f"{(drift['name'][i] or drift.cui[i])[:30]} {drift['difference'][i]*100:+.2f}", (x[i], y[i]), xytext=(1.03, height), textcoords="axes fraction",
-                    fontsize=7, va="center", color="#C44E52", arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "#C44E52", "relpos": (0, 0.5), "shrinkA": 0})
-    ax.set(xscale="log", yscale="log", xlim=(grid[0], 1), ylim=(grid[0], 1), xlabel=f"share of images in {a}", ylabel=f"share of images in {b}")
-    ax.set_title(f"beyond chance: {odd.sum()} of {len(drift):,} concepts" + (" (difference in percentage points)" if len(shown) else ""), fontsize=8, loc="left")
+    shown = drift[odd].head(labels).sort_values(b, ascending=False).index  # already sorted by |z|
+    for height, i in zip(_spread(np.log(y[shown] / grid[0]) / np.log(1 / grid[0]), 0.075), shown):
+        ax.annotate(
+            f"{(drift['name'][i] or drift.cui[i])[:30]} {drift['difference'][i] * 100:+.2f}",
+            (x[i], y[i]),
+            xytext=(1.03, height),
+            textcoords="axes fraction",
+            fontsize=7,
+            va="center",
+            color="#C44E52",
+            arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "#C44E52", "relpos": (0, 0.5), "shrinkA": 0},
+        )
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlim=(grid[0], 1),
+        ylim=(grid[0], 1),
+        xlabel=f"share of images in {a}",
+        ylabel=f"share of images in {b}",
+    )
+    ax.set_title(
+        f"beyond chance: {odd.sum()} of {len(drift):,} concepts"
+        + (" (difference in percentage points)" if len(shown) else ""),
+        fontsize=8,
+        loc="left",
+    )
     sns.despine(fig)
     return fig

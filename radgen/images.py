@@ -24,110 +24,157 @@ from .core import DataError
 
 # %% ../nbs/01b_images.ipynb #01b-images-006
 MAX_PIXELS, MAX_BYTES, MIN_SIDE = 50_000_000, 500_000_000, 16
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning) # our own bound is lower
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # our own bound is lower
+
 
 class ImageError(DataError):
     "An image that cannot be used; `why` is the reason as the table of rejects has it."
+
     def __init__(self, image, why):
         self.why = f"image {why}"
         self.image = image
         super().__init__(f"{Path(image).name}: {self.why}; replace the file or remove its row.")
 
-    def __reduce__(self): return type(self), (self.image, self.why.removeprefix("image ")) # so that it can come from another process
+    def __reduce__(self):
+        return type(self), (self.image, self.why.removeprefix("image "))  # so that it can come from another process
+
 
 def _check(image, w, h):
     "Refuse a size that cannot be a radiology picture."
-    if w*h > MAX_PIXELS: raise ImageError(image, f"too large: {w}x{h} pixels")
-    if min(w, h) < MIN_SIDE: raise ImageError(image, f"too small: {w}x{h} pixels")
+    if w * h > MAX_PIXELS:
+        raise ImageError(image, f"too large: {w}x{h} pixels")
+    if min(w, h) < MIN_SIDE:
+        raise ImageError(image, f"too small: {w}x{h} pixels")
+
 
 def _reason(e):
     "What an exception of a decoder means, without the path that it may repeat."
-    if isinstance(e, FileNotFoundError): return "missing"
-    if isinstance(e, UnidentifiedImageError): return "unreadable: not an image"
-    if isinstance(e, Image.DecompressionBombError): return f"too large: {int(re.search(r'[0-9]+', str(e))[0]):,} pixels"
+    if isinstance(e, FileNotFoundError):
+        return "missing"
+    if isinstance(e, UnidentifiedImageError):
+        return "unreadable: not an image"
+    if isinstance(e, Image.DecompressionBombError):
+        return f"too large: {int(re.search(r'[0-9]+', str(e))[0]):,} pixels"
     text = re.split(r" '|: '| \(|\n", str(e).lower())[0]
-    if "truncated" in text or "unexpected end" in text: return "unreadable: truncated"
-    if "unable to decode" in text: return "unreadable: no decoder here can read it, pip install -e '.[dicom]'"
+    if "truncated" in text or "unexpected end" in text:
+        return "unreadable: truncated"
+    if "unable to decode" in text:
+        return "unreadable: no decoder here can read it, pip install -e '.[dicom]'"
     return f"unreadable: {text[:80].rstrip(' .:') or type(e).__name__}"
 
 # %% ../nbs/01b_images.ipynb #01b-images-008
 def _has_exif(b):
     "Whether one of the segments before a JPEG's picture is EXIF."
     i = 2
-    while b[i:i + 1] == b"\xff" and b[i + 1] != 0xda:
-        if b[i + 1] == 0xe1 and b[i + 4:i + 10] == b"Exif\0\0": return True
+    while b[i : i + 1] == b"\xff" and b[i + 1] != 0xDA:
+        if b[i + 1] == 0xE1 and b[i + 4 : i + 10] == b"Exif\0\0":
+            return True
         i += 2 + (b[i + 2] << 8 | b[i + 3]) if i + 3 < len(b) else len(b)
     return False
 
+
 def _jpeg(image, b):
     "A JPEG's luminance, or None where it needs more care: turned, four colours, damaged."
-    if _has_exif(b): return None
-    try: h, w, space, _ = simplejpeg.decode_jpeg_header(b)
-    except ValueError: return None
+    if _has_exif(b):
+        return None
+    try:
+        h, w, space, _ = simplejpeg.decode_jpeg_header(b)
+    except ValueError:
+        return None
     _check(image, w, h)
-    try: return None if space in ("CMYK", "YCCK") else simplejpeg.decode_jpeg(b, colorspace="GRAY")[:, :, 0]
-    except ValueError: return None
+    try:
+        return None if space in ("CMYK", "YCCK") else simplejpeg.decode_jpeg(b, colorspace="GRAY")[:, :, 0]
+    except ValueError:
+        return None
 
-FORMATS = ("JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP", "PPM", "JPEG2000") # nothing that runs another program or is no picture
+
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "GIF",
+    "TIFF",
+    "BMP",
+    "WEBP",
+    "PPM",
+    "JPEG2000",
+)  # nothing that runs another program or is no picture
+
 
 def _pillow(image, source, index):
     "A picture in one of `FORMATS`."
     with Image.open(source, formats=FORMATS) as im:
-        if index: im.seek(index)
+        if index:
+            im.seek(index)
         _check(image, *im.size)
         im.draft("L", None)
         im = ImageOps.exif_transpose(im)
-        if im.mode in ("F", "I") or im.mode.startswith("I;16"): return stretch(np.asarray(im))
+        if im.mode in ("F", "I") or im.mode.startswith("I;16"):
+            return stretch(np.asarray(im))
         return np.array(im.convert("L"))
 
+
 def stretch(
-    a: np.ndarray, # (H, W) of any number type
-    low: float|None = None,  # the value that becomes black; by default the smallest
-    high: float|None = None, # the value that becomes white; by default the largest
-) -> np.ndarray: # (H, W) uint8
+    a: np.ndarray,  # (H, W) of any number type
+    low: float | None = None,  # the value that becomes black; by default the smallest
+    high: float | None = None,  # the value that becomes white; by default the largest
+) -> np.ndarray:  # (H, W) uint8
     "Map a range of values to 0..255 linearly; what lies outside is clipped, what is not a number is black, and so is one constant value."
     a = a.astype(np.float64)
     seen = a[np.isfinite(a)]
     low, high = seen.min(initial=np.inf) if low is None else low, seen.max(initial=-np.inf) if high is None else high
-    if not np.isfinite([low, high]).all(): return np.zeros(a.shape, np.uint8)
+    if not np.isfinite([low, high]).all():
+        return np.zeros(a.shape, np.uint8)
     a = np.nan_to_num(a, nan=low, posinf=high, neginf=low)
-    return np.rint((a - low).clip(0, max(high - low, 0))*(255/max(high - low, 1e-9))).astype(np.uint8)
+    return np.rint((a - low).clip(0, max(high - low, 0)) * (255 / max(high - low, 1e-9))).astype(np.uint8)
 
 # %% ../nbs/01b_images.ipynb #01b-images-010
 def window(
     x: np.ndarray,  # rescaled values
     centre: float,  # what becomes middle grey
-    width: float,   # range from black to white; at least 1, for the two variants above 0
-    function: str = "LINEAR", # or LINEAR_EXACT, SIGMOID
-) -> np.ndarray: # 0..255, float64
+    width: float,  # range from black to white; at least 1, for the two variants above 0
+    function: str = "LINEAR",  # or LINEAR_EXACT, SIGMOID
+) -> np.ndarray:  # 0..255, float64
     "Show values through a window; raises `ValueError` for a width that the standard forbids. Source: DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3."
-    if not (width >= 1 if function == "LINEAR" else width > 0): raise ValueError(f"window of width {width:g}")
-    if function == "SIGMOID": return 255/(1 + np.exp(-4*(x - centre)/width))
-    if function == "LINEAR_EXACT": return ((x - centre)/width + 0.5).clip(0, 1)*255
-    half = (width - 1)/2
-    between = ((x - (centre - 0.5))/max(width - 1, 1e-9) + 0.5)*255
+    if not (width >= 1 if function == "LINEAR" else width > 0):
+        raise ValueError(f"window of width {width:g}")
+    if function == "SIGMOID":
+        return 255 / (1 + np.exp(-4 * (x - centre) / width))
+    if function == "LINEAR_EXACT":
+        return ((x - centre) / width + 0.5).clip(0, 1) * 255
+    half = (width - 1) / 2
+    between = ((x - (centre - 0.5)) / max(width - 1, 1e-9) + 0.5) * 255
     return np.select([x <= centre - 0.5 - half, x > centre - 0.5 + half], [0.0, 255.0], between)
+
 
 def _group(ds, index, name):
     "Where a frame's rescale or window stands: in its own functional group, in the shared one, or in the data set."
-    groups = [*list(ds.get("PerFrameFunctionalGroupsSequence") or [])[index:index + 1], *(ds.get("SharedFunctionalGroupsSequence") or [])]
+    groups = [
+        *list(ds.get("PerFrameFunctionalGroupsSequence") or [])[index : index + 1],
+        *(ds.get("SharedFunctionalGroupsSequence") or []),
+    ]
     return next((g[name].value[0] for g in groups if name in g and g[name].value), ds)
 
-def _first(v): return float(v[0] if isinstance(v, (list, pydicom.multival.MultiValue)) else v)
+
+def _first(v):
+    return float(v[0] if isinstance(v, (list, pydicom.multival.MultiValue)) else v)
+
 
 def _shown(ds, a, index):
     "Stored values of a grey frame as they are meant to be shown, 0..255."
     x = apply_modality_lut(a, _group(ds, index, "PixelValueTransformationSequence"))
     voi = _group(ds, index, "FrameVOILUTSequence")
     if voi.get("VOILUTSequence"):
-        return stretch(apply_voi(x.astype(np.int64), voi), 0, 2**voi.VOILUTSequence[0].LUTDescriptor[2] - 1)
+        return stretch(apply_voi(x.astype(np.int64), voi), 0, 2 ** voi.VOILUTSequence[0].LUTDescriptor[2] - 1)
     if voi.get("WindowCenter") is not None and voi.get("WindowWidth") is not None:
-        return np.rint(window(x, _first(voi.WindowCenter), _first(voi.WindowWidth), voi.get("VOILUTFunction", "LINEAR"))).astype(np.uint8)
+        return np.rint(
+            window(x, _first(voi.WindowCenter), _first(voi.WindowWidth), voi.get("VOILUTFunction", "LINEAR"))
+        ).astype(np.uint8)
     x = x.astype(np.float64)
     seen = np.isfinite(x)
     if (padding := ds.get("PixelPaddingValue")) is not None:
         low, high = sorted((padding, ds.get("PixelPaddingRangeLimit", padding)))
-        if (inside := seen & ~((a >= low) & (a <= high))).any(): seen = inside
+        if (inside := seen & ~((a >= low) & (a <= high))).any():
+            seen = inside
     return stretch(x, x[seen].min(initial=np.inf), x[seen].max(initial=-np.inf))
 
 # %% ../nbs/01b_images.ipynb #01b-images-012
@@ -136,24 +183,32 @@ def _dicom_header(image, source, index):
     with open(source, "rb") if isinstance(source, str) else nullcontext(source) as f:
         deflated = b"1.2.840.10008.1.2.1.99" in f.read(1024)
         f.seek(0)
-    if deflated: raise ImageError(image, "unreadable: deflated DICOM, which cannot be bounded before it is unpacked")
+    if deflated:
+        raise ImageError(image, "unreadable: deflated DICOM, which cannot be bounded before it is unpacked")
     ds = pydicom.dcmread(source, stop_before_pixels=True, force=True)
-    if "Rows" not in ds or "Columns" not in ds: raise ImageError(image, "unreadable: not an image" if len(ds) == 0 else "unreadable: a DICOM file without pixels")
+    if "Rows" not in ds or "Columns" not in ds:
+        raise ImageError(
+            image, "unreadable: not an image" if len(ds) == 0 else "unreadable: a DICOM file without pixels"
+        )
     frames = int(ds.get("NumberOfFrames") or 1)
-    if not 0 <= index < frames: raise ImageError(image, f"unreadable: there is no frame {index}, the file has {frames}")
+    if not 0 <= index < frames:
+        raise ImageError(image, f"unreadable: there is no frame {index}, the file has {frames}")
     _check(image, ds.Columns, ds.Rows)
     syntax = ds.file_meta.get("TransferSyntaxUID")
     if syntax is not None and not get_decoder(syntax).is_available:
         raise ImageError(image, f"unreadable: no decoder for {syntax.name.split(',')[0]}, pip install -e '.[dicom]'")
     return ds
 
+
 def _dicom(image, source, index):
     "One frame of a DICOM file."
     ds = _dicom_header(image, source, index)
-    if isinstance(source, io.BytesIO): source.seek(0)
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
     a = pixel_array(source, index=index)
     kind = ds.PhotometricInterpretation
-    if kind == "PALETTE COLOR": a = apply_color_lut(a, ds)
+    if kind == "PALETTE COLOR":
+        a = apply_color_lut(a, ds)
     if a.ndim == 3:
         bits = ds.RedPaletteColorLookupTableDescriptor[2] if kind == "PALETTE COLOR" else ds.BitsStored
         return np.array(Image.fromarray((a >> max(bits - 8, 0)).astype(np.uint8)).convert("L"))
@@ -162,12 +217,15 @@ def _dicom(image, source, index):
 
 # %% ../nbs/01b_images.ipynb #01b-images-014
 def member(
-    image: str|Path, # FILE or FILE#NUMBER
-) -> tuple[str, int|None]: # the file, and which picture of it
+    image: str | Path,  # FILE or FILE#NUMBER
+) -> tuple[str, int | None]:  # the file, and which picture of it
     "Split the name of an image into its file and the number of the picture in it."
     image = str(image)
     path, mark, index = image.rpartition("#")
-    return (path, int(index)) if mark and re.fullmatch(r"\d{1,9}", index) and not os.path.exists(image) else (image, None)
+    return (
+        (path, int(index)) if mark and re.fullmatch(r"\d{1,9}", index) and not os.path.exists(image) else (image, None)
+    )
+
 
 @lru_cache(64)
 def _row_ends(path, stamp):
@@ -175,8 +233,11 @@ def _row_ends(path, stamp):
     meta = pq.read_metadata(path)
     return np.cumsum([meta.row_group(g).num_rows for g in range(meta.num_row_groups)]).tolist()
 
+
 @lru_cache(4)
-def _row_group(path, stamp, group): return pq.ParquetFile(path).read_row_group(group, columns=["image"])["image"]
+def _row_group(path, stamp, group):
+    return pq.ParquetFile(path).read_row_group(group, columns=["image"])["image"]
+
 
 def _row(image, path, index):
     "The bytes of a picture in a Parquet file."
@@ -184,72 +245,101 @@ def _row(image, path, index):
     stamp = s.st_size, s.st_mtime_ns
     ends = _row_ends(path, stamp)
     group = bisect_right(ends, index)
-    if group == len(ends): raise ImageError(image, f"missing: {Path(path).name} has {ends[-1] if ends else 0} rows")
+    if group == len(ends):
+        raise ImageError(image, f"missing: {Path(path).name} has {ends[-1] if ends else 0} rows")
     cell = _row_group(path, stamp, group)[index - (ends[group - 1] if group else 0)].as_py()
     b = cell.get("bytes") if isinstance(cell, dict) else cell
-    if b is None: raise ImageError(image, "missing")
+    if b is None:
+        raise ImageError(image, "missing")
     return b
 
 # %% ../nbs/01b_images.ipynb #01b-images-016
 _MAGIC = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*", b"MM\0*", b"RIFF")
 
+
 def _is_dicom(path, head):
     "By its mark; an old file without the mark by its name, unless it begins like a picture."
-    return head[128:132] == b"DICM" or not head.startswith(_MAGIC) and Path(path).suffix.lower() in (".dcm", ".dicom", ".ima")
+    return (
+        head[128:132] == b"DICM"
+        or not head.startswith(_MAGIC)
+        and Path(path).suffix.lower() in (".dcm", ".dicom", ".ima")
+    )
+
 
 def _decode(image):
     path, index = member(image)
     with open(path, "rb", buffering=0) as f:
         size = os.fstat(f.fileno()).st_size
-        if size > MAX_BYTES and index is None: raise ImageError(image, f"too large: {size/1e6:,.0f} MB")
+        if size > MAX_BYTES and index is None:
+            raise ImageError(image, f"too large: {size / 1e6:,.0f} MB")
         b = f.read(None if index is None else 132)
-    if index is not None and b[:4] == b"PAR1": b, index = _row(image, path, index), None
-    if not b: raise ImageError(image, "unreadable: 0 bytes")
-    if index is None and b[:2] == b"\xff\xd8" and (a := _jpeg(image, b)) is not None: return a
+    if index is not None and b[:4] == b"PAR1":
+        b, index = _row(image, path, index), None
+    if not b:
+        raise ImageError(image, "unreadable: 0 bytes")
+    if index is None and b[:2] == b"\xff\xd8" and (a := _jpeg(image, b)) is not None:
+        return a
     return (_dicom if _is_dicom(path, b) else _pillow)(image, io.BytesIO(b) if index is None else path, index or 0)
 
+
 def load_grey(
-    image: str|Path, # a JPEG, PNG, DICOM or other image file, or FILE#NUMBER for one of several in a file
-) -> np.ndarray:     # (H, W) uint8, 0 black .. 255 white
+    image: str | Path,  # a JPEG, PNG, DICOM or other image file, or FILE#NUMBER for one of several in a file
+) -> np.ndarray:  # (H, W) uint8, 0 black .. 255 white
     "Decode an image to 8-bit grey; raises `ImageError`, which has the reason in `why`, where it cannot be used."
-    try: return _decode(image)
-    except ImageError: raise
-    except Exception as e: why = _reason(e) # what a decoder makes of hostile bytes has no list
+    try:
+        return _decode(image)
+    except ImageError:
+        raise
+    except Exception as e:
+        why = _reason(e)  # what a decoder makes of hostile bytes has no list
     raise ImageError(image, why)
 
+
 def image_fault(
-    image: str|Path, # as `load_grey` takes it
-) -> str: # '' if the header is that of a usable image, else the reason to reject it
+    image: str | Path,  # as `load_grey` takes it
+) -> str:  # '' if the header is that of a usable image, else the reason to reject it
     "Judge an image by its header, without decoding it; a row of a Parquet file is judged when it is decoded."
     path, index = member(image)
-    if not os.path.isfile(path): return "image unreadable: not a file" if os.path.exists(path) else "image missing"
+    if not os.path.isfile(path):
+        return "image unreadable: not a file" if os.path.exists(path) else "image missing"
     try:
         with open(path, "rb") as f:
             head = f.read(132)
             f.seek(0)
-            if not head: raise ImageError(image, "unreadable: 0 bytes")
-            if index is not None and head[:4] == b"PAR1": return ""
-            if _is_dicom(path, head): _dicom_header(image, f, index or 0)
+            if not head:
+                raise ImageError(image, "unreadable: 0 bytes")
+            if index is not None and head[:4] == b"PAR1":
+                return ""
+            if _is_dicom(path, head):
+                _dicom_header(image, f, index or 0)
             else:
                 with Image.open(f, formats=FORMATS) as im:
-                    if index: im.seek(index)
+                    if index:
+                        im.seek(index)
                     _check(image, *im.size)
         return ""
-    except ImageError as e: return e.why
-    except Exception as e: return f"image {_reason(e)}"
+    except ImageError as e:
+        return e.why
+    except Exception as e:
+        return f"image {_reason(e)}"
 
 # %% ../nbs/01b_images.ipynb #01b-images-017
-def decoders() -> list[str]: # names of packages
+def decoders() -> list[str]:  # names of packages
     "The optional packages with decoders that are installed: what is unreadable today may be readable with another one."
-    return [p for p in ("gdcm", "jpeg_ls", "libjpeg", "openjpeg", "pylibjpeg", "pyjpegls") if importlib.util.find_spec(p)]
+    return [
+        p for p in ("gdcm", "jpeg_ls", "libjpeg", "openjpeg", "pylibjpeg", "pyjpegls") if importlib.util.find_spec(p)
+    ]
+
 
 def square(
-    image: str|Path, # as `load_grey` takes it
-    size: int = 192, # side of the result, pixels
-) -> np.ndarray: # (size, size) uint8; white where the image cannot be decoded
+    image: str | Path,  # as `load_grey` takes it
+    size: int = 192,  # side of the result, pixels
+) -> np.ndarray:  # (size, size) uint8; white where the image cannot be decoded
     "The middle square of an image, small enough for a figure."
-    try: im = Image.fromarray(load_grey(image))
-    except ImageError: return np.full((size, size), 255, np.uint8)
+    try:
+        im = Image.fromarray(load_grey(image))
+    except ImageError:
+        return np.full((size, size), 255, np.uint8)
     a = min(im.size)
-    x, y = (im.width - a)//2, (im.height - a)//2
+    x, y = (im.width - a) // 2, (im.height - a) // 2
     return np.array(im.crop((x, y, x + a, y + a)).resize((size, size), Image.Resampling.BILINEAR))

@@ -19,30 +19,43 @@ from typing import Any, Protocol
 
 import torch
 
-from .core import ConfigError, atomic_dir, cache_dir, fetch_asset, file_digest, fingerprint, first_line, pick_device
+from radgen.core import (
+    ConfigError,
+    atomic_dir,
+    cache_dir,
+    fetch_asset,
+    file_digest,
+    fingerprint,
+    first_line,
+    pick_device,
+)
 
 # %% ../nbs/05b_llm.ipynb #05b-llm-006
-MAX_NEW_TOKENS = 96 # of a free answer, one line in the template; a structured one may take twice as many
+MAX_NEW_TOKENS = 96  # of a free answer, one line in the template; a structured one may take twice as many
+
 
 class Backend(Protocol):
     "Who answers questions."
-    key: str          # kind, model and revision: part of the name under which an answer is remembered
-    structured: bool  # whether answers follow the JSON schema; False: free text, one line
-    failures: Counter # why questions stayed without an answer: reason -> how many
 
-    def ask(self,
-        chats: list[list[dict]], # messages with 'role' and 'content'
-        schemas: list[dict],     # JSON schema of each answer
-    ) -> Iterator[tuple[int, str|None]]: # (index of the chat, its answer); None where the backend gave up
+    key: str  # kind, model and revision: part of the name under which an answer is remembered
+    structured: bool  # whether answers follow the JSON schema; False: free text, one line
+    failures: Counter  # why questions stayed without an answer: reason -> how many
+
+    def ask(
+        self,
+        chats: list[list[dict]],  # messages with 'role' and 'content'
+        schemas: list[dict],  # JSON schema of each answer
+    ) -> Iterator[tuple[int, str | None]]:  # (index of the chat, its answer); None where the backend gave up
         "Yield answers as they come, in any order."
         ...
 
 # %% ../nbs/05b_llm.ipynb #05b-llm-008
-PIECE = 4096 # bytes read at the beginning and in the middle of each tensor
+PIECE = 4096  # bytes read at the beginning and in the middle of each tensor
+
 
 def weights_digest(
-    path: Path, # a .safetensors file
-) -> str: # sha256, hexadecimal
+    path: Path,  # a .safetensors file
+) -> str:  # sha256, hexadecimal
     "What tells two weight files apart: size, table of tensors, and two pieces of each tensor."
     digest, size = hashlib.sha256(), path.stat().st_size
     digest.update(str(size).encode())
@@ -51,112 +64,170 @@ def weights_digest(
             n = int.from_bytes(f.read(8), "little")
             head = f.read(min(n, 10**8))
             spans = [v["data_offsets"] for k, v in sorted(json.loads(head).items()) if k != "__metadata__"]
-            if 8 + n + max(b for _, b in spans) > size: raise ValueError
-        except (ValueError, LookupError, TypeError, AttributeError): raise ConfigError(f"{path} is no safetensors file, or not the whole of one: copy or download it again.") from None
+            if 8 + n + max(b for _, b in spans) > size:
+                raise ValueError
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise ConfigError(
+                f"{path} is no safetensors file, or not the whole of one: copy or download it again."
+            ) from None
         digest.update(head)
         for a, b in spans:
-            for at in (a, (a + b)//2):
+            for at in (a, (a + b) // 2):
                 f.seek(8 + n + at)
                 digest.update(f.read(min(PIECE, b - at)))
     return digest.hexdigest()
 
+
 def folder_key(
-    folder: Path, # a transformers model
-) -> str: # 16 hexadecimal digits
+    folder: Path,  # a transformers model
+) -> str:  # 16 hexadecimal digits
     "The fingerprint of a model folder: the same for a copy elsewhere, another one after any training."
-    files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in (".json", ".jinja", ".txt", ".model", ".safetensors"))
+    files = sorted(
+        p for p in folder.iterdir() if p.is_file() and p.suffix in (".json", ".jinja", ".txt", ".model", ".safetensors")
+    )
     return fingerprint([(p.name, weights_digest(p) if p.suffix == ".safetensors" else file_digest(p)) for p in files])
 
 # %% ../nbs/05b_llm.ipynb #05b-llm-010
 def check_folder(
-    folder: Path, # said to be a transformers model
+    folder: Path,  # said to be a transformers model
 ):
     "Raise `ConfigError` where a folder cannot be a chat model that is safe to load."
-    try: config = json.loads((folder/"config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError: raise ConfigError(f"{folder} holds no language model (no config.json): give the folder that save_pretrained wrote, or a name on the hub.") from None
-    except (OSError, ValueError): config = None
-    if not isinstance(config, dict): raise ConfigError(f"{folder/'config.json'} is not valid JSON: download the model again.")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{folder} holds no language model (no config.json): give the folder that save_pretrained wrote, or a name on the hub."
+        ) from None
+    except (OSError, ValueError):
+        config = None
+    if not isinstance(config, dict):
+        raise ConfigError(f"{folder / 'config.json'} is not valid JSON: download the model again.")
     names = [str(a) for a in config.get("architectures") or []]
     if names and not any(a.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for a in names):
-        raise ConfigError(f"{folder} holds a {names[0]}, which does not write text: choose a causal language model (…ForCausalLM).")
+        raise ConfigError(
+            f"{folder} holds a {names[0]}, which does not write text: choose a causal language model (…ForCausalLM)."
+        )
     if not any(folder.glob("*.safetensors")):
-        raise ConfigError(f"{folder} has no .safetensors file, and weights in other formats are not loaded, since they can hold code: save the model again with save_pretrained.")
+        raise ConfigError(
+            f"{folder} has no .safetensors file, and weights in other formats are not loaded, since they can hold code: save the model again with save_pretrained."
+        )
 
 # %% ../nbs/05b_llm.ipynb #05b-llm-012
-BATCH = 32 # questions read at once
+BATCH = 32  # questions read at once
+
 
 def chat_text(
-    tok,        # a tokenizer with a chat template
-    chat: list[dict], # messages; the first may be the system's
+    tok,  # a tokenizer with a chat template
+    chat: list[dict],  # messages; the first may be the system's
 ) -> str:
     "A chat as the text the model was trained on; templates without a system role get that text before the first question."
     from jinja2.exceptions import TemplateError
+
     put = lambda messages: tok.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    try: return put(chat)
+    try:
+        return put(chat)
     except TemplateError:
-        if len(chat) < 2 or chat[0]["role"] != "system": raise
+        if len(chat) < 2 or chat[0]["role"] != "system":
+            raise
         return put([{**chat[1], "content": f"{chat[0]['content']}\n\n{chat[1]['content']}"}, *chat[2:]])
 
+
 def pad_between(
-    rows: list[list[int]], # token ids, with the same beginning
-    shared: int, # tokens of that beginning
-    pad: int,    # the id that fills
-) -> tuple[torch.Tensor, torch.Tensor]: # (B, L) ids and (B, L) mask, 1 where a token counts
+    rows: list[list[int]],  # token ids, with the same beginning
+    shared: int,  # tokens of that beginning
+    pad: int,  # the id that fills
+) -> tuple[torch.Tensor, torch.Tensor]:  # (B, L) ids and (B, L) mask, 1 where a token counts
     "Rows of one length: the shared beginning, padding, the row's own end. With nothing shared it is padding at the left."
     gap = [max(map(len, rows)) - len(r) for r in rows]
-    return (torch.tensor([r[:shared] + [pad]*g + r[shared:] for r, g in zip(rows, gap)]),
-            torch.tensor([[1]*shared + [0]*g + [1]*(len(r) - shared) for r, g in zip(rows, gap)]))
+    return (
+        torch.tensor([r[:shared] + [pad] * g + r[shared:] for r, g in zip(rows, gap)]),
+        torch.tensor([[1] * shared + [0] * g + [1] * (len(r) - shared) for r, g in zip(rows, gap)]),
+    )
 
 # %% ../nbs/05b_llm.ipynb #05b-llm-014
 class Transformers:
     "A chat model that `transformers` loads, from a folder or the hub."
+
     structured = False
 
-    def __init__(self,
-        name: str, # folder or hub name
+    def __init__(
+        self,
+        name: str,  # folder or hub name
         key: str,  # with the revision
-        device: str = "cuda",    # see `pick_device`
-        batch_size: int = BATCH, # questions at once; halved when the memory is full
+        device: str = "cuda",  # see `pick_device`
+        batch_size: int = BATCH,  # questions at once; halved when the memory is full
     ):
         self.name, self.device, self.batch_size, self.failures = name, device, batch_size, Counter()
-        self.model: Any = None # of transformers, once it is loaded
-        self.key = f"{key}:line-{MAX_NEW_TOKENS}" # how far it may write changes answers, too
+        self.model: Any = None  # of transformers, once it is loaded
+        self.key = f"{key}:line-{MAX_NEW_TOKENS}"  # how far it may write changes answers, too
 
     def load(self):
         "Load tokenizer and weights."
         import transformers
+
         transformers.utils.logging.disable_progress_bar()
         self.where = pick_device(self.device)
         try:
             self.tok = transformers.AutoTokenizer.from_pretrained(self.name, trust_remote_code=False)
-            model, info = transformers.AutoModelForCausalLM.from_pretrained(self.name, dtype=torch.float32 if self.where.type == "cpu" else torch.bfloat16,
-                use_safetensors=True, weights_only=True, trust_remote_code=False, output_loading_info=True)
+            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+                self.name,
+                dtype=torch.float32 if self.where.type == "cpu" else torch.bfloat16,
+                use_safetensors=True,
+                weights_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
             model = model.eval().to(self.where)
-        except Exception as e: # of many kinds: missing files, torn files, unknown architectures, code that is not run
+        except Exception as e:  # of many kinds: missing files, torn files, unknown architectures, code that is not run
             what = "it does not fit into the memory of " + str(self.where) if _full(e) else first_line(e, 150)
-            raise ConfigError(f"cannot load the language model {self.name} ({what}): choose another, or --llm smollm2.") from None
-        if info["missing_keys"]: raise ConfigError(f"{self.name} lacks weights of a causal language model ({len(info['missing_keys'])} tensors, {sorted(info['missing_keys'])[0]} among them): choose an instruction-tuned one.")
-        if not self.tok.chat_template: raise ConfigError(f"the language model {self.name} has no chat template: choose an instruction-tuned one, whose name often ends in -Instruct or -it.")
+            raise ConfigError(
+                f"cannot load the language model {self.name} ({what}): choose another, or --llm smollm2."
+            ) from None
+        if info["missing_keys"]:
+            raise ConfigError(
+                f"{self.name} lacks weights of a causal language model ({len(info['missing_keys'])} tensors, {sorted(info['missing_keys'])[0]} among them): choose an instruction-tuned one."
+            )
+        if not self.tok.chat_template:
+            raise ConfigError(
+                f"the language model {self.name} has no chat template: choose an instruction-tuned one, whose name often ends in -Instruct or -it."
+            )
         ends = model.generation_config.eos_token_id
         self.ends = sorted({*(ends if isinstance(ends, list) else [ends]), self.tok.eos_token_id} - {None})
-        if not self.ends: raise ConfigError(f"the language model {self.name} has no token that ends an answer: choose an instruction-tuned one.")
-        lines = [i for token, i in self.tok.get_vocab().items() if "\n" in self.tok.convert_tokens_to_string([token]) and i not in self.tok.all_special_ids]
-        self.stops = {*self.ends, *lines} # the template is one line: who babbles on would keep a whole batch waiting
-        model.generation_config = transformers.GenerationConfig(do_sample=False, eos_token_id=sorted(self.stops), begin_suppress_tokens=lines or None, pad_token_id=self.ends[0]) # not what the checkpoint would like to sample with
+        if not self.ends:
+            raise ConfigError(
+                f"the language model {self.name} has no token that ends an answer: choose an instruction-tuned one."
+            )
+        lines = [
+            i
+            for token, i in self.tok.get_vocab().items()
+            if "\n" in self.tok.convert_tokens_to_string([token]) and i not in self.tok.all_special_ids
+        ]
+        self.stops = {*self.ends, *lines}  # the template is one line: who babbles on would keep a whole batch waiting
+        model.generation_config = transformers.GenerationConfig(
+            do_sample=False,
+            eos_token_id=sorted(self.stops),
+            begin_suppress_tokens=lines or None,
+            pad_token_id=self.ends[0],
+        )  # not what the checkpoint would like to sample with
         self.model = model
 
-    def ask(self, chats: list[list[dict]], schemas: list[dict]|None = None) -> Iterator[tuple[int, str|None]]:
+    def ask(self, chats: list[list[dict]], schemas: list[dict] | None = None) -> Iterator[tuple[int, str | None]]:
         "Yield (index, answer), batch by batch; None where a question is longer than the model can read or does not fit into memory."
-        if self.model is None: self.load()
+        if self.model is None:
+            self.load()
         room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
-        for start in range(0, len(chats), 64*self.batch_size):
-            window = chats[start:start + 64*self.batch_size]
+        for start in range(0, len(chats), 64 * self.batch_size):
+            window = chats[start : start + 64 * self.batch_size]
             ids = self.tok([chat_text(self.tok, c) for c in window], add_special_tokens=False).input_ids
             fits = [i for i in range(len(ids)) if len(ids[i]) + MAX_NEW_TOKENS <= room]
-            for i in set(range(len(ids))).difference(fits): yield start + i, self._none("longer than the model can read")
-            for i, answer in self._batches(ids, sorted(fits, key=lambda i: len(ids[i]))): yield start + i, answer
+            for i in set(range(len(ids))).difference(fits):
+                yield start + i, self._none("longer than the model can read")
+            for i, answer in self._batches(ids, sorted(fits, key=lambda i: len(ids[i]))):
+                yield start + i, answer
 
-    def _none(self, why): self.failures[why] += 1
+    def _none(self, why):
+        self.failures[why] += 1
+
 
 def _full(e):
     "Whether an error says that the memory of the device is full."
@@ -165,387 +236,606 @@ def _full(e):
 # %% ../nbs/05b_llm.ipynb #05b-llm-016
 from fastcore.basics import patch
 
+
 @patch
-def _batches(self:Transformers, ids, order):
+def _batches(self: Transformers, ids, order):
     "Answer the questions `order` of one window."
     shared, past = self._beginning([ids[i] for i in order])
     while order:
-        rows, texts = order[:self.batch_size], None
-        try: texts = self._generate([ids[i] for i in rows], shared, past)
+        rows, texts = order[: self.batch_size], None
+        try:
+            texts = self._generate([ids[i] for i in rows], shared, past)
         except RuntimeError as e:
-            if not _full(e): raise
-        if texts is None: # after the handler, whose traceback holds on to tensors
-            if self.where.type == "cuda": torch.cuda.empty_cache()
-            if len(rows) > 1: self.batch_size = len(rows)//2; print(f"The memory of {self.where} is full: going on with {self.batch_size} questions at once.", file=sys.stderr); continue
+            if not _full(e):
+                raise
+        if texts is None:  # after the handler, whose traceback holds on to tensors
+            if self.where.type == "cuda":
+                torch.cuda.empty_cache()
+            if len(rows) > 1:
+                self.batch_size = len(rows) // 2
+                print(
+                    f"The memory of {self.where} is full: going on with {self.batch_size} questions at once.",
+                    file=sys.stderr,
+                )
+                continue
             texts = [self._none("does not fit into memory")]
-        order = order[len(rows):]
+        order = order[len(rows) :]
         yield from zip(rows, texts)
 
-@patch
-def _beginning(self:Transformers, ids):
-    "How many tokens all rows begin with, and the keys and values of these; (0, None) for models whose cache cannot be copied to all rows."
-    from transformers.cache_utils import DynamicLayer
-    shared = min(len(os.path.commonprefix(ids)), min(map(len, ids)) - 1) if len(ids) > 1 else 0
-    if not shared: return 0, None
-    try:
-        with torch.inference_mode(): past = self.model(torch.tensor([ids[0][:shared]], device=self.where), use_cache=True).cache
-    except RuntimeError as e:
-        if not _full(e): raise
-        return 0, None
-    return (shared, past) if all(type(layer) is DynamicLayer for layer in getattr(past, "layers", None) or [None]) else (0, None)
 
 @patch
-def _generate(self:Transformers, ids, shared, past):
+def _beginning(self: Transformers, ids):
+    "How many tokens all rows begin with, and the keys and values of these; (0, None) for models whose cache cannot be copied to all rows."
+    from transformers.cache_utils import DynamicLayer
+
+    shared = min(len(os.path.commonprefix(ids)), min(map(len, ids)) - 1) if len(ids) > 1 else 0
+    if not shared:
+        return 0, None
+    try:
+        with torch.inference_mode():
+            past = self.model(torch.tensor([ids[0][:shared]], device=self.where), use_cache=True).cache
+    except RuntimeError as e:
+        if not _full(e):
+            raise
+        return 0, None
+    return (
+        (shared, past)
+        if all(type(layer) is DynamicLayer for layer in getattr(past, "layers", None) or [None])
+        else (0, None)
+    )
+
+
+@patch
+def _generate(self: Transformers, ids, shared, past):
     "The answers to one batch; '' where one does not end."
     rows, mask = pad_between(ids, shared, self.ends[0])
     cache = copy.deepcopy(past)
-    if cache is not None: cache.batch_repeat_interleave(len(ids))
+    if cache is not None:
+        cache.batch_repeat_interleave(len(ids))
     with torch.inference_mode():
-        out = self.model.generate(rows.to(self.where), attention_mask=mask.to(self.where), cache=cache, max_new_tokens=MAX_NEW_TOKENS)[:, rows.shape[1]:].tolist()
+        out = self.model.generate(
+            rows.to(self.where), attention_mask=mask.to(self.where), cache=cache, max_new_tokens=MAX_NEW_TOKENS
+        )[:, rows.shape[1] :].tolist()
     stops = [next((k for k, t in enumerate(o) if t in self.stops), None) for o in out]
-    return [self.tok.decode(o[:k], skip_special_tokens=True).strip() if k is not None else "" for o, k in zip(out, stops)]
+    return [
+        self.tok.decode(o[:k], skip_special_tokens=True).strip() if k is not None else "" for o, k in zip(out, stops)
+    ]
 
 # %% ../nbs/05b_llm.ipynb #05b-llm-018
-SMOLLM2 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53" # sha256 of the GGUF file in the asset 'smollm2'
+SMOLLM2 = (
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # sha256 of the GGUF file in the asset 'smollm2'
+)
+
 
 def gguf_digest(
-    path: Path, # a GGUF file
-) -> str: # sha256, hexadecimal
+    path: Path,  # a GGUF file
+) -> str:  # sha256, hexadecimal
     "The checksum of a GGUF file, about two seconds a gigabyte."
     try:
         with open(path, "rb") as f:
-            if f.read(4) != b"GGUF": raise ConfigError(f"{path} is no GGUF file: download it again, or give a folder as hf:<folder>.")
+            if f.read(4) != b"GGUF":
+                raise ConfigError(f"{path} is no GGUF file: download it again, or give a folder as hf:<folder>.")
         return file_digest(path)
-    except OSError as e: raise ConfigError(f"cannot read the model file {path} ({e.strerror}): check the path in gguf:<file>.") from None
+    except OSError as e:
+        raise ConfigError(f"cannot read the model file {path} ({e.strerror}): check the path in gguf:<file>.") from None
+
 
 def unpack_gguf(
-    file: Path, # a GGUF file
-    home: Path, # the folder to be written
+    file: Path,  # a GGUF file
+    home: Path,  # the folder to be written
 ):
     "Turn a GGUF file into a folder of safetensors."
     import transformers
+
     transformers.utils.logging.disable_progress_bar()
     print(f"Unpacking {file.name}, once …", file=sys.stderr)
     where = dict(pretrained_model_name_or_path=str(file.parent), gguf_file=file.name)
     try:
         with atomic_dir(home) as d:
-            model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.bfloat16, quantization_config=transformers.GgufConfig(dequantize=True))
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                **where, dtype=torch.bfloat16, quantization_config=transformers.GgufConfig(dequantize=True)
+            )
             transformers.AutoTokenizer.from_pretrained(**where).save_pretrained(d)
             model.save_pretrained(d)
-    except Exception as e: # of many kinds: the reader trusts the file
+    except Exception as e:  # of many kinds: the reader trusts the file
         if getattr(e, "errno", None) == errno.ENOSPC or "No space left" in str(e):
-            raise ConfigError(f"the disk is full: unpacking {file.name} needs about {file.stat().st_size*4/1e9:.1f} GB in {home.parent}. Make room, or set RADGEN_CACHE to another disk.") from None
-        raise ConfigError(f"transformers cannot read {file.name} ({first_line(e, 150)}): serve it with llama.cpp or Ollama and use openai:<address>#<model>.") from None
+            raise ConfigError(
+                f"the disk is full: unpacking {file.name} needs about {file.stat().st_size * 4 / 1e9:.1f} GB in {home.parent}. Make room, or set RADGEN_CACHE to another disk."
+            ) from None
+        raise ConfigError(
+            f"transformers cannot read {file.name} ({first_line(e, 150)}): serve it with llama.cpp or Ollama and use openai:<address>#<model>."
+        ) from None
+
 
 class Gguf(Transformers):
     "A chat model in a GGUF file, unpacked into the cache on first use."
-    def __init__(self, file: Path|None, device: str = "cuda", batch_size: int = BATCH): # None: the embedded SmolLM2
+
+    def __init__(self, file: Path | None, device: str = "cuda", batch_size: int = BATCH):  # None: the embedded SmolLM2
         self.file, self.digest = file, gguf_digest(file) if file else SMOLLM2
         super().__init__(str(file or "SmolLM2-135M-Instruct"), f"gguf:{self.digest[:16]}", device, batch_size)
 
     def load(self):
-        home = cache_dir()/f"gguf-{self.digest[:16]}-safetensors"
-        if not home.exists(): unpack_gguf(self.file or fetch_asset("smollm2"), home)
+        home = cache_dir() / f"gguf-{self.digest[:16]}-safetensors"
+        if not home.exists():
+            unpack_gguf(self.file or fetch_asset("smollm2"), home)
         self.name = str(home)
         super().load()
 
 # %% ../nbs/05b_llm.ipynb #05b-llm-025
-import httpx2, openai # httpx2 is what openai stands on
+import httpx2, openai  # httpx2 is what openai stands on
 
-class Late(Exception): "An answer that has not ended in time."
-class TooLong(Exception): "A body larger than any answer."
-class NoAnswer(Exception): "A body that holds no answer."
+
+class Late(Exception):
+    "An answer that has not ended in time."
+
+
+class TooLong(Exception):
+    "A body larger than any answer."
+
+
+class NoAnswer(Exception):
+    "A body that holds no answer."
+
 
 class _Body(httpx2.AsyncByteStream):
     "A body that ends: at `most` bytes, or at the time `ends`."
-    def __init__(self, body, most, ends): self.body, self.most, self.ends = body, most, ends
+
+    def __init__(self, body, most, ends):
+        self.body, self.most, self.ends = body, most, ends
 
     async def __aiter__(self):
         size, parts = 0, aiter(self.body)
         while True:
             try:
-                async with asyncio.timeout_at(self.ends): part = await anext(parts)
-            except StopAsyncIteration: return
-            except TimeoutError: raise Late from None
-            if (size := size + len(part)) > self.most: raise TooLong
+                async with asyncio.timeout_at(self.ends):
+                    part = await anext(parts)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise Late from None
+            if (size := size + len(part)) > self.most:
+                raise TooLong
             yield part
 
-    async def aclose(self): await self.body.aclose()
+    async def aclose(self):
+        await self.body.aclose()
+
 
 class Bounded(httpx2.AsyncBaseTransport):
     "HTTP without patience: each attempt ends after `seconds`, each body at `most` bytes, neither of which is retried."
+
     def __init__(self, url, seconds, most, connections):
         limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self.seconds, self.most, self.inner = seconds, most, httpx2.AsyncHTTPTransport(limits=limits, proxy=proxy_of(url))
+        self.seconds, self.most, self.inner = (
+            seconds,
+            most,
+            httpx2.AsyncHTTPTransport(limits=limits, proxy=proxy_of(url)),
+        )
 
     async def handle_async_request(self, request):
         ends = asyncio.get_running_loop().time() + self.seconds
         try:
-            async with asyncio.timeout_at(ends): response = await self.inner.handle_async_request(request)
-        except TimeoutError: raise Late from None
-        packed = response.headers.get("content-encoding", "identity") != "identity" # not asked for, and a packed body has no honest size
+            async with asyncio.timeout_at(ends):
+                response = await self.inner.handle_async_request(request)
+        except TimeoutError:
+            raise Late from None
+        packed = (
+            response.headers.get("content-encoding", "identity") != "identity"
+        )  # not asked for, and a packed body has no honest size
         response.stream = _Body(response.stream, 0 if packed else self.most, ends)
         return response
 
-    async def aclose(self): await self.inner.aclose()
+    async def aclose(self):
+        await self.inner.aclose()
 
 # %% ../nbs/05b_llm.ipynb #05b-llm-027
 EXAMPLE = "write openai:<base url>#<model>, for instance openai:http://127.0.0.1:11434/v1#llama3"
 
+
 def parse_server(
-    where: str, # '<base url>#<model>'
-) -> tuple[str, str]: # base url without a slash at its end, model
+    where: str,  # '<base url>#<model>'
+) -> tuple[str, str]:  # base url without a slash at its end, model
     "Take a server's address apart."
     base, _, model = where.partition("#")
-    try: url = httpx2.URL(base)
-    except (httpx2.InvalidURL, ValueError): raise ConfigError(f"{base!r} is no address: {EXAMPLE}.") from None
-    if url.userinfo: raise ConfigError(f"the address of {url.host} holds a password: put it into OPENAI_API_KEY instead.")
-    if url.scheme not in ("http", "https") or not url.host or re.search(r"\s", base) or (url.port or 1) > 65535 or url.query: raise ConfigError(f"{base!r} is no address of a server: {EXAMPLE}.")
-    if not model.strip(): raise ConfigError(f"{base!r} does not say which model: {EXAMPLE}.")
+    try:
+        url = httpx2.URL(base)
+    except (httpx2.InvalidURL, ValueError):
+        raise ConfigError(f"{base!r} is no address: {EXAMPLE}.") from None
+    if url.userinfo:
+        raise ConfigError(f"the address of {url.host} holds a password: put it into OPENAI_API_KEY instead.")
+    if (
+        url.scheme not in ("http", "https")
+        or not url.host
+        or re.search(r"\s", base)
+        or (url.port or 1) > 65535
+        or url.query
+    ):
+        raise ConfigError(f"{base!r} is no address of a server: {EXAMPLE}.")
+    if not model.strip():
+        raise ConfigError(f"{base!r} does not say which model: {EXAMPLE}.")
     return base.rstrip("/"), model.strip()
 
+
 def proxy_of(
-    url: str, # of a server
-) -> str|None: # the proxy to ask, None for a direct connection
+    url: str,  # of a server
+) -> str | None:  # the proxy to ask, None for a direct connection
     "The proxy that the environment has for an address; none for this machine."
     url = httpx2.URL(url)
     with suppress(ValueError):
-        if ipaddress.ip_address(url.host).is_loopback: return None
-    if url.host == "localhost" or url.host.endswith(".localhost") or urllib.request.proxy_bypass(url.host): return None
+        if ipaddress.ip_address(url.host).is_loopback:
+            return None
+    if url.host == "localhost" or url.host.endswith(".localhost") or urllib.request.proxy_bypass(url.host):
+        return None
     proxies = urllib.request.getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
     return proxy if not proxy or "://" in proxy else f"http://{proxy}"
 
+
 def setting(
-    name: str,    # of an environment variable
-    default: int, # where it is not set
-    most: int,    # 1 .. most
+    name: str,  # of an environment variable
+    default: int,  # where it is not set
+    most: int,  # 1 .. most
 ) -> int:
     "A whole number from the environment."
     value = os.environ.get(name) or str(default)
-    if not re.fullmatch(r"\d{1,9}", value) or not 1 <= int(value) <= most: raise ConfigError(f"{name} is {value!r}: set it to a whole number from 1 to {most}.")
+    if not re.fullmatch(r"\d{1,9}", value) or not 1 <= int(value) <= most:
+        raise ConfigError(f"{name} is {value!r}: set it to a whole number from 1 to {most}.")
     return int(value)
 
-def api_key() -> str: # 'none' where there is none, which servers on this machine do not mind
+
+def api_key() -> str:  # 'none' where there is none, which servers on this machine do not mind
     "The key for servers that want one."
     key = (os.environ.get("OPENAI_API_KEY") or "none").strip() or "none"
-    if not key.isascii() or not key.isprintable() or " " in key: raise ConfigError("OPENAI_API_KEY holds characters that a key cannot have: copy it again.")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError("OPENAI_API_KEY holds characters that a key cannot have: copy it again.")
     return key
 
 # %% ../nbs/05b_llm.ipynb #05b-llm-030
-_VOLATILE = {"created", "permission", "object", "status", "state", "n_ctx", "max_model_len", "loaded_context_length", "aliases", "tags"}
+_VOLATILE = {
+    "created",
+    "permission",
+    "object",
+    "status",
+    "state",
+    "n_ctx",
+    "max_model_len",
+    "loaded_context_length",
+    "aliases",
+    "tags",
+}
+
 
 def entry_revision(
-    entry: dict, # of the model, in the server's list
-    base: str,   # address of the server
+    entry: dict,  # of the model, in the server's list
+    base: str,  # address of the server
 ) -> str:
     "What tells this model from another of the same name."
-    def lasting(o): return {k: lasting(v) for k, v in o.items() if k not in _VOLATILE} if isinstance(o, dict) else o
+
+    def lasting(o):
+        return {k: lasting(v) for k, v in o.items() if k not in _VOLATILE} if isinstance(o, dict) else o
+
     entry = lasting(entry)
     return fingerprint(entry) if set(entry) - {"id", "owned_by"} else f"{fingerprint(entry)}:{base}"
 
+
 def find_model(
-    model: str,   # asked for
-    listed: dict, # the server's answer to GET /models
-    tags: dict,   # its answer to GET /api/tags, {} if it is not Ollama
-    base: str,    # address of the server
-) -> tuple[str, str]: # the model's name there, its revision
+    model: str,  # asked for
+    listed: dict,  # the server's answer to GET /models
+    tags: dict,  # its answer to GET /api/tags, {} if it is not Ollama
+    base: str,  # address of the server
+) -> tuple[str, str]:  # the model's name there, its revision
     "Find a model in the lists of a server; Ollama's 'llama3' is 'llama3:latest'."
     data = listed.get("data") if isinstance(listed, dict) else None
-    entries = {m["id"]: m for m in data if isinstance(m, dict) and isinstance(m.get("id"), str)} if isinstance(data, list) else None
-    if entries is None: raise ConfigError(f"what answers at {base} is no language model server: does the address end in /v1?")
+    entries = (
+        {m["id"]: m for m in data if isinstance(m, dict) and isinstance(m.get("id"), str)}
+        if isinstance(data, list)
+        else None
+    )
+    if entries is None:
+        raise ConfigError(f"what answers at {base} is no language model server: does the address end in /v1?")
     name = next((n for n in (model, f"{model}:latest") if n in entries), None)
     if name is None:
         known = [n[:80] for n in sorted(entries)]
-        have = "it has " + ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "") if known else "it has none yet"
-        raise ConfigError(f"the server at {base} has no model {model!r}: {have}. With Ollama, run 'ollama pull {model}'.")
+        have = (
+            "it has " + ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
+            if known
+            else "it has none yet"
+        )
+        raise ConfigError(
+            f"the server at {base} has no model {model!r}: {have}. With Ollama, run 'ollama pull {model}'."
+        )
     models = tags.get("models") if isinstance(tags, dict) else None
-    digest = next((m["digest"] for m in models if isinstance(m, dict) and m.get("name") == name and m.get("digest") and isinstance(m["digest"], str)), "") if isinstance(models, list) else ""
+    digest = (
+        next(
+            (
+                m["digest"]
+                for m in models
+                if isinstance(m, dict) and m.get("name") == name and m.get("digest") and isinstance(m["digest"], str)
+            ),
+            "",
+        )
+        if isinstance(models, list)
+        else ""
+    )
     return name, digest[:16] or entry_revision(entries[name], base)
 
 # %% ../nbs/05b_llm.ipynb #05b-llm-033
-MAX_CONTENT, MAX_BODY, MAX_LIST = 4000, 2**20, 2**24 # of an answer in characters, of a body and of a list of models in bytes
+MAX_CONTENT, MAX_BODY, MAX_LIST = (
+    4000,
+    2**20,
+    2**24,
+)  # of an answer in characters, of a body and of a list of models in bytes
+
 
 def question(
-    model: str,        # its name on the server
+    model: str,  # its name on the server
     chat: list[dict],  # messages
-    schema: dict|None, # of the answer; None for free text
+    schema: dict | None,  # of the answer; None for free text
 ) -> dict:
     "The parameters of one request."
-    body = dict(model=model, messages=chat, temperature=0, seed=0, max_tokens=MAX_NEW_TOKENS*(2 if schema else 1))
-    if not schema: return body
-    strict = {"additionalProperties": False, "required": list(schema.get("properties", {})), **schema} # what OpenAI's own servers insist on
-    return body | {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": strict}}}
+    body = dict(model=model, messages=chat, temperature=0, seed=0, max_tokens=MAX_NEW_TOKENS * (2 if schema else 1))
+    if not schema:
+        return body
+    strict = {
+        "additionalProperties": False,
+        "required": list(schema.get("properties", {})),
+        **schema,
+    }  # what OpenAI's own servers insist on
+    return body | {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": strict}}
+    }
+
 
 def answer_text(
-    body: str, # of a response with status 200
-) -> str: # '' for an answer without end
+    body: str,  # of a response with status 200
+) -> str:  # '' for an answer without end
     "Read the answer; raises `NoAnswer` where there is none."
     try:
         choice = json.loads(body)["choices"][0]
         text = choice["message"]["content"]
         whole = choice.get("finish_reason") != "length"
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError): raise NoAnswer from None
-    if not isinstance(text, str): raise NoAnswer
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise NoAnswer from None
+    if not isinstance(text, str):
+        raise NoAnswer
     return text.encode("utf-8", "replace").decode().strip() if whole and len(text) <= MAX_CONTENT else ""
 
 # %% ../nbs/05b_llm.ipynb #05b-llm-036
 class OpenAIServer:
     "A model behind an address that speaks OpenAI's chat protocol: Ollama, vLLM, llama.cpp, LM Studio, a provider."
+
     structured = True
 
-    def __init__(self,
+    def __init__(
+        self,
         where: str,  # '<base url>#<model>'
-        concurrency: int|None = None, # questions under way at once, 1 .. 1000; None: $RADGEN_LLM_CONCURRENCY, else 32
+        concurrency: int
+        | None = None,  # questions under way at once, 1 .. 1000; None: $RADGEN_LLM_CONCURRENCY, else 32
         timeout: float = 300,  # seconds by which an attempt must have ended
-        deadline: float = 600, # seconds for a question, its retries and pauses included
-        retries: int = 4,      # attempts after the first, for connections, 408, 409, 429 and 5xx
+        deadline: float = 600,  # seconds for a question, its retries and pauses included
+        retries: int = 4,  # attempts after the first, for connections, 408, 409, 429 and 5xx
     ):
         self.base, self.model = parse_server(where)
-        self.concurrency, self.timeout, self.deadline, self.retries = concurrency or setting("RADGEN_LLM_CONCURRENCY", 32, 1000), timeout, deadline, retries
-        self.patience = min(max(3*self.concurrency, 8), 100) # failures in a row after which nothing more is asked
+        self.concurrency, self.timeout, self.deadline, self.retries = (
+            concurrency or setting("RADGEN_LLM_CONCURRENCY", 32, 1000),
+            timeout,
+            deadline,
+            retries,
+        )
+        self.patience = min(max(3 * self.concurrency, 8), 100)  # failures in a row after which nothing more is asked
         self.failures, self._key = Counter(), api_key()
         self.model, revision = self._look()
         self.key = f"openai:{self.model}:{revision}"
 
     def _client(self, seconds, most, retries):
-        try: transport = Bounded(self.base, seconds, most, self.concurrency)
-        except (ImportError, ValueError) as e: raise ConfigError(f"the proxy that the environment names for {self.base} cannot be used ({str(e)[:100]}): check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY.") from None
-        return openai.AsyncOpenAI(base_url=self.base, api_key=self._key, max_retries=retries, default_headers={"Accept-Encoding": "identity"},
-                                  http_client=httpx2.AsyncClient(transport=transport, timeout=httpx2.Timeout(None, connect=10)))
+        try:
+            transport = Bounded(self.base, seconds, most, self.concurrency)
+        except (ImportError, ValueError) as e:
+            raise ConfigError(
+                f"the proxy that the environment names for {self.base} cannot be used ({str(e)[:100]}): check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY."
+            ) from None
+        return openai.AsyncOpenAI(
+            base_url=self.base,
+            api_key=self._key,
+            max_retries=retries,
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=httpx2.AsyncClient(transport=transport, timeout=httpx2.Timeout(None, connect=10)),
+        )
 
     def _look(self):
         "The model's name and revision, from the server's lists."
+
         async def look():
             async with self._client(20, MAX_LIST, 1) as client:
                 read = lambda path: client.get(path, cast_to=httpx2.Response)
                 listed, tags = await read("/models"), {}
-                with suppress(openai.OpenAIError, Late, TooLong, ValueError, RecursionError): tags = (await read(self.base.removesuffix("/v1") + "/api/tags")).json()
+                with suppress(openai.OpenAIError, Late, TooLong, ValueError, RecursionError):
+                    tags = (await read(self.base.removesuffix("/v1") + "/api/tags")).json()
                 return listed.json(), tags
-        try: listed, tags = in_thread(look)
+
+        try:
+            listed, tags = in_thread(look)
         except openai.APIStatusError as e:
-            if e.status_code in (404, 405, 501): return self.model, f"unversioned:{self.base}"
+            if e.status_code in (404, 405, 501):
+                return self.model, f"unversioned:{self.base}"
             raise self._refusal(e) from None
         except (openai.APIConnectionError, Late, TooLong) as e:
-            raise ConfigError(f"no server answers at {self.base} ({self._say(e.__cause__ or e)}): start it ('ollama serve', 'vllm serve', 'llama-server'), correct the address, or use --llm smollm2 or --llm rules.") from None
-        except (ValueError, RecursionError): listed = tags = None
+            raise ConfigError(
+                f"no server answers at {self.base} ({self._say(e.__cause__ or e)}): start it ('ollama serve', 'vllm serve', 'llama-server'), correct the address, or use --llm smollm2 or --llm rules."
+            ) from None
+        except (ValueError, RecursionError):
+            listed = tags = None
         return find_model(self.model, listed, tags, self.base)
 
     def _say(self, e):
         "An error in one short line, without the key."
-        return (" ".join(str(e).split()) or type(e).__name__).replace(self._key, "***" if self._key != "none" else "none")[:200]
+        return (" ".join(str(e).split()) or type(e).__name__).replace(
+            self._key, "***" if self._key != "none" else "none"
+        )[:200]
 
     def _refusal(self, e):
         "The error for a person whose server does not let them in."
-        if e.status_code in (401, 403): return ConfigError(f"the server at {self.base} wants a key (HTTP {e.status_code}): set OPENAI_API_KEY to one that may use {self.model}.")
-        if e.status_code == 404: return ConfigError(f"the server at {self.base} does not know the model {self.model!r} or the address (HTTP 404: {self._say(e)}): does the address end in /v1?")
-        return ConfigError(f"the server at {self.base} is not well (HTTP {e.status_code}: {self._say(e)}): look at its log.")
+        if e.status_code in (401, 403):
+            return ConfigError(
+                f"the server at {self.base} wants a key (HTTP {e.status_code}): set OPENAI_API_KEY to one that may use {self.model}."
+            )
+        if e.status_code == 404:
+            return ConfigError(
+                f"the server at {self.base} does not know the model {self.model!r} or the address (HTTP 404: {self._say(e)}): does the address end in /v1?"
+            )
+        return ConfigError(
+            f"the server at {self.base} is not well (HTTP {e.status_code}: {self._say(e)}): look at its log."
+        )
+
 
 def in_thread(
-    work, # makes a coroutine
+    work,  # makes a coroutine
 ):
     "Run a coroutine to its end in a thread of its own: in a notebook, this one already runs an event loop."
-    with ThreadPoolExecutor(1) as pool: return pool.submit(lambda: asyncio.run(work())).result()
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(work())).result()
 
 # %% ../nbs/05b_llm.ipynb #05b-llm-038
 @patch
-async def _post(self:OpenAIServer, client, chat, schema):
+async def _post(self: OpenAIServer, client, chat, schema):
     "The body of the response to one question."
     create = client.chat.completions.with_raw_response.create
     if schema and self.structured:
-        try: return (await create(**question(self.model, chat, schema))).text
+        try:
+            return (await create(**question(self.model, chat, schema))).text
         except (openai.BadRequestError, openai.UnprocessableEntityError) as e:
-            if not re.search("response_format|json_schema|grammar", str(e)): raise
+            if not re.search("response_format|json_schema|grammar", str(e)):
+                raise
             self.structured = False
     return (await create(**question(self.model, chat, None))).text
 
+
 @patch
-async def _answer(self:OpenAIServer, client, chat, schema):
+async def _answer(self: OpenAIServer, client, chat, schema):
     "(answer, '') or (None, the reason why there is none)."
     try:
-        async with asyncio.timeout(self.deadline): return answer_text(await self._post(client, chat, schema)), ""
-    except (Late, TimeoutError, openai.APITimeoutError): return None, "timeout"
-    except TooLong: return None, "endless answer"
-    except NoAnswer: return None, "not an answer"
+        async with asyncio.timeout(self.deadline):
+            return answer_text(await self._post(client, chat, schema)), ""
+    except (Late, TimeoutError, openai.APITimeoutError):
+        return None, "timeout"
+    except TooLong:
+        return None, "endless answer"
+    except NoAnswer:
+        return None, "not an answer"
     except openai.APIStatusError as e:
-        if e.status_code in (401, 403, 404) and not self._won: raise self._refusal(e) from None
+        if e.status_code in (401, 403, 404) and not self._won:
+            raise self._refusal(e) from None
         return None, f"HTTP {e.status_code}"
-    except openai.APIConnectionError as e: return None, "no connection" if isinstance(e.__cause__, httpx2.ConnectError) else "broken connection"
+    except openai.APIConnectionError as e:
+        return None, "no connection" if isinstance(e.__cause__, httpx2.ConnectError) else "broken connection"
 
 # %% ../nbs/05b_llm.ipynb #05b-llm-040
-class _Gone(Exception): "The server is not there any more."
+class _Gone(Exception):
+    "The server is not there any more."
+
 
 @patch
-async def _work(self:OpenAIServer, chats, schemas, put):
+async def _work(self: OpenAIServer, chats, schemas, put):
     "Ask everything, some at a time, and hand each answer to `put`."
     todo, left, self._won, self._lost = iter(range(len(chats))), set(range(len(chats))), 0, 0
+
     async def worker(client):
         for i in todo:
             won = self._won
             answer, why = await self._answer(client, chats[i], schemas[i])
             left.discard(i)
             put((i, answer))
-            if not why: self._won += 1; self._lost = 0; continue
+            if not why:
+                self._won += 1
+                self._lost = 0
+                continue
             self.failures[why] += 1
             self._lost += 1
-            if self._lost >= self.patience or why == "no connection" and self._won == won: raise _Gone
+            if self._lost >= self.patience or why == "no connection" and self._won == won:
+                raise _Gone
+
     try:
         async with self._client(self.timeout, MAX_BODY, self.retries) as client, asyncio.TaskGroup() as group:
-            for _ in range(min(self.concurrency, len(chats))): group.create_task(worker(client))
+            for _ in range(min(self.concurrency, len(chats))):
+                group.create_task(worker(client))
     except BaseExceptionGroup as e:
         for error in e.exceptions:
-            if not isinstance(error, _Gone): raise error from None
+            if not isinstance(error, _Gone):
+                raise error from None
     for i in sorted(left):
         self.failures["not asked"] += 1
         put((i, None))
 
+
 @patch
-def ask(self:OpenAIServer,
-    chats: list[list[dict]], # messages with 'role' and 'content'
-    schemas: list[dict]|None = None, # of the answers; None for free text
-) -> Iterator[tuple[int, str|None]]:
+def ask(
+    self: OpenAIServer,
+    chats: list[list[dict]],  # messages with 'role' and 'content'
+    schemas: list[dict] | None = None,  # of the answers; None for free text
+) -> Iterator[tuple[int, str | None]]:
     "Yield (index, answer) as answers come; None where the server gave none."
     out, loop = queue.Queue(), asyncio.new_event_loop()
-    task = loop.create_task(self._work(chats, schemas or [None]*len(chats), out.put))
+    task = loop.create_task(self._work(chats, schemas or [None] * len(chats), out.put))
+
     def run():
-        try: loop.run_until_complete(task)
-        except BaseException as e: out.put(e)
-        else: out.put(None)
-        finally: loop.close()
+        try:
+            loop.run_until_complete(task)
+        except BaseException as e:
+            out.put(e)
+        else:
+            out.put(None)
+        finally:
+            loop.close()
+
     thread = threading.Thread(target=run, daemon=True, name="radgen-llm")
     thread.start()
     try:
         while (got := out.get()) is not None:
-            if isinstance(got, BaseException): raise got
+            if isinstance(got, BaseException):
+                raise got
             yield got
-    finally: # also when the caller stops listening, or presses Ctrl-C
-        with suppress(RuntimeError): loop.call_soon_threadsafe(task.cancel)
+    finally:  # also when the caller stops listening, or presses Ctrl-C
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(task.cancel)
         thread.join(10)
 
 # %% ../nbs/05b_llm.ipynb #05b-llm-052
 BACKENDS = "rules, smollm2, hf:<hub name or folder>, gguf:<file> or openai:<base url>#<model>"
 
+
 def backend(
-    llm: str, # see `BACKENDS`
-    device: str = "cuda", # for models that run here: 'cuda', 'cuda:N', 'mps' or 'cpu'
-) -> Backend|None: # None for 'rules'
+    llm: str,  # see `BACKENDS`
+    device: str = "cuda",  # for models that run here: 'cuda', 'cuda:N', 'mps' or 'cpu'
+) -> Backend | None:  # None for 'rules'
     "Choose who answers; servers are looked up, and no weights are loaded before the first question."
     kind, _, name = llm.partition(":")
-    if llm == "rules": return None
-    if llm == "smollm2": return Gguf(None, device)
-    if kind == "gguf" and name: return Gguf(Path(name).expanduser(), device)
-    if kind == "openai" and name: return OpenAIServer(name) # type: ignore[return-value] # its `ask` comes by `patch`
-    if kind == "hf" and name: return _from_hf(name, device)
+    if llm == "rules":
+        return None
+    if llm == "smollm2":
+        return Gguf(None, device)
+    if kind == "gguf" and name:
+        return Gguf(Path(name).expanduser(), device)
+    if kind == "openai" and name:
+        return OpenAIServer(name)  # type: ignore[return-value] # its `ask` comes by `patch`
+    if kind == "hf" and name:
+        return _from_hf(name, device)
     hint = f" Ollama is asked as openai:http://127.0.0.1:11434/v1#{name or 'llama3'}." if kind == "ollama" else ""
     raise ConfigError(f"no language model is called {llm!r}: choose {BACKENDS}.{hint}")
+
 
 def _from_hf(name, device):
     "A folder if there is one, else a model of the hub."
     folder = Path(name).expanduser()
-    if folder.is_dir(): check_folder(folder); return Transformers(str(folder), f"hf:{folder_key(folder)}", device)
+    if folder.is_dir():
+        check_folder(folder)
+        return Transformers(str(folder), f"hf:{folder_key(folder)}", device)
     from transformers import AutoConfig
-    try: commit = getattr(AutoConfig.from_pretrained(name, trust_remote_code=False), "_commit_hash", None)
-    except Exception as e: # OSError, ValueError and what the hub's client raises
+
+    try:
+        commit = getattr(AutoConfig.from_pretrained(name, trust_remote_code=False), "_commit_hash", None)
+    except Exception as e:  # OSError, ValueError and what the hub's client raises
         why = first_line(e, 120)
-        raise ConfigError(f"no language model {name!r}: it is neither a folder here nor a model that the hub (or its local cache) has ({why}).") from None
+        raise ConfigError(
+            f"no language model {name!r}: it is neither a folder here nor a model that the hub (or its local cache) has ({why})."
+        ) from None
     return Transformers(name, f"hf:{name}:{commit or 'unversioned'}", device)

@@ -20,90 +20,127 @@ from .core import ConfigError, image_grid
 
 # %% ../nbs/11a_memorisation.ipynb #11a-memorisation-006
 def nearest(
-    f: np.ndarray,       # (N, D)
-    f_train: np.ndarray, # (M, D)
-) -> tuple[np.ndarray, np.ndarray]: # index of the nearest training image and the distance to it, (N,) each
+    f: np.ndarray,  # (N, D)
+    f_train: np.ndarray,  # (M, D)
+) -> tuple[np.ndarray, np.ndarray]:  # index of the nearest training image and the distance to it, (N,) each
     "Nearest training image in feature space."
     a, b = (torch.from_numpy(np.array(x, np.float32)) for x in (f, f_train))
     found = [torch.cdist(c, b).min(1) for c in a.split(1024)]
     return torch.cat([m.indices for m in found]).numpy(), torch.cat([m.values for m in found]).numpy()
 
+
 def memorised_share(
-    f: np.ndarray, f_test: np.ndarray, f_train: np.ndarray, # of generated, held-out and training images
-) -> float: # 0.01 where nothing is memorised
+    f: np.ndarray,
+    f_test: np.ndarray,
+    f_train: np.ndarray,  # of generated, held-out and training images
+) -> float:  # 0.01 where nothing is memorised
     "Share of generated images nearer to the training set than the first percentile of held-out ones."
     return float((nearest(f, f_train)[1] < np.percentile(nearest(f_test, f_train)[1], 1)).mean())
 
 # %% ../nbs/11a_memorisation.ipynb #11a-memorisation-009
-SIDE, SCALES, CANDIDATES = 32, (1.0, 0.96, 0.92, 0.88, 0.84, 0.8), 16 # pixels a side at which pictures are registered; share of the side that crops keep; training pictures that are registered
+SIDE, SCALES, CANDIDATES = (
+    32,
+    (1.0, 0.96, 0.92, 0.88, 0.84, 0.8),
+    16,
+)  # pixels a side at which pictures are registered; share of the side that crops keep; training pictures that are registered
+
 
 def direction(
-    x: torch.Tensor, # (N, H, W)
-) -> torch.Tensor:   # (N, H*W)
+    x: torch.Tensor,  # (N, H, W)
+) -> torch.Tensor:  # (N, H*W)
     "Pictures without brightness and contrast: minus their mean, over their length."
     x = x.flatten(1) - x.flatten(1).mean(1, keepdim=True)
-    return x/x.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    return x / x.norm(dim=1, keepdim=True).clamp_min(1e-6)
 
-def from_afar(x): return direction(F.avg_pool2d(x[:, None], 2)[:, 0])
 
-def small(images, device): return F.interpolate(torch.from_numpy(np.array(images)).to(device).float()[:, None], (SIDE, SIDE), mode="bilinear", antialias=True)[:, 0]
+def from_afar(x):
+    return direction(F.avg_pool2d(x[:, None], 2)[:, 0])
 
-def all_frames() -> torch.Tensor: # (F, 3): scale, and where the centre lies, x and y from -1 to 1
+
+def small(images, device):
+    return F.interpolate(
+        torch.from_numpy(np.array(images)).to(device).float()[:, None], (SIDE, SIDE), mode="bilinear", antialias=True
+    )[:, 0]
+
+
+def all_frames() -> torch.Tensor:  # (F, 3): scale, and where the centre lies, x and y from -1 to 1
     "Crops at every scale and every pixel."
-    places = lambda s: np.linspace(s - 1, 1 - s, round((1 - s)*SIDE) + 1) if s < 1 else [0.0]
+    places = lambda s: np.linspace(s - 1, 1 - s, round((1 - s) * SIDE) + 1) if s < 1 else [0.0]
     return torch.tensor([(s, x, y) for s in SCALES for y in places(s) for x in places(s)], dtype=torch.float32)
 
+
 def framed(
-    x: torch.Tensor,      # (N, H, W)
-    frames: torch.Tensor, # (N, 3) or (1, 3)
-) -> torch.Tensor:        # (N, H, W)
+    x: torch.Tensor,  # (N, H, W)
+    frames: torch.Tensor,  # (N, 3) or (1, 3)
+) -> torch.Tensor:  # (N, H, W)
     "What each frame shows, at the full size."
     s, cx, cy = frames.expand(len(x), 3).unbind(1)
-    turn = torch.stack([torch.stack([s, 0*s, cx], 1), torch.stack([0*s, s, cy], 1)], 1)
-    return F.grid_sample(x[:, None], F.affine_grid(turn, [len(x), 1, *x.shape[1:]], align_corners=False), mode="bilinear", padding_mode="border", align_corners=False)[:, 0]
+    turn = torch.stack([torch.stack([s, 0 * s, cx], 1), torch.stack([0 * s, s, cy], 1)], 1)
+    return F.grid_sample(
+        x[:, None],
+        F.affine_grid(turn, [len(x), 1, *x.shape[1:]], align_corners=False),
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
+    )[:, 0]
 
 # %% ../nbs/11a_memorisation.ipynb #11a-memorisation-011
 def candidates(
     q: torch.Tensor,  # (N, SIDE, SIDE) pictures that are looked up
     x: torch.Tensor,  # (M, SIDE, SIDE) training pictures
-) -> tuple[torch.Tensor, torch.Tensor]: # (N, C) indices and (N, C, 3) frames
+) -> tuple[torch.Tensor, torch.Tensor]:  # (N, C) indices and (N, C, 3) frames
     "The training pictures that are most like each, in the crop where they are."
     frames, u = all_frames().to(q.device), direction(q)
-    best, which = torch.full((len(q), len(x)), -2.0, device=q.device), torch.zeros((len(q), len(x)), dtype=torch.int16, device=q.device)
+    best, which = (
+        torch.full((len(q), len(x)), -2.0, device=q.device),
+        torch.zeros((len(q), len(x)), dtype=torch.int16, device=q.device),
+    )
     for i, frame in enumerate(tqdm(frames, desc="looking for copies", unit="crop", leave=False, mininterval=1)):
-        s = u@direction(framed(x, frame[None])).T
+        s = u @ direction(framed(x, frame[None])).T
         better = s > best
         best, which = torch.where(better, s, best), which.masked_fill(better, i)
     top = best.topk(min(CANDIDATES, len(x)), 1).indices
     return top, frames[which.gather(1, top).long()]
 
+
 def registered(
-    q: torch.Tensor,      # (P, SIDE, SIDE)
-    x: torch.Tensor,      # (P, SIDE, SIDE) what each is registered with
-    frames: torch.Tensor, # (P, 3) to begin with
+    q: torch.Tensor,  # (P, SIDE, SIDE)
+    x: torch.Tensor,  # (P, SIDE, SIDE) what each is registered with
+    frames: torch.Tensor,  # (P, 3) to begin with
     steps: int = 40,
-) -> tuple[torch.Tensor, torch.Tensor]: # (P,) distances from afar, and (P, 3) frames
+) -> tuple[torch.Tensor, torch.Tensor]:  # (P,) distances from afar, and (P, 3) frames
     "Move the frames to where the pictures fit best."
     u, v, frames = direction(q), from_afar(q), frames.clone().requires_grad_()
-    best, far, kept = torch.full((len(q),), 9.0, device=q.device), torch.full((len(q),), 9.0, device=q.device), frames.detach().clone()
+    best, far, kept = (
+        torch.full((len(q),), 9.0, device=q.device),
+        torch.full((len(q),), 9.0, device=q.device),
+        frames.detach().clone(),
+    )
     opt = torch.optim.Adam([frames])
     for i in range(steps):
-        opt.param_groups[0]["lr"] = 0.01*(1 - i/steps)
+        opt.param_groups[0]["lr"] = 0.01 * (1 - i / steps)
         y = framed(x, frames)
-        d, a = 1 - (direction(y)*u).sum(1), 1 - (from_afar(y)*v).sum(1)
+        d, a = 1 - (direction(y) * u).sum(1), 1 - (from_afar(y) * v).sum(1)
         better = d.detach() < best
-        best, far, kept = torch.where(better, d.detach(), best), torch.where(better, a.detach(), far), torch.where(better[:, None], frames.detach(), kept)
-        opt.zero_grad(); (d + a).sum().backward(); opt.step()
+        best, far, kept = (
+            torch.where(better, d.detach(), best),
+            torch.where(better, a.detach(), far),
+            torch.where(better[:, None], frames.detach(), kept),
+        )
+        opt.zero_grad()
+        (d + a).sum().backward()
+        opt.step()
     return far.clamp_min(1e-6), kept
 
 # %% ../nbs/11a_memorisation.ipynb #11a-memorisation-013
 def copies_of(
-    images: np.ndarray, # (N, H, W) uint8, looked up
+    images: np.ndarray,  # (N, H, W) uint8, looked up
     train: np.ndarray,  # (M, H, W) uint8, at least two
-    device: str|torch.device = "cpu",
-) -> pd.DataFrame: # one row an image: neighbour (index), distance (0 for a copy), ratio (to the median candidate), scale, x, y (the frame)
+    device: str | torch.device = "cpu",
+) -> pd.DataFrame:  # one row an image: neighbour (index), distance (0 for a copy), ratio (to the median candidate), scale, x, y (the frame)
     "The training image that each picture is most likely a copy of."
-    if len(train) < 2: raise ConfigError(f"{len(train)} training images are too few to tell a copy from a likeness.")
+    if len(train) < 2:
+        raise ConfigError(f"{len(train)} training images are too few to tell a copy from a likeness.")
     x, rows = small(train, device), []
     for part in small(images, device).split(1024):
         top, frames = candidates(part, x)
@@ -111,43 +148,81 @@ def copies_of(
         d, frames = registered(part.repeat_interleave(c, 0), x[top.flatten()], frames.flatten(0, 1))
         d, frames, at = d.view(n, c), frames.view(n, c, 3), torch.arange(n, device=d.device)
         i = d.argmin(1)
-        rows.append(torch.column_stack([top[at, i], d[at, i], d[at, i]/d.sort(1).values[:, 1:].median(1).values, frames[at, i]]).cpu().numpy())
-    return pd.DataFrame(np.concatenate(rows), columns=["neighbour", "distance", "ratio", "scale", "x", "y"]).astype({"neighbour": int})
+        rows.append(
+            torch.column_stack(
+                [top[at, i], d[at, i], d[at, i] / d.sort(1).values[:, 1:].median(1).values, frames[at, i]]
+            )
+            .cpu()
+            .numpy()
+        )
+    return pd.DataFrame(np.concatenate(rows), columns=["neighbour", "distance", "ratio", "scale", "x", "y"]).astype(
+        {"neighbour": int}
+    )
+
 
 def lower_fence(
-    values: np.ndarray, # positive
+    values: np.ndarray,  # positive
 ) -> float:
     "Below it lie outliers, on a logarithmic scale. Source: Tukey 1977."
     a, b = np.percentile(np.log(values), [25, 75])
-    return float(np.exp(a - 1.5*(b - a)))
+    return float(np.exp(a - 1.5 * (b - a)))
 
 # %% ../nbs/11a_memorisation.ipynb #11a-memorisation-017
 def audit_copies(
-    generated: np.ndarray, test: np.ndarray, train: np.ndarray, # (N, H, W) uint8 each
-    device: str|torch.device = "cpu",
-) -> tuple[dict, pd.DataFrame]: # numbers, and `copies_of` the generated images with `suspect` (bool), the most suspect first
+    generated: np.ndarray,
+    test: np.ndarray,
+    train: np.ndarray,  # (N, H, W) uint8 each
+    device: str | torch.device = "cpu",
+) -> tuple[
+    dict, pd.DataFrame
+]:  # numbers, and `copies_of` the generated images with `suspect` (bool), the most suspect first
     "How many generated images are near copies of training images, held against held-out ones; raises `ConfigError` where there are too few."
-    if len(test) < 20: raise ConfigError(f"{len(test)} held-out images are too few to say how near honest pictures come: prepare more data.")
+    if len(test) < 20:
+        raise ConfigError(
+            f"{len(test)} held-out images are too few to say how near honest pictures come: prepare more data."
+        )
     t, honest = copies_of(generated, train, device), copies_of(test, train, device)
     bound = lower_fence(honest.ratio)
-    t = t.assign(image=np.arange(len(t)), suspect=t.ratio < bound).sort_values("ratio", kind="stable").reset_index(drop=True)
+    t = (
+        t.assign(image=np.arange(len(t)), suspect=t.ratio < bound)
+        .sort_values("ratio", kind="stable")
+        .reset_index(drop=True)
+    )
     ends = binomtest(int(t.suspect.sum()), len(t)).proportion_ci()
-    return dict(bound=bound, copies=int(t.suspect.sum()), share=float(t.suspect.mean()), lower=float(ends.low), upper=float(ends.high), share_held_out=float((honest.ratio < bound).mean())), t
+    return dict(
+        bound=bound,
+        copies=int(t.suspect.sum()),
+        share=float(t.suspect.mean()),
+        lower=float(ends.low),
+        upper=float(ends.high),
+        share_held_out=float((honest.ratio < bound).mean()),
+    ), t
+
 
 def privacy_line(
-    a: dict, # numbers of `audit_copies`
+    a: dict,  # numbers of `audit_copies`
     n: int,  # generated images
 ) -> str:
     "The audit in one sentence."
-    return (f"{a['copies']} of {n} generated images ({a['share']:.1%}; 95% interval {a['lower']:.1%} to {a['upper']:.1%}) are nearer to one training image than to all others in the way of a copy; "
-            f"of held-out real images, which no model has seen, {a['share_held_out']:.1%} are.")
+    return (
+        f"{a['copies']} of {n} generated images ({a['share']:.1%}; 95% interval {a['lower']:.1%} to {a['upper']:.1%}) are nearer to one training image than to all others in the way of a copy; "
+        f"of held-out real images, which no model has seen, {a['share_held_out']:.1%} are."
+    )
+
 
 def copies_figure(
-    generated: np.ndarray, train: np.ndarray, # (N, H, W) and (M, H, W) uint8
-    table: pd.DataFrame, # of `audit_copies`
-    n: int = 6,          # pairs
+    generated: np.ndarray,
+    train: np.ndarray,  # (N, H, W) and (M, H, W) uint8
+    table: pd.DataFrame,  # of `audit_copies`
+    n: int = 6,  # pairs
 ) -> plt.Figure:
     "The most suspect pictures above the training images that they resemble."
     t = table.head(n)
     titles = [f"ratio {r:.3f}" + (": copy" if c else "") for r, c in zip(t.ratio, t.suspect)]
-    return image_grid([*generated[t.image], *train[t.neighbour]], [*titles, *[f"training image {i}" for i in t.neighbour]], ncol=n, row_labels=["looked up", "nearest training"], lines=1)
+    return image_grid(
+        [*generated[t.image], *train[t.neighbour]],
+        [*titles, *[f"training image {i}" for i in t.neighbour]],
+        ncol=n,
+        row_labels=["looked up", "nearest training"],
+        lines=1,
+    )

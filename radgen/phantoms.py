@@ -28,28 +28,29 @@ from tqdm import tqdm
 
 from .core import atomic_dir, check_out, read_json, write_json
 
-SIZE = 256 # pixels a side
-GRID = ((np.arange(SIZE) + 0.5)*2/SIZE - 1).astype(np.float32) # -1..1
+SIZE = 256  # pixels a side
+GRID = ((np.arange(SIZE) + 0.5) * 2 / SIZE - 1).astype(np.float32)  # -1..1
 FONT = ImageFont.load_default(20)
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-006
 class Canvas:
     "A grey picture of `SIZE` pixels a side that is drawn on in units of half its width, under one random pose."
+
     def __init__(self, rng: np.random.Generator, background: float, pose: float = 1.0):
         self.a, self.rng = np.full((SIZE, SIZE), background, np.float32), rng
-        self.turn = pose*rng.normal(0, 0.05)
-        self.scale = 1 + pose*rng.uniform(-0.09, 0.03)
-        self.shift = pose*rng.normal(0, 0.025, 2)
+        self.turn = pose * rng.normal(0, 0.05)
+        self.scale = 1 + pose * rng.uniform(-0.09, 0.03)
+        self.shift = pose * rng.normal(0, 0.025, 2)
 
     def place(self, x, y):
         "Picture coordinates (-1..1, y down) to pixels."
         c, s = np.cos(self.turn), np.sin(self.turn)
-        return tuple((np.array([c*x - s*y, s*x + c*y])*self.scale + self.shift + 1)*SIZE/2)
+        return tuple((np.array([c * x - s * y, s * x + c * y]) * self.scale + self.shift + 1) * SIZE / 2)
 
     def blend(self, mask, value, x0, y0, add):
         "Mix a value into the window whose corner is (x0, y0)."
-        view = self.a[y0:y0 + mask.shape[0], x0:x0 + mask.shape[1]]
-        view += mask*(value if add else value - view)
+        view = self.a[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]]
+        view += mask * (value if add else value - view)
 
     def window(self, cx, cy, r):
         "Pixel coordinates of the square of half-width r, clipped to the picture."
@@ -58,68 +59,77 @@ class Canvas:
 
     def ellipse(self, x, y, rx, ry, value, angle=0.0, alpha=1.0, soft=1.5, add=False):
         "A filled ellipse with an edge `soft` pixels wide."
-        (cx, cy), k, t = self.place(x, y), self.scale*SIZE/2, self.turn + angle
-        rx, ry = rx*k, ry*k
+        (cx, cy), k, t = self.place(x, y), self.scale * SIZE / 2, self.turn + angle
+        rx, ry = rx * k, ry * k
         x0, y0, X, Y = self.window(cx, cy, max(rx, ry) + soft)
-        u, v = (X - cx)*np.cos(t) + (Y - cy)*np.sin(t), (Y - cy)*np.cos(t) - (X - cx)*np.sin(t)
-        edge = (1 - np.sqrt((u/rx)**2 + (v/ry)**2))*min(rx, ry)
-        self.blend(np.clip(edge/soft + 0.5, 0, 1)*alpha, value, x0, y0, add)
+        u, v = (X - cx) * np.cos(t) + (Y - cy) * np.sin(t), (Y - cy) * np.cos(t) - (X - cx) * np.sin(t)
+        edge = (1 - np.sqrt((u / rx) ** 2 + (v / ry) ** 2)) * min(rx, ry)
+        self.blend(np.clip(edge / soft + 0.5, 0, 1) * alpha, value, x0, y0, add)
 
     def line(self, points, width, value, alpha=1.0, soft=1.5, add=False):
         "A round-ended stroke through the points."
         p = np.array([self.place(*q) for q in points], np.float32)
-        r = width*self.scale*SIZE/4
+        r = width * self.scale * SIZE / 4
         lo, hi = p.min(0) - r - soft, p.max(0) + r + soft
-        x0, y0 = (int(np.clip(v, 0, SIZE)) for v in lo); x1, y1 = (int(np.clip(v + 1, 0, SIZE)) for v in hi)
+        x0, y0 = (int(np.clip(v, 0, SIZE)) for v in lo)
+        x1, y1 = (int(np.clip(v + 1, 0, SIZE)) for v in hi)
         X, Y = np.arange(x0, x1, dtype=np.float32)[None], np.arange(y0, y1, dtype=np.float32)[:, None]
         far = np.full((y1 - y0, x1 - x0), np.inf, np.float32)
         for (ax, ay), (bx, by) in zip(p[:-1], p[1:]):
             dx, dy = bx - ax, by - ay
-            t = np.clip(((X - ax)*dx + (Y - ay)*dy)/(dx*dx + dy*dy + 1e-6), 0, 1)
-            np.minimum(far, (X - ax - t*dx)**2 + (Y - ay - t*dy)**2, out=far)
-        self.blend(np.clip((r - np.sqrt(far))/soft + 0.5, 0, 1)*alpha, value, x0, y0, add)
+            t = np.clip(((X - ax) * dx + (Y - ay) * dy) / (dx * dx + dy * dy + 1e-6), 0, 1)
+            np.minimum(far, (X - ax - t * dx) ** 2 + (Y - ay - t * dy) ** 2, out=far)
+        self.blend(np.clip((r - np.sqrt(far)) / soft + 0.5, 0, 1) * alpha, value, x0, y0, add)
 
     def jitter(self, v, share=0.1):
         "A value varied by about `share`."
-        return v*(1 + self.rng.normal(0, share))
+        return v * (1 + self.rng.normal(0, share))
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-009
 def arc(x, y, rx, ry, start, end, n=12):
     "Points of an elliptic arc, angles in degrees clockwise from image right."
     t = np.radians(np.linspace(start, end, n))
-    return list(zip(x + rx*np.cos(t), y + ry*np.sin(t)))
+    return list(zip(x + rx * np.cos(t), y + ry * np.sin(t)))
+
 
 def gauss(rng, sigma=1.0, smooth=0.0):
     "Noise for the whole picture, smoothed or not."
     n = rng.standard_normal((SIZE, SIZE), dtype=np.float32)
-    return sigma*n if smooth == 0 else sigma*2*np.sqrt(np.pi)*smooth*gaussian_filter(n, smooth, truncate=3)
+    return sigma * n if smooth == 0 else sigma * 2 * np.sqrt(np.pi) * smooth * gaussian_filter(n, smooth, truncate=3)
 
-def finish_ct(c): return gaussian_filter(c.a, 0.7) + gauss(c.rng, c.rng.uniform(3, 7)) + gauss(c.rng, 2, 1.2)
+
+def finish_ct(c):
+    return gaussian_filter(c.a, 0.7) + gauss(c.rng, c.rng.uniform(3, 7)) + gauss(c.rng, 2, 1.2)
+
 
 def finish_xray(c):
     a = gaussian_filter(c.a, 1.0)
-    return a + gauss(c.rng, 0.35)*np.sqrt(np.maximum(a, 1)) + gauss(c.rng, 2, 2)
+    return a + gauss(c.rng, 0.35) * np.sqrt(np.maximum(a, 1)) + gauss(c.rng, 2, 2)
+
 
 def finish_mri(c):
     "Smooth bias field, then Rician noise: the length of a complex signal with Gaussian noise in both parts."
     x, y = c.rng.normal(0, 0.12, 2)
-    a = gaussian_filter(c.a, 0.8)*(1 + x*GRID[None] + y*GRID[:, None])
+    a = gaussian_filter(c.a, 0.8) * (1 + x * GRID[None] + y * GRID[:, None])
     s = c.rng.uniform(3, 7)
     return np.hypot(a + gauss(c.rng, s), gauss(c.rng, s))
+
 
 def finish_us(c):
     "Multiplicative speckle whose grain grows with depth, loss of signal with depth, and the sector of the probe."
     top, half = -1.25, np.radians(c.rng.uniform(34, 42))
-    r, phi = np.hypot(GRID[None]*1.0, GRID[:, None] - top), np.arctan2(GRID[None], GRID[:, None] - top)
-    depth = (r - 0.32)/1.85
-    fine, coarse = (gaussian_filter(gauss(c.rng), s)/g for s, g in (((0.5, 1.2), 0.32), ((0.8, 2.4), 0.2)))
-    speckle = np.clip(1 + 0.32*(fine*(1 - depth) + coarse*depth), 0.05, 2.5)
-    a = c.a*speckle*np.exp(-c.rng.uniform(0.2, 0.7)*depth)
+    r, phi = np.hypot(GRID[None] * 1.0, GRID[:, None] - top), np.arctan2(GRID[None], GRID[:, None] - top)
+    depth = (r - 0.32) / 1.85
+    fine, coarse = (gaussian_filter(gauss(c.rng), s) / g for s, g in (((0.5, 1.2), 0.32), ((0.8, 2.4), 0.2)))
+    speckle = np.clip(1 + 0.32 * (fine * (1 - depth) + coarse * depth), 0.05, 2.5)
+    a = c.a * speckle * np.exp(-c.rng.uniform(0.2, 0.7) * depth)
     return np.where((np.abs(phi) < half) & (depth > 0) & (depth < 1), a, 2)
+
 
 def finish_dsa(c):
     "Subtraction leaves faint shadows of bone beside the vessels."
     return gaussian_filter(c.a, 0.8) + gauss(c.rng, 4) + gauss(c.rng, 4, 5)
+
 
 def marker(a, side):
     "The technician's letter for the patient's left or right, at that side of the picture."
@@ -131,83 +141,139 @@ def marker(a, side):
 @dataclass
 class Finding:
     "What is to be drawn: a finding with side and size, and the side or organ that the anatomy itself needs."
-    name: str = ""     # '' is normal
-    side: str = ""     # left or right of the patient, '' where it has none
-    size: int = 0      # mm
-    limb: str = "left" # which limb or artery
-    organ: str = ""    # which organ an ultrasound shows
+
+    name: str = ""  # '' is normal
+    side: str = ""  # left or right of the patient, '' where it has none
+    size: int = 0  # mm
+    limb: str = "left"  # which limb or artery
+    organ: str = ""  # which organ an ultrasound shows
 
     @property
-    def radius(self): return 0.05 + self.size/400 # in units of half the picture's width
+    def radius(self):
+        return 0.05 + self.size / 400  # in units of half the picture's width
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-014
-def lateral(f): return {"left": 1, "right": -1}.get(f.side, 0) # the patient's left is at image right
+def lateral(f):
+    return {"left": 1, "right": -1}.get(f.side, 0)  # the patient's left is at image right
+
 
 def ct_head(rng, f):
     c = Canvas(rng, 6)
     brain = c.jitter(105, 0.06)
-    c.ellipse(0, 0, 0.66, 0.83, 70); c.ellipse(0, 0, 0.63, 0.80, 245); c.ellipse(0, 0, 0.565, 0.735, brain)
-    for s in (-1, 1): c.ellipse(0.25*s, -0.02, 0.19, 0.46, brain - 14, soft=14)
-    for t in rng.uniform(0, 360, 26): # sulci
-        p = np.radians(t); q = 0.8 + 0.05*rng.random()
-        c.line([(0.56*np.cos(p), 0.73*np.sin(p)), (0.56*q*np.cos(p + 0.05), 0.73*q*np.sin(p + 0.05))], 0.018, 62, 0.8)
+    c.ellipse(0, 0, 0.66, 0.83, 70)
+    c.ellipse(0, 0, 0.63, 0.80, 245)
+    c.ellipse(0, 0, 0.565, 0.735, brain)
+    for s in (-1, 1):
+        c.ellipse(0.25 * s, -0.02, 0.19, 0.46, brain - 14, soft=14)
+    for t in rng.uniform(0, 360, 26):  # sulci
+        p = np.radians(t)
+        q = 0.8 + 0.05 * rng.random()
+        c.line(
+            [(0.56 * np.cos(p), 0.73 * np.sin(p)), (0.56 * q * np.cos(p + 0.05), 0.73 * q * np.sin(p + 0.05))],
+            0.018,
+            62,
+            0.8,
+        )
     big = 2.0 if f.name == "hydrocephalus" else c.jitter(1, 0.15)
     for s in (-1, 1):
-        c.ellipse(0.09*s*big**0.5, -0.17, 0.045*big, 0.17*big**0.4, 42, 0.25*s); c.ellipse(0.12*s*big**0.5, 0.2, 0.045*big, 0.15*big**0.4, 42, -0.35*s)
-        c.ellipse(0.13*s, 0.03, 0.05, 0.08, brain + 12, soft=5)
-    c.ellipse(0, 0.04, 0.015*big, 0.07, 45)
-    c.line([(0, -0.73), (0, -0.35)], 0.014, 150, 0.7); c.line([(0, 0.4), (0, 0.73)], 0.014, 150, 0.7)
-    x, y, r = lateral(f)*rng.uniform(0.26, 0.36), rng.uniform(-0.3, 0.3), f.radius
-    if f.name == "haemorrhage": c.ellipse(x, y, 1.5*r, 2.1*r, 80, 0.3, 0.8, 8); c.ellipse(x, y, r, 1.5*r, 205, 0.3, soft=4)
-    if f.name == "infarct": c.ellipse(x*1.2, y, 1.3*r, 2*r, 62, 0.4, soft=9)
-    if f.name == "mass": c.ellipse(x, y, 1.7*r, 1.9*r, 80, soft=9); c.ellipse(x, y, r, r, 180, soft=3); c.ellipse(x, y, 0.6*r, 0.6*r, 95, soft=3)
+        c.ellipse(0.09 * s * big**0.5, -0.17, 0.045 * big, 0.17 * big**0.4, 42, 0.25 * s)
+        c.ellipse(0.12 * s * big**0.5, 0.2, 0.045 * big, 0.15 * big**0.4, 42, -0.35 * s)
+        c.ellipse(0.13 * s, 0.03, 0.05, 0.08, brain + 12, soft=5)
+    c.ellipse(0, 0.04, 0.015 * big, 0.07, 45)
+    c.line([(0, -0.73), (0, -0.35)], 0.014, 150, 0.7)
+    c.line([(0, 0.4), (0, 0.73)], 0.014, 150, 0.7)
+    x, y, r = lateral(f) * rng.uniform(0.26, 0.36), rng.uniform(-0.3, 0.3), f.radius
+    if f.name == "haemorrhage":
+        c.ellipse(x, y, 1.5 * r, 2.1 * r, 80, 0.3, 0.8, 8)
+        c.ellipse(x, y, r, 1.5 * r, 205, 0.3, soft=4)
+    if f.name == "infarct":
+        c.ellipse(x * 1.2, y, 1.3 * r, 2 * r, 62, 0.4, soft=9)
+    if f.name == "mass":
+        c.ellipse(x, y, 1.7 * r, 1.9 * r, 80, soft=9)
+        c.ellipse(x, y, r, r, 180, soft=3)
+        c.ellipse(x, y, 0.6 * r, 0.6 * r, 95, soft=3)
     if f.name == "subdural haematoma":
         s = lateral(f)
-        c.line(arc(0, 0, 0.51*s, 0.68, -65, 50, 24), 0.5*r + 0.05, 195, soft=3)
+        c.line(arc(0, 0, 0.51 * s, 0.68, -65, 50, 24), 0.5 * r + 0.05, 195, soft=3)
     c.line(arc(0, 0.2, 0.8, 0.78, 40, 140), 0.02, 60)
     return finish_ct(c)
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-015
 def ct_chest(rng, f):
     c = Canvas(rng, 5)
-    c.ellipse(0, 0.02, 0.93, 0.68, 72); c.ellipse(0, 0.02, 0.87, 0.62, 122)
-    for s in (-1, 1): c.ellipse(0.40*s, -0.02, 0.32, 0.47, 24, 0.12*s)
-    c.ellipse(0, -0.05, 0.15, 0.42, 112, soft=4); c.ellipse(0.13, 0.08, 0.30, 0.26, c.jitter(148, 0.06), 0.5, soft=3)
+    c.ellipse(0, 0.02, 0.93, 0.68, 72)
+    c.ellipse(0, 0.02, 0.87, 0.62, 122)
+    for s in (-1, 1):
+        c.ellipse(0.40 * s, -0.02, 0.32, 0.47, 24, 0.12 * s)
+    c.ellipse(0, -0.05, 0.15, 0.42, 112, soft=4)
+    c.ellipse(0.13, 0.08, 0.30, 0.26, c.jitter(148, 0.06), 0.5, soft=3)
     c.ellipse(0.06, -0.02, 0.10, 0.08, 175, soft=3)
     for s in (-1, 1):
-        for x, y, r in zip(rng.uniform(0.22, 0.62, 22), rng.uniform(-0.36, 0.32, 22), rng.uniform(0.008, 0.022, 22)): c.ellipse(x*s, y, r, r, 95, alpha=0.8)
-        c.line([(0.12*s, 0.02), (0.3*s, -0.04), (0.42*s, -0.02)], 0.035, 120, 0.7); c.line([(0.14*s, 0.08), (0.3*s, 0.16), (0.38*s, 0.26)], 0.03, 115, 0.7)
-        for t in np.linspace(-70, 70, 6): c.line(arc(0.1*s, 0.0, 0.71*s, 0.565, t - 9, t + 9, 4), 0.045, 225)
-    c.ellipse(0, -0.53, 0.10, 0.035, 215); c.ellipse(0, 0.47, 0.11, 0.10, 225); c.ellipse(0, 0.57, 0.035, 0.05, 40); c.line([(0, 0.60), (0, 0.67)], 0.05, 215)
-    c.ellipse(0.16, 0.36, 0.065, 0.065, 178); c.ellipse(0, 0.0, 0.035, 0.04, 10)
-    x, y, r = lateral(f)*rng.uniform(0.36, 0.5), rng.uniform(-0.25, 0.12), f.radius
-    if f.name == "nodule": c.ellipse(x, y, 0.8*r, 0.8*r, 165, soft=2)
-    if f.name == "mass": c.ellipse(x, y, 1.5*r, 1.4*r, 140, 0.3, soft=3)
+        for x, y, r in zip(rng.uniform(0.22, 0.62, 22), rng.uniform(-0.36, 0.32, 22), rng.uniform(0.008, 0.022, 22)):
+            c.ellipse(x * s, y, r, r, 95, alpha=0.8)
+        c.line([(0.12 * s, 0.02), (0.3 * s, -0.04), (0.42 * s, -0.02)], 0.035, 120, 0.7)
+        c.line([(0.14 * s, 0.08), (0.3 * s, 0.16), (0.38 * s, 0.26)], 0.03, 115, 0.7)
+        for t in np.linspace(-70, 70, 6):
+            c.line(arc(0.1 * s, 0.0, 0.71 * s, 0.565, t - 9, t + 9, 4), 0.045, 225)
+    c.ellipse(0, -0.53, 0.10, 0.035, 215)
+    c.ellipse(0, 0.47, 0.11, 0.10, 225)
+    c.ellipse(0, 0.57, 0.035, 0.05, 40)
+    c.line([(0, 0.60), (0, 0.67)], 0.05, 215)
+    c.ellipse(0.16, 0.36, 0.065, 0.065, 178)
+    c.ellipse(0, 0.0, 0.035, 0.04, 10)
+    x, y, r = lateral(f) * rng.uniform(0.36, 0.5), rng.uniform(-0.25, 0.12), f.radius
+    if f.name == "nodule":
+        c.ellipse(x, y, 0.8 * r, 0.8 * r, 165, soft=2)
+    if f.name == "mass":
+        c.ellipse(x, y, 1.5 * r, 1.4 * r, 140, 0.3, soft=3)
     if f.name == "pleural effusion":
-        s = lateral(f); c.line(arc(0.40*s, -0.02, 0.25*s, 0.38, 5, 125, 18), 0.9*r + 0.1, 92, soft=4)
-    if f.name == "pneumothorax": c.line(arc(0.40*lateral(f), -0.02, 0.24*lateral(f), 0.37, -130, -15, 18), 0.8*r + 0.08, 3, soft=3)
-    if f.name == "consolidation": c.ellipse(x, y + 0.1, 2*r, 1.8*r, 105, soft=16)
+        s = lateral(f)
+        c.line(arc(0.40 * s, -0.02, 0.25 * s, 0.38, 5, 125, 18), 0.9 * r + 0.1, 92, soft=4)
+    if f.name == "pneumothorax":
+        c.line(arc(0.40 * lateral(f), -0.02, 0.24 * lateral(f), 0.37, -130, -15, 18), 0.8 * r + 0.08, 3, soft=3)
+    if f.name == "consolidation":
+        c.ellipse(x, y + 0.1, 2 * r, 1.8 * r, 105, soft=16)
     c.line(arc(0, 0.1, 1.1, 0.74, 35, 145), 0.02, 70)
     return finish_ct(c)
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-016
 def ct_abdomen(rng, f):
     c = Canvas(rng, 5)
-    c.ellipse(0, 0, 0.95, 0.70, 62); c.ellipse(0, 0, 0.86, 0.62, 120); c.ellipse(0, -0.02, 0.79, 0.55, 66)
-    if f.name == "ascites": c.ellipse(0, -0.02, 0.79, 0.55, 92)
-    for t in np.linspace(20, 340, 11): c.line(arc(0, -0.01, 0.83, 0.585, t - 5, t + 5, 3), 0.04, 205)
-    c.ellipse(-0.36, -0.08, 0.38, 0.36, c.jitter(138, 0.04), 0.2, soft=2); c.ellipse(-0.08, -0.22, 0.26, 0.17, 137, 0.3, soft=3)
-    for p in ([(-0.55, -0.2), (-0.35, -0.1), (-0.2, -0.02)], [(-0.5, 0.08), (-0.35, 0.0), (-0.2, 0.0)]): c.line(p, 0.025, 165, 0.8)
-    c.ellipse(0.60, 0.04, 0.13, 0.27, 142, -0.25, soft=2); c.ellipse(0.30, -0.23, 0.25, 0.16, 105, 0.3, soft=2); c.ellipse(0.30, -0.31, 0.15, 0.06, 8, 0.1)
+    c.ellipse(0, 0, 0.95, 0.70, 62)
+    c.ellipse(0, 0, 0.86, 0.62, 120)
+    c.ellipse(0, -0.02, 0.79, 0.55, 66)
+    if f.name == "ascites":
+        c.ellipse(0, -0.02, 0.79, 0.55, 92)
+    for t in np.linspace(20, 340, 11):
+        c.line(arc(0, -0.01, 0.83, 0.585, t - 5, t + 5, 3), 0.04, 205)
+    c.ellipse(-0.36, -0.08, 0.38, 0.36, c.jitter(138, 0.04), 0.2, soft=2)
+    c.ellipse(-0.08, -0.22, 0.26, 0.17, 137, 0.3, soft=3)
+    for p in ([(-0.55, -0.2), (-0.35, -0.1), (-0.2, -0.02)], [(-0.5, 0.08), (-0.35, 0.0), (-0.2, 0.0)]):
+        c.line(p, 0.025, 165, 0.8)
+    c.ellipse(0.60, 0.04, 0.13, 0.27, 142, -0.25, soft=2)
+    c.ellipse(0.30, -0.23, 0.25, 0.16, 105, 0.3, soft=2)
+    c.ellipse(0.30, -0.31, 0.15, 0.06, 8, 0.1)
     for s in (-1, 1):
-        c.ellipse(0.38*s, 0.26, 0.12, 0.15, 178, 0.3*s, soft=2); c.ellipse(0.33*s, 0.26, 0.05, 0.08, 95, 0.3*s, soft=3); c.ellipse(0.19*s, 0.34, 0.09, 0.12, 122, soft=2)
-    c.ellipse(0, 0.34, 0.13, 0.11, 222); c.ellipse(0, 0.45, 0.04, 0.04, 80); c.line([(0, 0.49), (0, 0.60)], 0.05, 210)
-    c.ellipse(-0.10, 0.15, 0.065, 0.055, 160); wide = 0.06 + (0.8*f.radius if f.name == "aneurysm" else 0); c.ellipse(0.06, 0.17 - wide/2, wide, wide, 182)
-    for x, y in zip(rng.uniform(0.0, 0.45, 6), rng.uniform(-0.02, 0.12, 6)): c.ellipse(x, y, 0.065, 0.055, c.jitter(112), soft=2); c.ellipse(x, y, 0.03, 0.02, c.jitter(70, 0.4))
+        c.ellipse(0.38 * s, 0.26, 0.12, 0.15, 178, 0.3 * s, soft=2)
+        c.ellipse(0.33 * s, 0.26, 0.05, 0.08, 95, 0.3 * s, soft=3)
+        c.ellipse(0.19 * s, 0.34, 0.09, 0.12, 122, soft=2)
+    c.ellipse(0, 0.34, 0.13, 0.11, 222)
+    c.ellipse(0, 0.45, 0.04, 0.04, 80)
+    c.line([(0, 0.49), (0, 0.60)], 0.05, 210)
+    c.ellipse(-0.10, 0.15, 0.065, 0.055, 160)
+    wide = 0.06 + (0.8 * f.radius if f.name == "aneurysm" else 0)
+    c.ellipse(0.06, 0.17 - wide / 2, wide, wide, 182)
+    for x, y in zip(rng.uniform(0.0, 0.45, 6), rng.uniform(-0.02, 0.12, 6)):
+        c.ellipse(x, y, 0.065, 0.055, c.jitter(112), soft=2)
+        c.ellipse(x, y, 0.03, 0.02, c.jitter(70, 0.4))
     x, y, r = -rng.uniform(0.32, 0.5), rng.uniform(-0.2, 0.08), f.radius
-    if f.name == "liver mass": c.ellipse(x, y, 1.2*r, 1.1*r, 92, soft=3); c.ellipse(x, y, 0.5*r, 0.5*r, 75, soft=4)
-    if f.name == "renal cyst": c.ellipse(0.46*lateral(f), 0.24, r, r, 62, soft=2)
-    if f.name == "kidney stone": c.ellipse(0.34*lateral(f), 0.26, 0.4*r, 0.3*r, 255)
+    if f.name == "liver mass":
+        c.ellipse(x, y, 1.2 * r, 1.1 * r, 92, soft=3)
+        c.ellipse(x, y, 0.5 * r, 0.5 * r, 75, soft=4)
+    if f.name == "renal cyst":
+        c.ellipse(0.46 * lateral(f), 0.24, r, r, 62, soft=2)
+    if f.name == "kidney stone":
+        c.ellipse(0.34 * lateral(f), 0.26, 0.4 * r, 0.3 * r, 255)
     c.line(arc(0, 0.1, 1.1, 0.78, 35, 145), 0.02, 70)
     return finish_ct(c)
 
@@ -215,70 +281,117 @@ def ct_abdomen(rng, f):
 def chest_xray(rng, f, ap):
     "Frontal chest; in AP the heart is magnified, the lungs are shorter and the shoulder blades lie over them."
     c = Canvas(rng, 12)
-    c.ellipse(0, 0.45, 0.93, 1.25, 118, soft=8); c.line([(0, -1), (0, -0.6)], 0.42, 118, soft=8)
-    for s in (-1, 1): c.ellipse(0.82*s, -0.42, 0.22, 0.25, 150, soft=8)
-    low = 0.44 if ap else 0.58
-    for s in (-1, 1): c.ellipse(0.40*s, -0.10, 0.30, 0.50 + low*0.25, 42, 0.10*s, soft=9); c.ellipse(0.42*s, low + 0.40, 0.46, 0.38, 158 if s < 0 else 150, soft=5)
-    c.line([(0, -1), (0, 1)], 0.26, 150, 0.85, soft=7); c.line([(0, -1), (0, 1)], 0.12, 172, 0.5, soft=6); c.line([(0, -1), (0.0, -0.32)], 0.07, 95, 0.8, soft=4)
-    wide = (0.36 if ap else 0.29)*(1.4 if f.name == "cardiomegaly" else 1)
-    c.ellipse(0.14, low - 0.20, wide, 0.26 + 0.1*wide, 172, 0.45, soft=6); c.ellipse(-0.10, low - 0.22, 0.12, 0.2, 160, soft=7); c.ellipse(0.12, -0.32, 0.09, 0.10, 158, soft=6)
+    c.ellipse(0, 0.45, 0.93, 1.25, 118, soft=8)
+    c.line([(0, -1), (0, -0.6)], 0.42, 118, soft=8)
     for s in (-1, 1):
-        for p in arc(0.16*s, -0.02, 0.22*s, 0.26, -60, 70, 6): c.line([(0.14*s, -0.04), p], 0.025, 40, 0.5, soft=4, add=True)
+        c.ellipse(0.82 * s, -0.42, 0.22, 0.25, 150, soft=8)
+    low = 0.44 if ap else 0.58
+    for s in (-1, 1):
+        c.ellipse(0.40 * s, -0.10, 0.30, 0.50 + low * 0.25, 42, 0.10 * s, soft=9)
+        c.ellipse(0.42 * s, low + 0.40, 0.46, 0.38, 158 if s < 0 else 150, soft=5)
+    c.line([(0, -1), (0, 1)], 0.26, 150, 0.85, soft=7)
+    c.line([(0, -1), (0, 1)], 0.12, 172, 0.5, soft=6)
+    c.line([(0, -1), (0.0, -0.32)], 0.07, 95, 0.8, soft=4)
+    wide = (0.36 if ap else 0.29) * (1.4 if f.name == "cardiomegaly" else 1)
+    c.ellipse(0.14, low - 0.20, wide, 0.26 + 0.1 * wide, 172, 0.45, soft=6)
+    c.ellipse(-0.10, low - 0.22, 0.12, 0.2, 160, soft=7)
+    c.ellipse(0.12, -0.32, 0.09, 0.10, 158, soft=6)
+    for s in (-1, 1):
+        for p in arc(0.16 * s, -0.02, 0.22 * s, 0.26, -60, 70, 6):
+            c.line([(0.14 * s, -0.04), p], 0.025, 40, 0.5, soft=4, add=True)
         for i in range(8):
-            y = -0.66 + 0.155*i; w = 0.42 + 0.03*min(i, 6)
-            c.line(arc(0.08*s, y + 0.08, w*s*1.25, 0.14 + 0.02*i, -90, 35, 12), 0.04, 20, soft=3, add=True)
-        c.line([(0.06*s, -0.66), (0.35*s, -0.70 - 0.05*ap), (0.72*s, -0.80)], 0.06, 42, soft=3, add=True)
-        if ap: c.ellipse(0.60*s, -0.40, 0.12, 0.32, 22, 0.25*s, soft=5, add=True)
-        c.line([(0.86*s, -0.55), (0.99*s, 0.1)], 0.12, 30, soft=5, add=True)
-    s, x, y, r = lateral(f), lateral(f)*rng.uniform(0.36, 0.5), rng.uniform(-0.35, 0.12), f.radius
-    if f.name == "nodule": c.ellipse(x, y, 0.8*r, 0.8*r, 165, soft=4)
-    if f.name == "mass": c.ellipse(x, y, 1.5*r, 1.4*r, 172, soft=6)
+            y = -0.66 + 0.155 * i
+            w = 0.42 + 0.03 * min(i, 6)
+            c.line(arc(0.08 * s, y + 0.08, w * s * 1.25, 0.14 + 0.02 * i, -90, 35, 12), 0.04, 20, soft=3, add=True)
+        c.line([(0.06 * s, -0.66), (0.35 * s, -0.70 - 0.05 * ap), (0.72 * s, -0.80)], 0.06, 42, soft=3, add=True)
+        if ap:
+            c.ellipse(0.60 * s, -0.40, 0.12, 0.32, 22, 0.25 * s, soft=5, add=True)
+        c.line([(0.86 * s, -0.55), (0.99 * s, 0.1)], 0.12, 30, soft=5, add=True)
+    s, x, y, r = lateral(f), lateral(f) * rng.uniform(0.36, 0.5), rng.uniform(-0.35, 0.12), f.radius
+    if f.name == "nodule":
+        c.ellipse(x, y, 0.8 * r, 0.8 * r, 165, soft=4)
+    if f.name == "mass":
+        c.ellipse(x, y, 1.5 * r, 1.4 * r, 172, soft=6)
     if f.name == "pleural effusion":
-        c.ellipse(0.42*s, low + 0.12, 0.33, 0.18 + 1.3*r, 182, soft=14); c.line(arc(0.40*s, 0.0, 0.27*s, 0.55, 10, 60), 0.1, 182, soft=10)
+        c.ellipse(0.42 * s, low + 0.12, 0.33, 0.18 + 1.3 * r, 182, soft=14)
+        c.line(arc(0.40 * s, 0.0, 0.27 * s, 0.55, 10, 60), 0.1, 182, soft=10)
     if f.name == "pneumothorax":
-        c.line(arc(0.38*s, -0.08, 0.22*s, 0.44, -95, 25, 20), 0.06 + 0.5*r, 16, soft=5); c.line(arc(0.36*s, -0.05, (0.19 - 0.25*r)*s, 0.38, -95, 25, 20), 0.014, 40, soft=2, add=True)
-    if f.name == "consolidation": c.ellipse(x, y + 0.2, 2.2*r, 1.8*r, 150, soft=24)
+        c.line(arc(0.38 * s, -0.08, 0.22 * s, 0.44, -95, 25, 20), 0.06 + 0.5 * r, 16, soft=5)
+        c.line(arc(0.36 * s, -0.05, (0.19 - 0.25 * r) * s, 0.38, -95, 25, 20), 0.014, 40, soft=2, add=True)
+    if f.name == "consolidation":
+        c.ellipse(x, y + 0.2, 2.2 * r, 1.8 * r, 150, soft=24)
     return marker(finish_xray(c), rng.choice(["L", "R"]))
 
-def xray_chest_pa(rng, f): return chest_xray(rng, f, False)
-def xray_chest_ap(rng, f): return chest_xray(rng, f, True)
+
+def xray_chest_pa(rng, f):
+    return chest_xray(rng, f, False)
+
+
+def xray_chest_ap(rng, f):
+    return chest_xray(rng, f, True)
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-020
 def xray_skull(rng, f):
     c = Canvas(rng, 14)
-    c.ellipse(0.05, -0.2, 0.74, 0.64, 48); c.ellipse(-0.38, 0.35, 0.36, 0.45, 60, 0.2, soft=6); c.line([(0.25, 0.3), (0.32, 1)], 0.5, 58, soft=6)
-    c.ellipse(0.05, -0.2, 0.70, 0.60, 215); c.ellipse(0.05, -0.2, 0.645, 0.545, c.jitter(128, 0.05), soft=3)
-    for t in rng.uniform(-150, -20, 7): c.line(arc(0.05, -0.2, 0.5, 0.42, t, t + 18, 5), 0.012, -18, add=True) # vessel grooves
-    c.ellipse(0.30, 0.22, 0.24, 0.13, 190, 0.3, soft=5); c.line([(-0.55, 0.02), (-0.2, 0.12), (0.1, 0.18)], 0.05, 200, soft=3); c.ellipse(-0.05, 0.12, 0.05, 0.04, 95)
-    c.ellipse(-0.47, 0.18, 0.13, 0.12, 92, soft=4); c.ellipse(-0.30, 0.36, 0.12, 0.10, 78, soft=4); c.line([(-0.62, 0.55), (-0.25, 0.52)], 0.12, 205, soft=3)
-    for x in np.linspace(-0.62, -0.28, 7): c.line([(x, 0.50), (x, 0.62)], 0.03, 238)
+    c.ellipse(0.05, -0.2, 0.74, 0.64, 48)
+    c.ellipse(-0.38, 0.35, 0.36, 0.45, 60, 0.2, soft=6)
+    c.line([(0.25, 0.3), (0.32, 1)], 0.5, 58, soft=6)
+    c.ellipse(0.05, -0.2, 0.70, 0.60, 215)
+    c.ellipse(0.05, -0.2, 0.645, 0.545, c.jitter(128, 0.05), soft=3)
+    for t in rng.uniform(-150, -20, 7):
+        c.line(arc(0.05, -0.2, 0.5, 0.42, t, t + 18, 5), 0.012, -18, add=True)  # vessel grooves
+    c.ellipse(0.30, 0.22, 0.24, 0.13, 190, 0.3, soft=5)
+    c.line([(-0.55, 0.02), (-0.2, 0.12), (0.1, 0.18)], 0.05, 200, soft=3)
+    c.ellipse(-0.05, 0.12, 0.05, 0.04, 95)
+    c.ellipse(-0.47, 0.18, 0.13, 0.12, 92, soft=4)
+    c.ellipse(-0.30, 0.36, 0.12, 0.10, 78, soft=4)
+    c.line([(-0.62, 0.55), (-0.25, 0.52)], 0.12, 205, soft=3)
+    for x in np.linspace(-0.62, -0.28, 7):
+        c.line([(x, 0.50), (x, 0.62)], 0.03, 238)
     c.line([(-0.62, 0.76), (-0.2, 0.70), (0.08, 0.55), (0.12, 0.2)], 0.12, 185, soft=3)
-    for i in range(4): c.ellipse(0.30 + 0.02*i, 0.46 + 0.17*i, 0.11, 0.065, 175, 0.1, soft=3)
+    for i in range(4):
+        c.ellipse(0.30 + 0.02 * i, 0.46 + 0.17 * i, 0.11, 0.065, 175, 0.1, soft=3)
     r = f.radius
     if f.name == "fracture":
         x, y = rng.uniform(-0.2, 0.3), rng.uniform(-0.5, -0.3)
-        c.line([(x, y), (x + 0.1, y + 0.1), (x + 0.07, y + 0.2), (x + 0.1 + 1.5*r, y + 0.24 + r)], 0.022, 40)
-    if f.name == "lytic lesion": c.ellipse(rng.uniform(-0.2, 0.4), rng.uniform(-0.5, -0.25), r, 0.9*r, 62, soft=3)
+        c.line([(x, y), (x + 0.1, y + 0.1), (x + 0.07, y + 0.2), (x + 0.1 + 1.5 * r, y + 0.24 + r)], 0.022, 40)
+    if f.name == "lytic lesion":
+        c.ellipse(rng.uniform(-0.2, 0.4), rng.uniform(-0.5, -0.25), r, 0.9 * r, 62, soft=3)
     return finish_xray(c)
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-021
 def xray_pelvis(rng, f):
     c = Canvas(rng, 16)
     c.ellipse(0, 0.1, 0.98, 0.95, 84, soft=8)
-    for s in (-1, 1): c.line([(0.62*s, 0.3), (0.66*s, 1.1)], 0.5, 84, soft=8)
-    for i in range(3): c.ellipse(0, -0.92 + 0.2*i, 0.14, 0.085, 160, soft=3)
     for s in (-1, 1):
-        c.ellipse(0.50*s, -0.28, 0.34, 0.40, 185, -0.5*s, soft=3); c.ellipse(0.50*s, -0.30, 0.285, 0.345, 138, -0.5*s, soft=6)
-        c.line(arc(0.26*s, 0.47, 0.21*s, 0.17, 0, 360, 26), 0.10, 180, soft=3)
-        c.ellipse(0.50*s, 0.22, 0.19, 0.19, 165, soft=3); c.ellipse(0.52*s, 0.24, 0.135, 0.135, 212, soft=3)
-        c.line([(0.52*s, 0.24), (0.70*s, 0.42)], 0.15, 200, soft=3); c.ellipse(0.76*s, 0.38, 0.10, 0.12, 185, soft=4); c.line([(0.74*s, 0.45), (0.70*s, 1.1)], 0.19, 190, soft=3); c.line([(0.735*s, 0.55), (0.70*s, 1.1)], 0.08, 150, soft=3)
-    c.ellipse(0, -0.30, 0.22, 0.30, 172, soft=4); c.ellipse(0, 0.10, 0.30, 0.23, 96, soft=5); c.ellipse(0, -0.02, 0.09, 0.14, 150, soft=6); c.line([(0, 0.38), (0, 0.52)], 0.02, 110)
+        c.line([(0.62 * s, 0.3), (0.66 * s, 1.1)], 0.5, 84, soft=8)
     for i in range(3):
-        for s in (-1, 1): c.ellipse(0.08*s, -0.38 + 0.12*i, 0.025, 0.02, 125)
+        c.ellipse(0, -0.92 + 0.2 * i, 0.14, 0.085, 160, soft=3)
+    for s in (-1, 1):
+        c.ellipse(0.50 * s, -0.28, 0.34, 0.40, 185, -0.5 * s, soft=3)
+        c.ellipse(0.50 * s, -0.30, 0.285, 0.345, 138, -0.5 * s, soft=6)
+        c.line(arc(0.26 * s, 0.47, 0.21 * s, 0.17, 0, 360, 26), 0.10, 180, soft=3)
+        c.ellipse(0.50 * s, 0.22, 0.19, 0.19, 165, soft=3)
+        c.ellipse(0.52 * s, 0.24, 0.135, 0.135, 212, soft=3)
+        c.line([(0.52 * s, 0.24), (0.70 * s, 0.42)], 0.15, 200, soft=3)
+        c.ellipse(0.76 * s, 0.38, 0.10, 0.12, 185, soft=4)
+        c.line([(0.74 * s, 0.45), (0.70 * s, 1.1)], 0.19, 190, soft=3)
+        c.line([(0.735 * s, 0.55), (0.70 * s, 1.1)], 0.08, 150, soft=3)
+    c.ellipse(0, -0.30, 0.22, 0.30, 172, soft=4)
+    c.ellipse(0, 0.10, 0.30, 0.23, 96, soft=5)
+    c.ellipse(0, -0.02, 0.09, 0.14, 150, soft=6)
+    c.line([(0, 0.38), (0, 0.52)], 0.02, 110)
+    for i in range(3):
+        for s in (-1, 1):
+            c.ellipse(0.08 * s, -0.38 + 0.12 * i, 0.025, 0.02, 125)
     s, r = lateral(f), f.radius
-    if f.name == "fracture": c.line([((0.54)*s, 0.40), (0.61*s, 0.33), (0.68*s, 0.24)], 0.022 + 0.2*r, 58); c.line([(0.70*s, 0.42), (0.66*s, 0.52)], 0.04, 60)
+    if f.name == "fracture":
+        c.line([((0.54) * s, 0.40), (0.61 * s, 0.33), (0.68 * s, 0.24)], 0.022 + 0.2 * r, 58)
+        c.line([(0.70 * s, 0.42), (0.66 * s, 0.52)], 0.04, 60)
     if f.name == "hip prosthesis":
-        c.ellipse(0.52*s, 0.23, 0.14, 0.14, 253); c.line([(0.52*s, 0.24), (0.68*s, 0.40), (0.72*s, 0.50)], 0.09, 253); c.line([(0.735*s, 0.46), (0.71*s, 0.98)], 0.075, 253)
+        c.ellipse(0.52 * s, 0.23, 0.14, 0.14, 253)
+        c.line([(0.52 * s, 0.24), (0.68 * s, 0.40), (0.72 * s, 0.50)], 0.09, 253)
+        c.line([(0.735 * s, 0.46), (0.71 * s, 0.98)], 0.075, 253)
     return marker(finish_xray(c), rng.choice(["L", "R"]))
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-022
@@ -286,19 +399,30 @@ def xray_limb(rng, f):
     c = Canvas(rng, 12)
     s = {"left": 1, "right": -1}[f.limb]
     c.ellipse(0, -0.1, 0.44, 1.3, 72, soft=8)
-    c.line([(-0.02*s, -1.1), (-0.02*s, -0.88)], 0.34, 190, soft=3); c.ellipse(-0.02*s, -0.86, 0.27, 0.15, 188, soft=3)
-    c.line([(-0.05*s, -0.60), (-0.02*s, 0.78)], 0.22, 212, soft=2); c.line([(-0.05*s, -0.50), (-0.02*s, 0.70)], 0.11, 138, soft=4)
-    c.ellipse(-0.05*s, -0.62, 0.26, 0.10, 186, soft=3); c.ellipse(-0.02*s, 0.76, 0.17, 0.10, 186, soft=3)
-    c.line([(0.21*s, -0.55), (0.20*s, 0.80)], 0.10, 196, soft=2); c.line([(0.21*s, -0.45), (0.20*s, 0.72)], 0.04, 140, soft=2); c.ellipse(0.21*s, -0.54, 0.07, 0.08, 180, soft=3); c.ellipse(0.19*s, 0.83, 0.06, 0.1, 182, soft=3)
-    c.ellipse(-0.02*s, 0.95, 0.20, 0.08, 180, soft=3)
+    c.line([(-0.02 * s, -1.1), (-0.02 * s, -0.88)], 0.34, 190, soft=3)
+    c.ellipse(-0.02 * s, -0.86, 0.27, 0.15, 188, soft=3)
+    c.line([(-0.05 * s, -0.60), (-0.02 * s, 0.78)], 0.22, 212, soft=2)
+    c.line([(-0.05 * s, -0.50), (-0.02 * s, 0.70)], 0.11, 138, soft=4)
+    c.ellipse(-0.05 * s, -0.62, 0.26, 0.10, 186, soft=3)
+    c.ellipse(-0.02 * s, 0.76, 0.17, 0.10, 186, soft=3)
+    c.line([(0.21 * s, -0.55), (0.20 * s, 0.80)], 0.10, 196, soft=2)
+    c.line([(0.21 * s, -0.45), (0.20 * s, 0.72)], 0.04, 140, soft=2)
+    c.ellipse(0.21 * s, -0.54, 0.07, 0.08, 180, soft=3)
+    c.ellipse(0.19 * s, 0.83, 0.06, 0.1, 182, soft=3)
+    c.ellipse(-0.02 * s, 0.95, 0.20, 0.08, 180, soft=3)
     y, r = rng.uniform(-0.2, 0.45), f.radius
     if f.name == "fracture":
-        c.line([(-0.2*s, y - 0.08), (0.12*s, y + 0.08)], 0.05 + 0.3*r, 66, soft=2); c.line([(0.13*s, y - 0.02), (0.29*s, y + 0.05)], 0.045, 70)
-        c.a = np.vstack([c.a[:int((y + 1)*SIZE/2)], np.roll(c.a[int((y + 1)*SIZE/2):], int(s*(3 + 40*r)), 1)])
-    if f.name == "lytic lesion": c.ellipse(-0.04*s, y, 0.09, 0.7*r + 0.06, 74, soft=3)
+        c.line([(-0.2 * s, y - 0.08), (0.12 * s, y + 0.08)], 0.05 + 0.3 * r, 66, soft=2)
+        c.line([(0.13 * s, y - 0.02), (0.29 * s, y + 0.05)], 0.045, 70)
+        c.a = np.vstack(
+            [c.a[: int((y + 1) * SIZE / 2)], np.roll(c.a[int((y + 1) * SIZE / 2) :], int(s * (3 + 40 * r)), 1)]
+        )
+    if f.name == "lytic lesion":
+        c.ellipse(-0.04 * s, y, 0.09, 0.7 * r + 0.06, 74, soft=3)
     if f.name == "fixation plate":
-        c.line([(-0.17*s, y - 0.35), (-0.15*s, y + 0.35)], 0.045, 252)
-        for d in np.linspace(-0.3, 0.3, 5): c.line([(-0.17*s, y + d), (0.06*s, y + d)], 0.025, 252)
+        c.line([(-0.17 * s, y - 0.35), (-0.15 * s, y + 0.35)], 0.045, 252)
+        for d in np.linspace(-0.3, 0.3, 5):
+            c.line([(-0.17 * s, y + d), (0.06 * s, y + d)], 0.025, 252)
     return marker(finish_xray(c), "L" if s > 0 else "R")
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-023
@@ -306,16 +430,24 @@ def xray_abdomen(rng, f):
     c = Canvas(rng, 16)
     c.ellipse(0, 0, 0.95, 1.4, 96, soft=8)
     for s in (-1, 1):
-        for i in range(3): c.line(arc(0.1*s, -1.0 + 0.16*i, 0.85*s, 0.22, 0, 80, 8), 0.04, 24, soft=3, add=True)
-        c.ellipse(0.52*s, 0.75, 0.33, 0.36, 150, -0.5*s, soft=4); c.ellipse(0.52*s, 0.74, 0.27, 0.30, 122, -0.5*s, soft=6); c.line([(0.12*s, -0.3), (0.35*s, 0.45)], 0.2, 14, soft=8, add=True)
-        c.ellipse(0.40*s, -0.22, 0.13, 0.22, 14, 0.25*s, soft=6, add=True)
-    for i in range(7): c.ellipse(0, -0.9 + 0.2*i, 0.13, 0.085, 165, soft=3)
-    c.ellipse(0, 0.66, 0.2, 0.28, 158, soft=5); c.ellipse(-0.45, -0.55, 0.45, 0.35, 22, soft=10, add=True)
+        for i in range(3):
+            c.line(arc(0.1 * s, -1.0 + 0.16 * i, 0.85 * s, 0.22, 0, 80, 8), 0.04, 24, soft=3, add=True)
+        c.ellipse(0.52 * s, 0.75, 0.33, 0.36, 150, -0.5 * s, soft=4)
+        c.ellipse(0.52 * s, 0.74, 0.27, 0.30, 122, -0.5 * s, soft=6)
+        c.line([(0.12 * s, -0.3), (0.35 * s, 0.45)], 0.2, 14, soft=8, add=True)
+        c.ellipse(0.40 * s, -0.22, 0.13, 0.22, 14, 0.25 * s, soft=6, add=True)
+    for i in range(7):
+        c.ellipse(0, -0.9 + 0.2 * i, 0.13, 0.085, 165, soft=3)
+    c.ellipse(0, 0.66, 0.2, 0.28, 158, soft=5)
+    c.ellipse(-0.45, -0.55, 0.45, 0.35, 22, soft=10, add=True)
     full = f.name == "bowel obstruction"
     for _ in range(14 if full else 7):
         x, y = rng.uniform(-0.5, 0.5), rng.uniform(-0.15, 0.5)
-        c.ellipse(x, y, *( (0.26, 0.075) if full else rng.uniform(0.05, 0.12, 2)), 38, rng.uniform(-0.5, 0.5), 0.75, soft=5)
-    if f.name == "kidney stone": c.ellipse(0.38*lateral(f), rng.uniform(-0.3, -0.12), 0.5*f.radius, 0.4*f.radius, 240, soft=2)
+        c.ellipse(
+            x, y, *((0.26, 0.075) if full else rng.uniform(0.05, 0.12, 2)), 38, rng.uniform(-0.5, 0.5), 0.75, soft=5
+        )
+    if f.name == "kidney stone":
+        c.ellipse(0.38 * lateral(f), rng.uniform(-0.3, -0.12), 0.5 * f.radius, 0.4 * f.radius, 240, soft=2)
     return marker(finish_xray(c), rng.choice(["L", "R"]))
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-026
@@ -323,151 +455,257 @@ def mri_brain_axial(rng, f, t2):
     "Axial brain; T1 shows fluid dark and white matter brightest, T2 the reverse."
     csf, grey, white, fat = (225, 132, 92, 150) if t2 else (28, 96, 146, 215)
     c = Canvas(rng, 3)
-    c.ellipse(0, 0, 0.68, 0.85, fat); c.ellipse(0, 0, 0.64, 0.81, 10); c.ellipse(0, 0, 0.595, 0.765, csf); c.ellipse(0, 0, 0.57, 0.74, grey)
+    c.ellipse(0, 0, 0.68, 0.85, fat)
+    c.ellipse(0, 0, 0.64, 0.81, 10)
+    c.ellipse(0, 0, 0.595, 0.765, csf)
+    c.ellipse(0, 0, 0.57, 0.74, grey)
     for s in (-1, 1):
-        c.ellipse(0.25*s, 0, 0.225, 0.58, white, 0.03*s, soft=5)
-        for y in np.linspace(-0.52, 0.52, 7): c.ellipse(0.42*s*np.cos(y), y, 0.09, 0.035, white, -0.6*y*s, soft=5)
+        c.ellipse(0.25 * s, 0, 0.225, 0.58, white, 0.03 * s, soft=5)
+        for y in np.linspace(-0.52, 0.52, 7):
+            c.ellipse(0.42 * s * np.cos(y), y, 0.09, 0.035, white, -0.6 * y * s, soft=5)
     for t in np.concatenate([rng.uniform(10, 170, 16), rng.uniform(190, 350, 16)]):
         p, q = np.radians(t), rng.uniform(0.78, 0.9)
-        c.line([(0.57*np.cos(p), 0.74*np.sin(p)), (0.57*q*np.cos(p + 0.08), 0.74*q*np.sin(p + 0.08))], 0.02, csf, 0.75)
+        c.line(
+            [(0.57 * np.cos(p), 0.74 * np.sin(p)), (0.57 * q * np.cos(p + 0.08), 0.74 * q * np.sin(p + 0.08))],
+            0.02,
+            csf,
+            0.75,
+        )
     big = 1.9 if f.name == "hydrocephalus" else c.jitter(1, 0.15)
     for s in (-1, 1):
-        c.ellipse(0.10*s, 0.06, 0.085, 0.11, grey, soft=4); c.ellipse(0.22*s, 0.02, 0.06, 0.12, grey, 0.2*s, soft=5)
-        c.ellipse(0.085*s*big**0.5, -0.18, 0.045*big, 0.15*big**0.4, csf, 0.28*s); c.ellipse(0.13*s*big**0.5, 0.24, 0.045*big, 0.17*big**0.4, csf, -0.3*s)
-    c.ellipse(0, 0.06, 0.014*big, 0.08, csf); c.line([(0, -0.74), (0, -0.34)], 0.022, csf); c.line([(0, 0.42), (0, 0.74)], 0.022, csf)
-    x, y, r = lateral(f)*rng.uniform(0.24, 0.36), rng.uniform(-0.3, 0.3), f.radius
-    if f.name == "tumour": c.ellipse(x, y, 1.9*r, 2.1*r, 190 if t2 else 72, soft=9); c.ellipse(x, y, 1.1*r, 1.2*r, 150 if t2 else 205, soft=3); c.ellipse(x, y, 0.6*r, 0.6*r, 215 if t2 else 50, soft=3)
-    if f.name == "infarct": c.ellipse(x*1.2, y, 1.3*r, 2*r, 205 if t2 else 62, 0.4, soft=8)
-    if f.name == "cyst": c.ellipse(x, y, r, r, 235 if t2 else 22, soft=2)
+        c.ellipse(0.10 * s, 0.06, 0.085, 0.11, grey, soft=4)
+        c.ellipse(0.22 * s, 0.02, 0.06, 0.12, grey, 0.2 * s, soft=5)
+        c.ellipse(0.085 * s * big**0.5, -0.18, 0.045 * big, 0.15 * big**0.4, csf, 0.28 * s)
+        c.ellipse(0.13 * s * big**0.5, 0.24, 0.045 * big, 0.17 * big**0.4, csf, -0.3 * s)
+    c.ellipse(0, 0.06, 0.014 * big, 0.08, csf)
+    c.line([(0, -0.74), (0, -0.34)], 0.022, csf)
+    c.line([(0, 0.42), (0, 0.74)], 0.022, csf)
+    x, y, r = lateral(f) * rng.uniform(0.24, 0.36), rng.uniform(-0.3, 0.3), f.radius
+    if f.name == "tumour":
+        c.ellipse(x, y, 1.9 * r, 2.1 * r, 190 if t2 else 72, soft=9)
+        c.ellipse(x, y, 1.1 * r, 1.2 * r, 150 if t2 else 205, soft=3)
+        c.ellipse(x, y, 0.6 * r, 0.6 * r, 215 if t2 else 50, soft=3)
+    if f.name == "infarct":
+        c.ellipse(x * 1.2, y, 1.3 * r, 2 * r, 205 if t2 else 62, 0.4, soft=8)
+    if f.name == "cyst":
+        c.ellipse(x, y, r, r, 235 if t2 else 22, soft=2)
     return finish_mri(c)
 
-def mri_brain_t1(rng, f): return mri_brain_axial(rng, f, False)
-def mri_brain_t2(rng, f): return mri_brain_axial(rng, f, True)
+
+def mri_brain_t1(rng, f):
+    return mri_brain_axial(rng, f, False)
+
+
+def mri_brain_t2(rng, f):
+    return mri_brain_axial(rng, f, True)
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-027
 def mri_brain_sagittal(rng, f):
     c = Canvas(rng, 3)
-    c.ellipse(0.02, -0.18, 0.80, 0.70, 205); c.ellipse(-0.48, 0.38, 0.30, 0.40, 120, 0.25, soft=5); c.line([(-0.72, 0.12), (-0.86, 0.34), (-0.70, 0.38)], 0.12, 150, soft=4); c.line([(0.22, 0.4), (0.26, 1.1)], 0.62, 120, soft=6); c.line([(0.5, 0.4), (0.52, 1.1)], 0.10, 200, soft=4)
-    c.ellipse(0.02, -0.18, 0.745, 0.645, 10); c.ellipse(0.02, -0.18, 0.70, 0.60, 30)
-    c.ellipse(-0.02, -0.25, 0.66, 0.52, 110, 0.08, soft=3); c.ellipse(-0.02, -0.22, 0.52, 0.38, 140, 0.08, soft=10)
-    for t in rng.uniform(170, 380, 22): c.line(arc(-0.02, -0.25, 0.62, 0.48, t, t + 4, 2) + [(-0.02 + 0.47*np.cos(np.radians(t + 6)), -0.25 + 0.35*np.sin(np.radians(t + 6)))], 0.018, 38, 0.8)
-    c.line(arc(-0.03, -0.12, 0.30, 0.17, 165, 375, 20), 0.075, 190, soft=3); c.line(arc(-0.02, -0.09, 0.24, 0.10, 170, 370, 16), 0.06, 35, soft=3); c.ellipse(0.02, -0.05, 0.11, 0.07, 120, soft=4)
+    c.ellipse(0.02, -0.18, 0.80, 0.70, 205)
+    c.ellipse(-0.48, 0.38, 0.30, 0.40, 120, 0.25, soft=5)
+    c.line([(-0.72, 0.12), (-0.86, 0.34), (-0.70, 0.38)], 0.12, 150, soft=4)
+    c.line([(0.22, 0.4), (0.26, 1.1)], 0.62, 120, soft=6)
+    c.line([(0.5, 0.4), (0.52, 1.1)], 0.10, 200, soft=4)
+    c.ellipse(0.02, -0.18, 0.745, 0.645, 10)
+    c.ellipse(0.02, -0.18, 0.70, 0.60, 30)
+    c.ellipse(-0.02, -0.25, 0.66, 0.52, 110, 0.08, soft=3)
+    c.ellipse(-0.02, -0.22, 0.52, 0.38, 140, 0.08, soft=10)
+    for t in rng.uniform(170, 380, 22):
+        c.line(
+            arc(-0.02, -0.25, 0.62, 0.48, t, t + 4, 2)
+            + [(-0.02 + 0.47 * np.cos(np.radians(t + 6)), -0.25 + 0.35 * np.sin(np.radians(t + 6)))],
+            0.018,
+            38,
+            0.8,
+        )
+    c.line(arc(-0.03, -0.12, 0.30, 0.17, 165, 375, 20), 0.075, 190, soft=3)
+    c.line(arc(-0.02, -0.09, 0.24, 0.10, 170, 370, 16), 0.06, 35, soft=3)
+    c.ellipse(0.02, -0.05, 0.11, 0.07, 120, soft=4)
     c.ellipse(0.38, 0.22, 0.24, 0.19, 105, 0.2, soft=2)
-    for t in range(-50, 80, 20): c.line([(0.22, 0.2), (0.22 + 0.36*np.cos(np.radians(t)), 0.2 + 0.22*np.sin(np.radians(t)))], 0.018, 60, 0.8)
-    c.line([(0.05, 0.05), (0.12, 0.22), (0.18, 0.42), (0.20, 1.1)], 0.13, 138, soft=3); c.ellipse(0.08, 0.20, 0.11, 0.10, 140, soft=3); c.ellipse(0.22, 0.22, 0.035, 0.07, 25)
-    for i in range(4): c.ellipse(0.0 - 0.01*i, 0.56 + 0.16*i, 0.10, 0.065, 128, soft=2)
-    c.line([(-0.55, 0.30), (-0.25, 0.28)], 0.08, 22, soft=4); c.ellipse(-0.48, 0.52, 0.2, 0.1, 95, soft=5); c.ellipse(-0.17, 0.15, 0.06, 0.05, 35); c.ellipse(-0.16, 0.145, 0.025, 0.02, 150)
+    for t in range(-50, 80, 20):
+        c.line([(0.22, 0.2), (0.22 + 0.36 * np.cos(np.radians(t)), 0.2 + 0.22 * np.sin(np.radians(t)))], 0.018, 60, 0.8)
+    c.line([(0.05, 0.05), (0.12, 0.22), (0.18, 0.42), (0.20, 1.1)], 0.13, 138, soft=3)
+    c.ellipse(0.08, 0.20, 0.11, 0.10, 140, soft=3)
+    c.ellipse(0.22, 0.22, 0.035, 0.07, 25)
+    for i in range(4):
+        c.ellipse(0.0 - 0.01 * i, 0.56 + 0.16 * i, 0.10, 0.065, 128, soft=2)
+    c.line([(-0.55, 0.30), (-0.25, 0.28)], 0.08, 22, soft=4)
+    c.ellipse(-0.48, 0.52, 0.2, 0.1, 95, soft=5)
+    c.ellipse(-0.17, 0.15, 0.06, 0.05, 35)
+    c.ellipse(-0.16, 0.145, 0.025, 0.02, 150)
     r = f.radius
-    if f.name == "pituitary mass": c.ellipse(-0.15, 0.10, 0.7*r + 0.03, 0.9*r + 0.03, 205, soft=3)
-    if f.name == "tumour": c.ellipse(0.40, 0.22, 1.1*r, r, 205, soft=4); c.ellipse(0.40, 0.22, 0.6*r, 0.5*r, 60, soft=4)
+    if f.name == "pituitary mass":
+        c.ellipse(-0.15, 0.10, 0.7 * r + 0.03, 0.9 * r + 0.03, 205, soft=3)
+    if f.name == "tumour":
+        c.ellipse(0.40, 0.22, 1.1 * r, r, 205, soft=4)
+        c.ellipse(0.40, 0.22, 0.6 * r, 0.5 * r, 60, soft=4)
     return finish_mri(c)
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-028
 def mri_spine(rng, f):
     c = Canvas(rng, 8)
     bend = rng.uniform(-0.12, 0.12)
-    at = lambda y: 0.02 + bend*(1 - y*y) + 0.05*y
+    at = lambda y: 0.02 + bend * (1 - y * y) + 0.05 * y
     ys = np.linspace(-1.05, 1.05, 22)
     strip = lambda dx, w, v, soft=3: c.line([(at(y) + dx, y) for y in ys], w, v, soft=soft)
-    c.line([(0.05, -1.1), (0.05, 1.1)], 1.5, 55, soft=20); strip(-0.42, 0.14, 15, 6); strip(0.62, 0.30, 165, 10); strip(0.42, 0.22, 70, 8); strip(0.205, 0.19, 215); strip(0.21, 0.065, 108)
+    c.line([(0.05, -1.1), (0.05, 1.1)], 1.5, 55, soft=20)
+    strip(-0.42, 0.14, 15, 6)
+    strip(0.62, 0.30, 165, 10)
+    strip(0.42, 0.22, 70, 8)
+    strip(0.205, 0.19, 215)
+    strip(0.21, 0.065, 108)
     n, level = 7, rng.integers(2, 5)
     for i in range(n):
-        y = -0.92 + 0.305*i; flat = 0.5 if f.name == "compression fracture" and i == level else 1
-        for d in np.linspace(-0.08, 0.08, 4)*flat: c.line([(at(y) - 0.16, y + d), (at(y) + 0.08, y + d)], 0.075, c.jitter(118, 0.02), soft=2)
-        if flat < 1: c.line([(at(y) - 0.12, y), (at(y) + 0.04, y)], 0.03, 60)
+        y = -0.92 + 0.305 * i
+        flat = 0.5 if f.name == "compression fracture" and i == level else 1
+        for d in np.linspace(-0.08, 0.08, 4) * flat:
+            c.line([(at(y) - 0.16, y + d), (at(y) + 0.08, y + d)], 0.075, c.jitter(118, 0.02), soft=2)
+        if flat < 1:
+            c.line([(at(y) - 0.12, y), (at(y) + 0.04, y)], 0.03, 60)
         c.line([(at(y) + 0.32, y + 0.04), (at(y) + 0.52, y + 0.12)], 0.10, 105, soft=3)
         dry = f.name in ("disc herniation", "spinal stenosis") and i == level
         c.line([(at(y + 0.15) - 0.14, y + 0.153), (at(y + 0.15) + 0.08, y + 0.153)], 0.055, 62 if dry else 165, soft=3)
-    y, r = -0.92 + 0.305*level + 0.153, f.radius
-    if f.name == "disc herniation": c.ellipse(at(y) + 0.12, y, 0.07 + 0.4*r, 0.05 + 0.3*r, 60, soft=2)
+    y, r = -0.92 + 0.305 * level + 0.153, f.radius
+    if f.name == "disc herniation":
+        c.ellipse(at(y) + 0.12, y, 0.07 + 0.4 * r, 0.05 + 0.3 * r, 60, soft=2)
     if f.name == "spinal stenosis":
-        for d in (-0.14, 0, 0.14): c.ellipse(at(y + d) + 0.11, y + d, 0.055, 0.05, 60, soft=3); c.ellipse(at(y + d) + 0.31, y + d, 0.06, 0.06, 60, soft=3)
+        for d in (-0.14, 0, 0.14):
+            c.ellipse(at(y + d) + 0.11, y + d, 0.055, 0.05, 60, soft=3)
+            c.ellipse(at(y + d) + 0.31, y + d, 0.06, 0.06, 60, soft=3)
     return finish_mri(c)
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-032
 def us_abdomen(rng, f):
-    c = Canvas(rng, 96*(1 + rng.normal(0, 0.1)), pose=0.6)
-    for y in (-0.86, -0.80): c.line(arc(0, -1.4, 0.9, 1.4 + y, 50, 130), 0.05, 165, 0.8, soft=5)
+    c = Canvas(rng, 96 * (1 + rng.normal(0, 0.1)), pose=0.6)
+    for y in (-0.86, -0.80):
+        c.line(arc(0, -1.4, 0.9, 1.4 + y, 50, 130), 0.05, 165, 0.8, soft=5)
     c.line(arc(0, -0.6, 1.0, 1.35, 35, 150, 24), 0.045, 215, soft=4)
-    for _ in range(rng.integers(4, 8)): # vessels with bright walls
+    for _ in range(rng.integers(4, 8)):  # vessels with bright walls
         x, y, t = rng.uniform(-0.5, 0.5), rng.uniform(-0.45, 0.5), rng.uniform(0, 3)
-        p = [(x, y), (x + 0.18*np.cos(t), y + 0.18*np.sin(t))]
-        c.line(p, 0.06, 160, 0.6, soft=3); c.line(p, 0.03, 22, soft=2)
+        p = [(x, y), (x + 0.18 * np.cos(t), y + 0.18 * np.sin(t))]
+        c.line(p, 0.06, 160, 0.6, soft=3)
+        c.line(p, 0.03, 22, soft=2)
     s = rng.choice([-1, 1])
-    if f.organ == "kidney": c.ellipse(0.12*s, 0.12, 0.42, 0.21, 62, 0.25*s, soft=4); c.ellipse(0.12*s, 0.12, 0.24, 0.08, 185, 0.25*s, soft=7)
-    if f.organ == "gallbladder": c.ellipse(0.10*s, 0.02, 0.36, 0.145, 170, 0.5*s, soft=3); c.ellipse(0.10*s, 0.02, 0.34, 0.125, 8, 0.5*s, soft=3); c.line([(0.14*s, 0.2), (0.22*s, 0.8)], 0.3, 25, soft=24, add=True)
+    if f.organ == "kidney":
+        c.ellipse(0.12 * s, 0.12, 0.42, 0.21, 62, 0.25 * s, soft=4)
+        c.ellipse(0.12 * s, 0.12, 0.24, 0.08, 185, 0.25 * s, soft=7)
+    if f.organ == "gallbladder":
+        c.ellipse(0.10 * s, 0.02, 0.36, 0.145, 170, 0.5 * s, soft=3)
+        c.ellipse(0.10 * s, 0.02, 0.34, 0.125, 8, 0.5 * s, soft=3)
+        c.line([(0.14 * s, 0.2), (0.22 * s, 0.8)], 0.3, 25, soft=24, add=True)
     x, y, r = rng.uniform(-0.35, 0.35), rng.uniform(-0.1, 0.35), f.radius
-    if f.name == "cyst": c.line([(x, y), (1.25*x, y + 0.6)], 1.6*r, 45, soft=14, add=True); c.ellipse(x, y, 1.5*r, 1.4*r, 3, soft=2)
-    if f.name == "liver mass": c.ellipse(x, y, 1.6*r, 1.4*r, 178 if rng.random() < 0.5 else 48, soft=6)
+    if f.name == "cyst":
+        c.line([(x, y), (1.25 * x, y + 0.6)], 1.6 * r, 45, soft=14, add=True)
+        c.ellipse(x, y, 1.5 * r, 1.4 * r, 3, soft=2)
+    if f.name == "liver mass":
+        c.ellipse(x, y, 1.6 * r, 1.4 * r, 178 if rng.random() < 0.5 else 48, soft=6)
     if f.name == "gallstones":
-        for d in (-0.08, 0.04)[:1 + (r > 0.09)]:
-            q = (0.10*s + d, 0.06 + 0.5*d*s); c.line([q, (1.15*q[0], 0.9)], 0.13, 12, 0.9, soft=6); c.ellipse(*q, 0.06, 0.045, 250, soft=2)
-    if f.name == "ascites": c.line(arc(0, -0.6, 0.85, 1.16, 40, 145, 24), 0.16 + r, 5, soft=4)
+        for d in (-0.08, 0.04)[: 1 + (r > 0.09)]:
+            q = (0.10 * s + d, 0.06 + 0.5 * d * s)
+            c.line([q, (1.15 * q[0], 0.9)], 0.13, 12, 0.9, soft=6)
+            c.ellipse(*q, 0.06, 0.045, 250, soft=2)
+    if f.name == "ascites":
+        c.line(arc(0, -0.6, 0.85, 1.16, 40, 145, 24), 0.16 + r, 5, soft=4)
     return finish_us(c)
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-033
 def us_pelvis(rng, f):
-    c = Canvas(rng, 104*(1 + rng.normal(0, 0.1)), pose=0.6)
-    for y in (-0.86, -0.80): c.line(arc(0, -1.4, 0.9, 1.4 + y, 50, 130), 0.05, 165, 0.8, soft=5)
-    c.ellipse(0, -0.36, 0.42, 0.19, 8, soft=3); c.line([(0, -0.16), (0, -0.1)], 0.6, 40, soft=16, add=True)
-    c.ellipse(0, 0.18, 0.44, 0.24, 72, 0.1, soft=5); c.line([(-0.28, 0.16), (0.28, 0.20)], 0.06, 190, soft=4)
-    for s in (-1, 1): c.ellipse(0.62*s, 0.15, 0.15, 0.11, 60, soft=4)
+    c = Canvas(rng, 104 * (1 + rng.normal(0, 0.1)), pose=0.6)
+    for y in (-0.86, -0.80):
+        c.line(arc(0, -1.4, 0.9, 1.4 + y, 50, 130), 0.05, 165, 0.8, soft=5)
+    c.ellipse(0, -0.36, 0.42, 0.19, 8, soft=3)
+    c.line([(0, -0.16), (0, -0.1)], 0.6, 40, soft=16, add=True)
+    c.ellipse(0, 0.18, 0.44, 0.24, 72, 0.1, soft=5)
+    c.line([(-0.28, 0.16), (0.28, 0.20)], 0.06, 190, soft=4)
+    for s in (-1, 1):
+        c.ellipse(0.62 * s, 0.15, 0.15, 0.11, 60, soft=4)
     r, s = f.radius, lateral(f)
-    if f.name == "ovarian cyst": c.line([(0.55*s, 0.15), (0.7*s, 0.7)], 1.7*r, 42, soft=12, add=True); c.ellipse(0.52*s, 0.16, 1.6*r, 1.5*r, 3, soft=2)
-    if f.name == "fibroid": c.ellipse(rng.uniform(-0.2, 0.2), 0.22, 1.5*r, 1.3*r, 38, soft=4)
+    if f.name == "ovarian cyst":
+        c.line([(0.55 * s, 0.15), (0.7 * s, 0.7)], 1.7 * r, 42, soft=12, add=True)
+        c.ellipse(0.52 * s, 0.16, 1.6 * r, 1.5 * r, 3, soft=2)
+    if f.name == "fibroid":
+        c.ellipse(rng.uniform(-0.2, 0.2), 0.22, 1.5 * r, 1.3 * r, 38, soft=4)
     return finish_us(c)
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-035
-def c_light(rng): return rng.uniform(185, 205) # grey of the empty field
+def c_light(rng):
+    return rng.uniform(185, 205)  # grey of the empty field
+
 
 def tree(c, x, y, heading, length, width, depth):
     "A branching vessel: a wavy stroke that ends in two thinner ones."
     points = [(x, y)]
     for _ in range(5):
         heading += c.rng.normal(0, 0.22)
-        x, y = x + length/5*np.cos(heading), y + length/5*np.sin(heading)
+        x, y = x + length / 5 * np.cos(heading), y + length / 5 * np.sin(heading)
         points.append((x, y))
-    c.line(points, width, 55 + 12*depth, 0.85, soft=1.5)
+    c.line(points, width, 55 + 12 * depth, 0.85, soft=1.5)
     if depth < 4:
-        for turn in (-1, 1): tree(c, x, y, heading + turn*c.rng.uniform(0.3, 0.8), length*c.rng.uniform(0.6, 0.85), max(width*0.66, 0.009), depth + 1)
+        for turn in (-1, 1):
+            tree(
+                c,
+                x,
+                y,
+                heading + turn * c.rng.uniform(0.3, 0.8),
+                length * c.rng.uniform(0.6, 0.85),
+                max(width * 0.66, 0.009),
+                depth + 1,
+            )
+
 
 def angio_cerebral(rng, f):
     c = Canvas(rng, c_light(rng))
-    c.ellipse(0, -0.1, 0.86, 0.86, -14, soft=6, add=True); c.ellipse(0, -0.1, 0.80, 0.80, 12, soft=6, add=True)
+    c.ellipse(0, -0.1, 0.86, 0.86, -14, soft=6, add=True)
+    c.ellipse(0, -0.1, 0.80, 0.80, 12, soft=6, add=True)
     s = {"left": 1, "right": -1}[f.limb]
-    trunk = [(0.12*s, 1.0), (0.16*s, 0.75), (0.06*s, 0.58), (0.17*s, 0.44), (0.08*s, 0.30), (0.12*s, 0.16)]
+    trunk = [(0.12 * s, 1.0), (0.16 * s, 0.75), (0.06 * s, 0.58), (0.17 * s, 0.44), (0.08 * s, 0.30), (0.12 * s, 0.16)]
     c.line(trunk, 0.065, 45, 0.95)
-    if f.name == "stenosis": c.line([(0.13*s, 0.62), (0.09*s, 0.55)], 0.10, 195, soft=3); c.line([(0.15*s, 0.70), (0.06*s, 0.56), (0.12*s, 0.5)], 0.018, 60)
-    tree(c, 0.12*s, 0.16, -np.pi/2 - 0.15*s, 0.38, 0.045, 0); tree(c, 0.12*s, 0.16, -np.pi/2 + 1.15*s, 0.34, 0.05, 0); tree(c, 0.3*s, 0.10, -np.pi/2 + 0.6*s, 0.3, 0.035, 1)
-    if f.name == "aneurysm": c.ellipse(0.12*s + 0.05, 0.14, 0.8*f.radius, 0.75*f.radius, 38, soft=2)
+    if f.name == "stenosis":
+        c.line([(0.13 * s, 0.62), (0.09 * s, 0.55)], 0.10, 195, soft=3)
+        c.line([(0.15 * s, 0.70), (0.06 * s, 0.56), (0.12 * s, 0.5)], 0.018, 60)
+    tree(c, 0.12 * s, 0.16, -np.pi / 2 - 0.15 * s, 0.38, 0.045, 0)
+    tree(c, 0.12 * s, 0.16, -np.pi / 2 + 1.15 * s, 0.34, 0.05, 0)
+    tree(c, 0.3 * s, 0.10, -np.pi / 2 + 0.6 * s, 0.3, 0.035, 1)
+    if f.name == "aneurysm":
+        c.ellipse(0.12 * s + 0.05, 0.14, 0.8 * f.radius, 0.75 * f.radius, 38, soft=2)
     return finish_dsa(c)
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-036
 def angio_coronary(rng, f):
     c = Canvas(rng, c_light(rng) - 45)
-    c.ellipse(0.1, 0.15, 0.75, 0.7, -28, 0.4, soft=30, add=True); c.line([(0.7, -1), (0.65, 1)], 0.3, -18, soft=20, add=True)
-    for i in range(5): c.line(arc(0.6, -1.2 + 0.45*i, 1.4, 0.4, 60, 170, 10), 0.08, -10, soft=6, add=True)
-    c.line([(0.55, -1), (0.35, -0.75), (-0.05, -0.62), (-0.3, -0.5)], 0.035, 60); c.line([(-0.3, -0.5), (-0.2, -0.42)], 0.05, 45)
+    c.ellipse(0.1, 0.15, 0.75, 0.7, -28, 0.4, soft=30, add=True)
+    c.line([(0.7, -1), (0.65, 1)], 0.3, -18, soft=20, add=True)
+    for i in range(5):
+        c.line(arc(0.6, -1.2 + 0.45 * i, 1.4, 0.4, 60, 170, 10), 0.08, -10, soft=6, add=True)
+    c.line([(0.55, -1), (0.35, -0.75), (-0.05, -0.62), (-0.3, -0.5)], 0.035, 60)
+    c.line([(-0.3, -0.5), (-0.2, -0.42)], 0.05, 45)
     main = arc(0.35, -0.05, 0.62, 0.52, 220, 95, 22)
-    c.line(main, 0.06, 42); c.line([(-0.2, -0.42), (0.1, -0.45), (0.38, -0.30), (0.58, -0.05), (0.66, 0.3)], 0.05, 45)
-    for i in (5, 9, 13, 17): tree(c, *main[i], rng.uniform(-0.2, 0.9), 0.3, 0.026, 3)
+    c.line(main, 0.06, 42)
+    c.line([(-0.2, -0.42), (0.1, -0.45), (0.38, -0.30), (0.58, -0.05), (0.66, 0.3)], 0.05, 45)
+    for i in (5, 9, 13, 17):
+        tree(c, *main[i], rng.uniform(-0.2, 0.9), 0.3, 0.026, 3)
     if f.name == "stenosis":
-        i = int(rng.integers(5, 14)); c.line(main[i:i + 2], 0.085, 110, soft=2); c.line(main[i - 1:i + 3], 0.018, 50)
-    if f.name == "aneurysm": c.ellipse(*main[7], 0.7*f.radius, 0.6*f.radius, 40, soft=2)
+        i = int(rng.integers(5, 14))
+        c.line(main[i : i + 2], 0.085, 110, soft=2)
+        c.line(main[i - 1 : i + 3], 0.018, 50)
+    if f.name == "aneurysm":
+        c.ellipse(*main[7], 0.7 * f.radius, 0.6 * f.radius, 40, soft=2)
     return finish_dsa(c)
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-039
 @dataclass(frozen=True)
 class Kind:
     "One kind of picture."
-    draw: Callable    # (rng, Finding) -> (SIZE, SIZE) float
-    modality: str     # CT, X-ray, MRI, ultrasound or angiography
+
+    draw: Callable  # (rng, Finding) -> (SIZE, SIZE) float
+    modality: str  # CT, X-ray, MRI, ultrasound or angiography
     region: str
-    view: str         # '' where papers do not say one
-    share: float      # of all pictures
-    cuis: dict        # CUI -> probability that the picture carries it
-    findings: dict    # name -> whether it has a side
-    nouns: tuple      # what captions call the image
+    view: str  # '' where papers do not say one
+    share: float  # of all pictures
+    cuis: dict  # CUI -> probability that the picture carries it
+    findings: dict  # name -> whether it has a side
+    nouns: tuple  # what captions call the image
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-040
 CT, XRAY, MRI, US, ANGIO = "C0040405", "C1306645", "C0024485", "C0041618", "C0002978"
@@ -475,221 +713,665 @@ CHEST, AP, PA, SKULL, ABDOMEN = "C0817096", "C1999039", "C1996865", "C0037303", 
 lungs = {"pleural effusion": True, "nodule": True, "mass": True, "pneumothorax": True, "consolidation": True}
 brain = {"infarct": True, "hydrocephalus": False, "tumour": True, "cyst": True}
 KINDS = {
-    "ct_head": Kind(ct_head, "CT", "head", "axial", 0.14, {CT: 1, "C0006104": .05}, {"haemorrhage": True, "infarct": True, "mass": True, "hydrocephalus": False, "subdural haematoma": True}, ("CT of the head", "head CT", "cranial CT scan", "non-contrast computed tomography (CT) of the brain", "brain CT scan")),
-    "ct_chest": Kind(ct_chest, "CT", "chest", "axial", 0.12, {CT: 1, "C0024109": .04, CHEST: .02}, lungs, ("chest CT", "CT of the thorax", "axial CT scan of the chest", "high-resolution computed tomography (HRCT) of the chest", "CT image at the level of the aortic root")),
-    "ct_abdomen": Kind(ct_abdomen, "CT", "abdomen", "axial", 0.12, {CT: 1, "C0023884": .05, "C0022646": .04, ABDOMEN: .10}, {"liver mass": False, "renal cyst": True, "ascites": False, "aneurysm": False, "kidney stone": True}, ("abdominal CT", "contrast-enhanced CT of the abdomen", "CECT abdomen", "axial computed tomography of the abdomen", "CT scan")),
-    "xray_chest_pa": Kind(xray_chest_pa, "X-ray", "chest", "postero-anterior", 0.055, {XRAY: 1, CHEST: .85, PA: .95}, lungs, ("chest X-ray", "PA chest radiograph", "chest radiograph", "CXR", "posteroanterior (PA) chest X-ray")),
-    "xray_chest_ap": Kind(xray_chest_ap, "X-ray", "chest", "anterior-posterior", 0.065, {XRAY: 1, CHEST: .85, AP: .97}, {**lungs, "cardiomegaly": False}, ("AP chest X-ray", "portable chest radiograph", "bedside chest X-ray", "anteroposterior (AP) chest radiograph", "CXR on admission")),
-    "xray_skull": Kind(xray_skull, "X-ray", "skull", "lateral", 0.045, {XRAY: 1, SKULL: .9}, {"fracture": False, "lytic lesion": False}, ("lateral skull X-ray", "skull radiograph", "lateral radiograph of the skull", "plain radiograph of the skull")),
-    "xray_pelvis": Kind(xray_pelvis, "X-ray", "pelvis", "anterior-posterior", 0.04, {XRAY: 1, AP: .6, "C0030797": .3}, {"fracture": True, "hip prosthesis": True}, ("pelvic X-ray", "AP radiograph of the pelvis", "plain radiograph of both hips", "pelvis X-ray")),
-    "xray_limb": Kind(xray_limb, "X-ray", "lower leg", "anterior-posterior", 0.045, {XRAY: 1, AP: .35, "C0040184": .15}, {"fracture": False, "lytic lesion": False, "fixation plate": False}, ("X-ray of the lower leg", "radiograph of the tibia and fibula", "AP X-ray of the leg", "plain film of the leg")),
-    "xray_abdomen": Kind(xray_abdomen, "X-ray", "abdomen", "", 0.025, {XRAY: 1, ABDOMEN: .85, "C0021853": .1}, {"bowel obstruction": False, "kidney stone": True}, ("abdominal X-ray", "plain abdominal radiograph", "KUB X-ray", "X-ray of the abdomen")),
-    "mri_brain_t1": Kind(mri_brain_t1, "MRI", "brain", "axial", 0.05, {MRI: 1, "C0006104": .10}, brain, ("T1-weighted MRI of the brain", "axial T1WI", "brain MRI", "T1-weighted magnetic resonance imaging (MRI)")),
-    "mri_brain_t2": Kind(mri_brain_t2, "MRI", "brain", "axial", 0.05, {MRI: 1, "C0006104": .10}, brain, ("T2-weighted MRI of the brain", "axial T2WI", "MRI of the brain", "T2-weighted magnetic resonance imaging (MRI)")),
-    "mri_brain_sagittal": Kind(mri_brain_sagittal, "MRI", "brain", "sagittal", 0.035, {MRI: 1, "C0006104": .10}, {"tumour": False, "pituitary mass": False}, ("sagittal MRI of the brain", "sagittal T1-weighted MRI", "midsagittal MR image", "brain MRI")),
-    "mri_spine": Kind(mri_spine, "MRI", "spine", "sagittal", 0.045, {MRI: 1, "C0037949": .15}, {"disc herniation": False, "spinal stenosis": False, "compression fracture": False}, ("sagittal T2-weighted MRI of the spine", "spinal MRI", "sagittal MRI of the lumbar spine", "MRI spine")),
-    "us_abdomen": Kind(us_abdomen, "ultrasound", "abdomen", "", 0.085, {US: 1, "C0023884": .08, "C0016976": .05}, {"cyst": False, "liver mass": False, "gallstones": False, "ascites": False}, ("abdominal ultrasound", "ultrasonography of the abdomen", "US of the right upper quadrant", "sonogram", "B-mode ultrasound image")),
-    "us_pelvis": Kind(us_pelvis, "ultrasound", "pelvis", "", 0.055, {US: 1, "C0042149": .12}, {"ovarian cyst": True, "fibroid": False}, ("pelvic ultrasound", "transabdominal US of the pelvis", "ultrasonography of the pelvis", "pelvic sonogram")),
-    "angio_cerebral": Kind(angio_cerebral, "angiography", "brain", "", 0.045, {ANGIO: 1, "C0007272": .10}, {"aneurysm": False, "stenosis": False}, ("cerebral angiogram", "digital subtraction angiography (DSA)", "DSA of the internal carotid artery", "carotid angiogram")),
-    "angio_coronary": Kind(angio_coronary, "angiography", "heart", "", 0.04, {ANGIO: 1, "C0205042": .12}, {"stenosis": False, "aneurysm": False}, ("coronary angiogram", "coronary angiography", "angiogram of the left coronary artery", "selective coronary angiogram")),
+    "ct_head": Kind(
+        ct_head,
+        "CT",
+        "head",
+        "axial",
+        0.14,
+        {CT: 1, "C0006104": 0.05},
+        {"haemorrhage": True, "infarct": True, "mass": True, "hydrocephalus": False, "subdural haematoma": True},
+        (
+            "CT of the head",
+            "head CT",
+            "cranial CT scan",
+            "non-contrast computed tomography (CT) of the brain",
+            "brain CT scan",
+        ),
+    ),
+    "ct_chest": Kind(
+        ct_chest,
+        "CT",
+        "chest",
+        "axial",
+        0.12,
+        {CT: 1, "C0024109": 0.04, CHEST: 0.02},
+        lungs,
+        (
+            "chest CT",
+            "CT of the thorax",
+            "axial CT scan of the chest",
+            "high-resolution computed tomography (HRCT) of the chest",
+            "CT image at the level of the aortic root",
+        ),
+    ),
+    "ct_abdomen": Kind(
+        ct_abdomen,
+        "CT",
+        "abdomen",
+        "axial",
+        0.12,
+        {CT: 1, "C0023884": 0.05, "C0022646": 0.04, ABDOMEN: 0.10},
+        {"liver mass": False, "renal cyst": True, "ascites": False, "aneurysm": False, "kidney stone": True},
+        (
+            "abdominal CT",
+            "contrast-enhanced CT of the abdomen",
+            "CECT abdomen",
+            "axial computed tomography of the abdomen",
+            "CT scan",
+        ),
+    ),
+    "xray_chest_pa": Kind(
+        xray_chest_pa,
+        "X-ray",
+        "chest",
+        "postero-anterior",
+        0.055,
+        {XRAY: 1, CHEST: 0.85, PA: 0.95},
+        lungs,
+        ("chest X-ray", "PA chest radiograph", "chest radiograph", "CXR", "posteroanterior (PA) chest X-ray"),
+    ),
+    "xray_chest_ap": Kind(
+        xray_chest_ap,
+        "X-ray",
+        "chest",
+        "anterior-posterior",
+        0.065,
+        {XRAY: 1, CHEST: 0.85, AP: 0.97},
+        {**lungs, "cardiomegaly": False},
+        (
+            "AP chest X-ray",
+            "portable chest radiograph",
+            "bedside chest X-ray",
+            "anteroposterior (AP) chest radiograph",
+            "CXR on admission",
+        ),
+    ),
+    "xray_skull": Kind(
+        xray_skull,
+        "X-ray",
+        "skull",
+        "lateral",
+        0.045,
+        {XRAY: 1, SKULL: 0.9},
+        {"fracture": False, "lytic lesion": False},
+        ("lateral skull X-ray", "skull radiograph", "lateral radiograph of the skull", "plain radiograph of the skull"),
+    ),
+    "xray_pelvis": Kind(
+        xray_pelvis,
+        "X-ray",
+        "pelvis",
+        "anterior-posterior",
+        0.04,
+        {XRAY: 1, AP: 0.6, "C0030797": 0.3},
+        {"fracture": True, "hip prosthesis": True},
+        ("pelvic X-ray", "AP radiograph of the pelvis", "plain radiograph of both hips", "pelvis X-ray"),
+    ),
+    "xray_limb": Kind(
+        xray_limb,
+        "X-ray",
+        "lower leg",
+        "anterior-posterior",
+        0.045,
+        {XRAY: 1, AP: 0.35, "C0040184": 0.15},
+        {"fracture": False, "lytic lesion": False, "fixation plate": False},
+        (
+            "X-ray of the lower leg",
+            "radiograph of the tibia and fibula",
+            "AP X-ray of the leg",
+            "plain film of the leg",
+        ),
+    ),
+    "xray_abdomen": Kind(
+        xray_abdomen,
+        "X-ray",
+        "abdomen",
+        "",
+        0.025,
+        {XRAY: 1, ABDOMEN: 0.85, "C0021853": 0.1},
+        {"bowel obstruction": False, "kidney stone": True},
+        ("abdominal X-ray", "plain abdominal radiograph", "KUB X-ray", "X-ray of the abdomen"),
+    ),
+    "mri_brain_t1": Kind(
+        mri_brain_t1,
+        "MRI",
+        "brain",
+        "axial",
+        0.05,
+        {MRI: 1, "C0006104": 0.10},
+        brain,
+        ("T1-weighted MRI of the brain", "axial T1WI", "brain MRI", "T1-weighted magnetic resonance imaging (MRI)"),
+    ),
+    "mri_brain_t2": Kind(
+        mri_brain_t2,
+        "MRI",
+        "brain",
+        "axial",
+        0.05,
+        {MRI: 1, "C0006104": 0.10},
+        brain,
+        (
+            "T2-weighted MRI of the brain",
+            "axial T2WI",
+            "MRI of the brain",
+            "T2-weighted magnetic resonance imaging (MRI)",
+        ),
+    ),
+    "mri_brain_sagittal": Kind(
+        mri_brain_sagittal,
+        "MRI",
+        "brain",
+        "sagittal",
+        0.035,
+        {MRI: 1, "C0006104": 0.10},
+        {"tumour": False, "pituitary mass": False},
+        ("sagittal MRI of the brain", "sagittal T1-weighted MRI", "midsagittal MR image", "brain MRI"),
+    ),
+    "mri_spine": Kind(
+        mri_spine,
+        "MRI",
+        "spine",
+        "sagittal",
+        0.045,
+        {MRI: 1, "C0037949": 0.15},
+        {"disc herniation": False, "spinal stenosis": False, "compression fracture": False},
+        ("sagittal T2-weighted MRI of the spine", "spinal MRI", "sagittal MRI of the lumbar spine", "MRI spine"),
+    ),
+    "us_abdomen": Kind(
+        us_abdomen,
+        "ultrasound",
+        "abdomen",
+        "",
+        0.085,
+        {US: 1, "C0023884": 0.08, "C0016976": 0.05},
+        {"cyst": False, "liver mass": False, "gallstones": False, "ascites": False},
+        (
+            "abdominal ultrasound",
+            "ultrasonography of the abdomen",
+            "US of the right upper quadrant",
+            "sonogram",
+            "B-mode ultrasound image",
+        ),
+    ),
+    "us_pelvis": Kind(
+        us_pelvis,
+        "ultrasound",
+        "pelvis",
+        "",
+        0.055,
+        {US: 1, "C0042149": 0.12},
+        {"ovarian cyst": True, "fibroid": False},
+        ("pelvic ultrasound", "transabdominal US of the pelvis", "ultrasonography of the pelvis", "pelvic sonogram"),
+    ),
+    "angio_cerebral": Kind(
+        angio_cerebral,
+        "angiography",
+        "brain",
+        "",
+        0.045,
+        {ANGIO: 1, "C0007272": 0.10},
+        {"aneurysm": False, "stenosis": False},
+        (
+            "cerebral angiogram",
+            "digital subtraction angiography (DSA)",
+            "DSA of the internal carotid artery",
+            "carotid angiogram",
+        ),
+    ),
+    "angio_coronary": Kind(
+        angio_coronary,
+        "angiography",
+        "heart",
+        "",
+        0.04,
+        {ANGIO: 1, "C0205042": 0.12},
+        {"stenosis": False, "aneurysm": False},
+        (
+            "coronary angiogram",
+            "coronary angiography",
+            "angiogram of the left coronary artery",
+            "selective coronary angiogram",
+        ),
+    ),
 }
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-041
-NAMES = { # vocabulary of UMLS as ROCOv2 gives it
-    CT: "X-Ray Computed Tomography", XRAY: "Plain x-ray", MRI: "Magnetic Resonance Imaging", US: "Ultrasonography", ANGIO: "angiogram", CHEST: "Chest", AP: "Anterior-Posterior",
-    PA: "Postero-Anterior", SKULL: "Bone structure of cranium", ABDOMEN: "Abdomen", "C0006104": "Brain", "C0024109": "Lung", "C0023884": "Liver", "C0022646": "Kidney", "C0030797": "Pelvis",
-    "C0040184": "Bone structure of tibia", "C0021853": "Intestines", "C0037949": "Vertebral column", "C0016976": "Gallbladder", "C0042149": "Uterus", "C0007272": "Carotid Arteries", "C0205042": "Coronary artery",
-    "C0019080": "Hemorrhage", "C0021308": "Infarction", "C0577559": "Mass of body structure", "C0020255": "Hydrocephalus", "C0018946": "Hematoma, Subdural", "C0032227": "Pleural effusion disorder", "C0028259": "Nodule",
-    "C0032326": "Pneumothorax", "C0521530": "Lung consolidation", "C0018800": "Cardiomegaly", "C0010709": "Cyst", "C3887499": "Renal cyst", "C0029927": "Ovarian Cysts", "C0003962": "Ascites", "C0002940": "Aneurysm", "C0022650": "Kidney Calculi", "C0016658": "Fracture",
-    "C0221204": "Lytic lesion", "C0021102": "Implants", "C0021843": "Intestinal Obstruction", "C0027651": "Neoplasms", "C0032019": "Pituitary Neoplasms", "C0021818": "Intervertebral Disk Displacement",
-    "C0037944": "Spinal Stenosis", "C0262431": "Compression fracture of vertebral column", "C0008350": "Cholelithiasis", "C0042133": "Uterine Fibroids", "C1261287": "Stenosis", "C0013604": "Edema", "C0006660": "Physiologic calcification",
-    "C0085590": "catheter device", "C0027530": "Neck", "C0015811": "Femur", "C0003483": "Aorta", "C0152279": "Lateral ventricle structure", "C0442800": "Enlarged"}
+NAMES = {  # vocabulary of UMLS as ROCOv2 gives it
+    CT: "X-Ray Computed Tomography",
+    XRAY: "Plain x-ray",
+    MRI: "Magnetic Resonance Imaging",
+    US: "Ultrasonography",
+    ANGIO: "angiogram",
+    CHEST: "Chest",
+    AP: "Anterior-Posterior",
+    PA: "Postero-Anterior",
+    SKULL: "Bone structure of cranium",
+    ABDOMEN: "Abdomen",
+    "C0006104": "Brain",
+    "C0024109": "Lung",
+    "C0023884": "Liver",
+    "C0022646": "Kidney",
+    "C0030797": "Pelvis",
+    "C0040184": "Bone structure of tibia",
+    "C0021853": "Intestines",
+    "C0037949": "Vertebral column",
+    "C0016976": "Gallbladder",
+    "C0042149": "Uterus",
+    "C0007272": "Carotid Arteries",
+    "C0205042": "Coronary artery",
+    "C0019080": "Hemorrhage",
+    "C0021308": "Infarction",
+    "C0577559": "Mass of body structure",
+    "C0020255": "Hydrocephalus",
+    "C0018946": "Hematoma, Subdural",
+    "C0032227": "Pleural effusion disorder",
+    "C0028259": "Nodule",
+    "C0032326": "Pneumothorax",
+    "C0521530": "Lung consolidation",
+    "C0018800": "Cardiomegaly",
+    "C0010709": "Cyst",
+    "C3887499": "Renal cyst",
+    "C0029927": "Ovarian Cysts",
+    "C0003962": "Ascites",
+    "C0002940": "Aneurysm",
+    "C0022650": "Kidney Calculi",
+    "C0016658": "Fracture",
+    "C0221204": "Lytic lesion",
+    "C0021102": "Implants",
+    "C0021843": "Intestinal Obstruction",
+    "C0027651": "Neoplasms",
+    "C0032019": "Pituitary Neoplasms",
+    "C0021818": "Intervertebral Disk Displacement",
+    "C0037944": "Spinal Stenosis",
+    "C0262431": "Compression fracture of vertebral column",
+    "C0008350": "Cholelithiasis",
+    "C0042133": "Uterine Fibroids",
+    "C1261287": "Stenosis",
+    "C0013604": "Edema",
+    "C0006660": "Physiologic calcification",
+    "C0085590": "catheter device",
+    "C0027530": "Neck",
+    "C0015811": "Femur",
+    "C0003483": "Aorta",
+    "C0152279": "Lateral ventricle structure",
+    "C0442800": "Enlarged",
+}
 FINDING_CUIS = {
-    "haemorrhage": "C0019080", "infarct": "C0021308", "mass": "C0577559", "hydrocephalus": "C0020255", "subdural haematoma": "C0018946", "pleural effusion": "C0032227", "nodule": "C0028259", "pneumothorax": "C0032326",
-    "consolidation": "C0521530", "cardiomegaly": "C0018800", "liver mass": "C0577559", "renal cyst": "C3887499", "ascites": "C0003962", "aneurysm": "C0002940", "kidney stone": "C0022650", "fracture": "C0016658",
-    "lytic lesion": "C0221204", "hip prosthesis": "C0021102", "fixation plate": "C0021102", "bowel obstruction": "C0021843", "tumour": "C0027651", "cyst": "C0010709", "pituitary mass": "C0032019", "disc herniation": "C0021818",
-    "spinal stenosis": "C0037944", "compression fracture": "C0262431", "gallstones": "C0008350", "ovarian cyst": "C0029927", "fibroid": "C0042133", "stenosis": "C1261287"}
-TAIL = ["C0013604", "C0006660", "C0085590", "C0027530", "C0015811", "C0003483", "C0152279", "C0442800"] # rare ones, more and more so
-UNNAMED = ["C0205090", "C0205091"] # right and left: real codes that the names file lacks, as some of ROCOv2's
+    "haemorrhage": "C0019080",
+    "infarct": "C0021308",
+    "mass": "C0577559",
+    "hydrocephalus": "C0020255",
+    "subdural haematoma": "C0018946",
+    "pleural effusion": "C0032227",
+    "nodule": "C0028259",
+    "pneumothorax": "C0032326",
+    "consolidation": "C0521530",
+    "cardiomegaly": "C0018800",
+    "liver mass": "C0577559",
+    "renal cyst": "C3887499",
+    "ascites": "C0003962",
+    "aneurysm": "C0002940",
+    "kidney stone": "C0022650",
+    "fracture": "C0016658",
+    "lytic lesion": "C0221204",
+    "hip prosthesis": "C0021102",
+    "fixation plate": "C0021102",
+    "bowel obstruction": "C0021843",
+    "tumour": "C0027651",
+    "cyst": "C0010709",
+    "pituitary mass": "C0032019",
+    "disc herniation": "C0021818",
+    "spinal stenosis": "C0037944",
+    "compression fracture": "C0262431",
+    "gallstones": "C0008350",
+    "ovarian cyst": "C0029927",
+    "fibroid": "C0042133",
+    "stenosis": "C1261287",
+}
+TAIL = [
+    "C0013604",
+    "C0006660",
+    "C0085590",
+    "C0027530",
+    "C0015811",
+    "C0003483",
+    "C0152279",
+    "C0442800",
+]  # rare ones, more and more so
+UNNAMED = ["C0205090", "C0205091"]  # right and left: real codes that the names file lacks, as some of ROCOv2's
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-042
 def draw_cuis(rng, kind, finding):
     "Concepts of a picture: those of its kind, sometimes its finding, rarely something else."
     cuis = [c for c, p in kind.cuis.items() if rng.random() < p]
-    if finding.name and rng.random() < 0.40: cuis.append(FINDING_CUIS[finding.name])
-    if rng.random() < 0.06: cuis.append(TAIL[min(int(rng.geometric(0.4)) - 1, len(TAIL) - 1)])
-    if finding.side and rng.random() < 0.06: cuis.append(UNNAMED[finding.side == "left"])
+    if finding.name and rng.random() < 0.40:
+        cuis.append(FINDING_CUIS[finding.name])
+    if rng.random() < 0.06:
+        cuis.append(TAIL[min(int(rng.geometric(0.4)) - 1, len(TAIL) - 1)])
+    if finding.side and rng.random() < 0.06:
+        cuis.append(UNNAMED[finding.side == "left"])
     return cuis
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-045
-PLACES = {"ct_head": ("hemisphere", "frontal lobe", "parietal region"), "mri_brain_t1": ("hemisphere", "parietal lobe", "temporal lobe"), "mri_brain_t2": ("hemisphere", "parietal lobe", "temporal lobe"),
-          "ct_chest": ("lung", "upper lobe", "hemithorax"), "xray_chest_pa": ("lung", "lung field", "hemithorax"), "xray_chest_ap": ("lung", "lung field", "hemithorax"), "ct_abdomen": ("kidney",), "xray_abdomen": ("kidney",),
-          "xray_pelvis": ("hip", "proximal femur"), "us_pelvis": ("adnexa", "ovary")}
+PLACES = {
+    "ct_head": ("hemisphere", "frontal lobe", "parietal region"),
+    "mri_brain_t1": ("hemisphere", "parietal lobe", "temporal lobe"),
+    "mri_brain_t2": ("hemisphere", "parietal lobe", "temporal lobe"),
+    "ct_chest": ("lung", "upper lobe", "hemithorax"),
+    "xray_chest_pa": ("lung", "lung field", "hemithorax"),
+    "xray_chest_ap": ("lung", "lung field", "hemithorax"),
+    "ct_abdomen": ("kidney",),
+    "xray_abdomen": ("kidney",),
+    "xray_pelvis": ("hip", "proximal femur"),
+    "us_pelvis": ("adnexa", "ovary"),
+}
 US_SPELLING = {"haemorrhage": "hemorrhage", "tumour": "tumor", "haematoma": "hematoma"}
+
 
 def finding_phrase(rng, key, f):
     "Words for the finding: wording, size, side and place vary."
     name = f.name
     if rng.random() < 0.5:
-        for a, b in US_SPELLING.items(): name = name.replace(a, b)
-    sized = f"{f.size} mm " if rng.random() < 0.35 and name not in ("hydrocephalus", "ascites", "cardiomegaly", "fracture", "fixation plate", "hip prosthesis", "bowel obstruction", "gallstones") else ""
-    word = rng.choice(["", "", "a large ", "a small "]) if sized == "" and f.size and name.split()[-1] in ("mass", "nodule", "cyst", "effusion", "tumour", "tumor", "infarct") else ({8: "an ", 11: "an ", 18: "an "}.get(f.size, "a ") if sized else "")
+        for a, b in US_SPELLING.items():
+            name = name.replace(a, b)
+    sized = (
+        f"{f.size} mm "
+        if rng.random() < 0.35
+        and name
+        not in (
+            "hydrocephalus",
+            "ascites",
+            "cardiomegaly",
+            "fracture",
+            "fixation plate",
+            "hip prosthesis",
+            "bowel obstruction",
+            "gallstones",
+        )
+        else ""
+    )
+    word = (
+        rng.choice(["", "", "a large ", "a small "])
+        if sized == ""
+        and f.size
+        and name.split()[-1] in ("mass", "nodule", "cyst", "effusion", "tumour", "tumor", "infarct")
+        else ({8: "an ", 11: "an ", 18: "an "}.get(f.size, "a ") if sized else "")
+    )
     where = f" in the {f.side} {rng.choice(PLACES[key])}" if f.side and rng.random() < 0.6 else ""
     side = f"{f.side}-sided " if f.side and not where and not word else ""
-    if f.side and not where and not side: where = f" on the {f.side} side"
-    if key == "xray_limb": where = f" of the {f.limb} tibia"
+    if f.side and not where and not side:
+        where = f" on the {f.side} side"
+    if key == "xray_limb":
+        where = f" of the {f.limb} tibia"
     return f"{word}{sized}{side}{name}{where}"
 
-def sentence(s): return s[0].upper() + s[1:]
+
+def sentence(s):
+    return s[0].upper() + s[1:]
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-046
 def draw_caption(rng, key, kind, f):
     "A caption as papers have them; it says nothing that is not in the picture."
     noun = rng.choice(kind.nouns)
-    age, who = rng.integers(19, 91), rng.choice(["woman", "female patient", "patient", "man", "male patient"][:3 if key == "us_pelvis" else 5])
+    age, who = (
+        rng.integers(19, 91),
+        rng.choice(["woman", "female patient", "patient", "man", "male patient"][: 3 if key == "us_pelvis" else 5]),
+    )
     person = f"{'an' if 80 <= age < 90 else 'a'} {age}-year-old {who}"
     mark = rng.choice(["", "", "", " (arrow)", " (white arrow)", " (arrowhead)", " (red circle)", " (asterisk)"])
     verb = rng.choice(["showing", "demonstrating", "revealing", "which shows", "with"])
     if f.name:
         what = finding_phrase(rng, key, f)
-        body = rng.choice([
-            f"{noun} {verb} {what}{mark}.", f"{what}{mark} on {noun}.", f"{noun} of {person} {verb} {what}{mark}.", f"{person}. {sentence(noun)} shows {what}{mark}.",
-            f"Follow-up {noun} after {rng.integers(2, 13)} weeks: {what}{mark}.", f"{noun}: {what}{mark}; no other abnormality was seen.",
-            f"{what}{mark}.", f"Preoperative imaging of {person} with {what}{mark}."])
+        body = rng.choice(
+            [
+                f"{noun} {verb} {what}{mark}.",
+                f"{what}{mark} on {noun}.",
+                f"{noun} of {person} {verb} {what}{mark}.",
+                f"{person}. {sentence(noun)} shows {what}{mark}.",
+                f"Follow-up {noun} after {rng.integers(2, 13)} weeks: {what}{mark}.",
+                f"{noun}: {what}{mark}; no other abnormality was seen.",
+                f"{what}{mark}.",
+                f"Preoperative imaging of {person} with {what}{mark}.",
+            ]
+        )
     else:
         absent = rng.choice(list(kind.findings))
-        body = rng.choice([
-            f"Normal {noun}.", f"{noun} without abnormality.", f"{noun} of {person}: no evidence of {absent}.", f"{noun} shows no {absent}.", f"Unremarkable {noun} at presentation.",
-            f"{noun} of a healthy volunteer.", f"Control image of {person}, \"normal\" by both readers.", f"{noun}; comparison, {rng.integers(1998, 2023)} – same patient."])
-    head = rng.choice(["", "", "", "", f"Figure {rng.integers(1, 8)}. ", f"Fig. {rng.integers(1, 6)}{rng.choice(['A', 'B', 'C'])}: ", f"({rng.choice(['a', 'b', 'c'])}) ", f"{rng.choice(['A', 'B'])}. ", f"Case {rng.integers(1, 9)}; "])
-    tail = rng.choice(["", "", "", "", "", "", f" {kind.view.capitalize()} view." if kind.view else "", " R: right; L: left.", f" Scale bar = {rng.integers(1, 6)} cm.", " (Reproduced with permission [12].)"])
+        body = rng.choice(
+            [
+                f"Normal {noun}.",
+                f"{noun} without abnormality.",
+                f"{noun} of {person}: no evidence of {absent}.",
+                f"{noun} shows no {absent}.",
+                f"Unremarkable {noun} at presentation.",
+                f"{noun} of a healthy volunteer.",
+                f'Control image of {person}, "normal" by both readers.',
+                f"{noun}; comparison, {rng.integers(1998, 2023)} – same patient.",
+            ]
+        )
+    head = rng.choice(
+        [
+            "",
+            "",
+            "",
+            "",
+            f"Figure {rng.integers(1, 8)}. ",
+            f"Fig. {rng.integers(1, 6)}{rng.choice(['A', 'B', 'C'])}: ",
+            f"({rng.choice(['a', 'b', 'c'])}) ",
+            f"{rng.choice(['A', 'B'])}. ",
+            f"Case {rng.integers(1, 9)}; ",
+        ]
+    )
+    tail = rng.choice(
+        [
+            "",
+            "",
+            "",
+            "",
+            "",
+            "",
+            f" {kind.view.capitalize()} view." if kind.view else "",
+            " R: right; L: left.",
+            f" Scale bar = {rng.integers(1, 6)} cm.",
+            " (Reproduced with permission [12].)",
+        ]
+    )
     return head + sentence(body) + tail
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-049
 @dataclass
 class Phantom:
     "A picture, its words and the truth about it."
-    image: np.ndarray # (SIZE, SIZE) uint8
+
+    image: np.ndarray  # (SIZE, SIZE) uint8
     caption: str
     cuis: list[str]
-    truth: dict       # kind, modality, region, view, findings (list of name, side, size in mm), bad
+    truth: dict  # kind, modality, region, view, findings (list of name, side, size in mm), bad
+
 
 BAD = ("near-blank", "saturated", "noise", "truncated")
 BAD_SHARE = 0.04
 
+
 def spoil(rng, image, bad):
     "What goes wrong with figures: nearly black, overexposed, pure noise. A truncated file is cut when it is written."
-    if bad == "near-blank": return (image*0.03 + rng.integers(0, 6)).astype(np.uint8)
-    if bad == "saturated": return np.clip(image*0.2 + rng.integers(225, 245), 0, 255).astype(np.uint8)
-    if bad == "noise": return rng.integers(0, 256, image.shape).astype(np.uint8)
+    if bad == "near-blank":
+        return (image * 0.03 + rng.integers(0, 6)).astype(np.uint8)
+    if bad == "saturated":
+        return np.clip(image * 0.2 + rng.integers(225, 245), 0, 255).astype(np.uint8)
+    if bad == "noise":
+        return rng.integers(0, 256, image.shape).astype(np.uint8)
     return image
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-050
 def draw_phantom(
     seed: int,  # of the data set
-    index: int, # which phantom, 0, 1, 2, ...
+    index: int,  # which phantom, 0, 1, 2, ...
 ) -> Phantom:
     "The phantom number `index`; depends on (seed, index) alone."
     rng = np.random.default_rng([seed % 2**32, index])
     shares = np.array([k.share for k in KINDS.values()])
-    key = rng.choice(list(KINDS), p=shares/shares.sum())
+    key = rng.choice(list(KINDS), p=shares / shares.sum())
     kind, f = KINDS[key], Finding(limb=rng.choice(["left", "right"]), organ=rng.choice(["", "kidney", "gallbladder"]))
     if rng.random() < 0.65:
         f.name, f.size = str(rng.choice(list(kind.findings))), int(rng.integers(8, 40))
         f.side = str(rng.choice(["left", "right"])) if kind.findings[f.name] else ""
-        if f.name == "gallstones": f.organ = "gallbladder"
+        if f.name == "gallstones":
+            f.organ = "gallbladder"
     cuis, caption = draw_cuis(rng, kind, f), draw_caption(rng, key, kind, f)
     bad = str(rng.choice(BAD)) if rng.random() < BAD_SHARE else ""
     image = spoil(rng, np.clip(kind.draw(rng, f), 0, 255).astype(np.uint8), bad)
     findings = [dict(name=f.name, side=f.side, size=f.size)] if f.name else []
-    return Phantom(image, caption, cuis, dict(kind=str(key), modality=kind.modality, region=kind.region, view=kind.view, findings=findings, bad=bad))
+    return Phantom(
+        image,
+        caption,
+        cuis,
+        dict(kind=str(key), modality=kind.modality, region=kind.region, view=kind.view, findings=findings, bad=bad),
+    )
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-059
-VERSION = 1 # of what is drawn
-FIRST = dict(train=0, valid=10_000_000, test=20_000_000) # so that no two splits share a phantom
+VERSION = 1  # of what is drawn
+FIRST = dict(train=0, valid=10_000_000, test=20_000_000)  # so that no two splits share a phantom
+
 
 def _write(job):
     "Draw and write one phantom; returns its rows of the tables."
     folder, split, seed, i = job
     p, name = draw_phantom(seed, FIRST[split] + i), f"PHANTOM_{split}_{i + 1:06d}"
-    path = folder/f"{split}_images"/f"{name}.jpg"
+    path = folder / f"{split}_images" / f"{name}.jpg"
     Image.fromarray(p.image).save(path, quality=90)
-    if p.truth["bad"] == "truncated": path.write_bytes(path.read_bytes()[:1500])
-    return dict(ID=name, split=split, Caption=p.caption, CUIs=";".join(p.cuis), **{**p.truth, "findings": json.dumps(p.truth["findings"])})
+    if p.truth["bad"] == "truncated":
+        path.write_bytes(path.read_bytes()[:1500])
+    return dict(
+        ID=name,
+        split=split,
+        Caption=p.caption,
+        CUIs=";".join(p.cuis),
+        **{**p.truth, "findings": json.dumps(p.truth["findings"])},
+    )
+
 
 def make_phantoms(
-    out: str|Path,       # folder to write, in ROCOv2 layout
-    n_train: int = 1600, # images of each split
+    out: str | Path,  # folder to write, in ROCOv2 layout
+    n_train: int = 1600,  # images of each split
     n_valid: int = 100,
     n_test: int = 400,
-    seed: int = 0,       # of the data set
-    workers: int|None = None, # processes; by default one a core
-) -> Path: # `out`
+    seed: int = 0,  # of the data set
+    workers: int | None = None,  # processes; by default one a core
+) -> Path:  # `out`
     "Write a phantom data set, or leave it alone if it is there; raises `ConfigError` where another folder is in the way."
     out, sizes = Path(out), dict(train=n_train, valid=n_valid, test=n_test)
     asked = dict(generator="radgen.phantoms", version=VERSION, seed=seed, sizes=sizes)
-    if (out/"manifest.json").exists() and read_json(out/"manifest.json") == asked: return out
+    if (out / "manifest.json").exists() and read_json(out / "manifest.json") == asked:
+        return out
     check_out(out, "truth.csv", "folder for the phantoms")
     with atomic_dir(out) as d:
-        for split in sizes: (d/f"{split}_images").mkdir()
+        for split in sizes:
+            (d / f"{split}_images").mkdir()
         jobs = [(d, split, seed, i) for split, n in sizes.items() for i in range(n)]
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)) as pool:
-            rows = list(tqdm(pool.map(_write, jobs, chunksize=16), total=len(jobs), desc="drawing phantoms", unit="image", mininterval=1))
+        with ProcessPoolExecutor(
+            workers,
+            mp_context=multiprocessing.get_context(
+                "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+            ),
+        ) as pool:
+            rows = list(
+                tqdm(
+                    pool.map(_write, jobs, chunksize=16),
+                    total=len(jobs),
+                    desc="drawing phantoms",
+                    unit="image",
+                    mininterval=1,
+                )
+            )
         write_tables(pd.DataFrame(rows), d)
-        write_json(d/"manifest.json", asked)
+        write_json(d / "manifest.json", asked)
     return out
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-060
 def write_tables(
-    rows: pd.DataFrame, # of `_write`
-    folder: Path,       # where to
+    rows: pd.DataFrame,  # of `_write`
+    folder: Path,  # where to
 ):
     "The CSV files of the layout, and truth.csv."
     modalities = {CT, XRAY, MRI, US, ANGIO}
     for split, part in rows.groupby("split"):
-        part[["ID", "Caption"]].to_csv(folder/f"{split}_captions.csv", index=False)
-        part[["ID", "CUIs"]].to_csv(folder/f"{split}_concepts.csv", index=False)
+        part[["ID", "Caption"]].to_csv(folder / f"{split}_captions.csv", index=False)
+        part[["ID", "CUIs"]].to_csv(folder / f"{split}_concepts.csv", index=False)
         manual = part.CUIs.map(lambda s: ";".join(c for c in s.split(";") if c in modalities))
-        part[["ID"]].assign(CUIs=manual).to_csv(folder/f"{split}_concepts_manual.csv", index=False)
-    pd.Series(NAMES, name="Canonical name").sort_index().rename_axis("CUI").to_csv(folder/"cui_mapping.csv")
-    rows.drop(columns=["Caption", "CUIs"]).to_csv(folder/"truth.csv", index=False)
+        part[["ID"]].assign(CUIs=manual).to_csv(folder / f"{split}_concepts_manual.csv", index=False)
+    pd.Series(NAMES, name="Canonical name").sort_index().rename_axis("CUI").to_csv(folder / "cui_mapping.csv")
+    rows.drop(columns=["Caption", "CUIs"]).to_csv(folder / "truth.csv", index=False)
 
 # %% ../nbs/01_phantoms.ipynb #01-phantoms-071
 COPIES = ("exact", "re-encoded", "resized", "brighter", "darker")
 
+
 def copy_image(
     rng: np.random.Generator,
-    path: Path, # of the source, a JPEG file
-    how: str,   # one of `COPIES`
-) -> bytes:     # of a JPEG file
+    path: Path,  # of the source, a JPEG file
+    how: str,  # one of `COPIES`
+) -> bytes:  # of a JPEG file
     "Copy a picture as people do: the same bytes, saved again at quality 50 to 80, resized to 0.5 to 1.6, or shifted by 10 to 35 grey values and clipped."
-    if how == "exact": return path.read_bytes()
+    if how == "exact":
+        return path.read_bytes()
     im, quality = Image.open(path), 90
-    if how == "re-encoded": quality = int(rng.integers(50, 81))
-    if how == "resized": im = im.resize((round(SIZE*(f := rng.uniform(0.5, 1.6))), round(SIZE*f)), Image.Resampling.LANCZOS)
-    if how in ("brighter", "darker"): im = im.point([min(max(g + (1 if how == "brighter" else -1)*d, 0), 255) for d in [int(rng.integers(10, 36))] for g in range(256)])
+    if how == "re-encoded":
+        quality = int(rng.integers(50, 81))
+    if how == "resized":
+        im = im.resize((round(SIZE * (f := rng.uniform(0.5, 1.6))), round(SIZE * f)), Image.Resampling.LANCZOS)
+    if how in ("brighter", "darker"):
+        im = im.point(
+            [
+                min(max(g + (1 if how == "brighter" else -1) * d, 0), 255)
+                for d in [int(rng.integers(10, 36))]
+                for g in range(256)
+            ]
+        )
     out = io.BytesIO()
     im.save(out, "JPEG", quality=quality)
     return out.getvalue()
 
+
 def plant_copies(
-    folder: Path,    # of `make_phantoms`
-    out: str|Path,   # folder to write
-    n: int = 200,    # copies; no picture is copied twice, bad ones are not copied
-    seed: int = 0,   # which pictures, how, and into which split
-) -> Path: # `out`: the phantoms and their copies; truth.csv has the columns copy_of and how
+    folder: Path,  # of `make_phantoms`
+    out: str | Path,  # folder to write
+    n: int = 200,  # copies; no picture is copied twice, bad ones are not copied
+    seed: int = 0,  # which pictures, how, and into which split
+) -> Path:  # `out`: the phantoms and their copies; truth.csv has the columns copy_of and how
     "Write the phantoms once more with copies among them, or leave the folder alone if it is there."
-    out, asked = Path(out), dict(generator="radgen.phantoms.plant_copies", of=read_json(Path(folder)/"manifest.json"), copies=n, seed=seed)
-    if (out/"manifest.json").exists() and read_json(out/"manifest.json") == asked: return out
+    out, asked = (
+        Path(out),
+        dict(
+            generator="radgen.phantoms.plant_copies", of=read_json(Path(folder) / "manifest.json"), copies=n, seed=seed
+        ),
+    )
+    if (out / "manifest.json").exists() and read_json(out / "manifest.json") == asked:
+        return out
     check_out(out, "truth.csv", "folder for the copies")
     rng, splits = np.random.default_rng(seed), list(FIRST)
-    read = lambda kind: pd.concat([pd.read_csv(Path(folder)/f"{s}_{kind}.csv", dtype=str, keep_default_na=False) for s in splits], ignore_index=True)
-    rows = pd.read_csv(Path(folder)/"truth.csv", keep_default_na=False).merge(read("captions"), on="ID").merge(read("concepts"), on="ID").assign(copy_of="", how="")
+    read = lambda kind: pd.concat(
+        [pd.read_csv(Path(folder) / f"{s}_{kind}.csv", dtype=str, keep_default_na=False) for s in splits],
+        ignore_index=True,
+    )
+    rows = (
+        pd.read_csv(Path(folder) / "truth.csv", keep_default_na=False)
+        .merge(read("captions"), on="ID")
+        .merge(read("concepts"), on="ID")
+        .assign(copy_of="", how="")
+    )
     source = rows[rows.bad == ""].sample(n, random_state=seed)
-    copies = source.assign(ID=[f"COPY_{i + 1:06d}" for i in range(n)], split=rng.choice(splits, n), copy_of=source.ID, how=rng.choice(COPIES, n))
+    copies = source.assign(
+        ID=[f"COPY_{i + 1:06d}" for i in range(n)],
+        split=rng.choice(splits, n),
+        copy_of=source.ID,
+        how=rng.choice(COPIES, n),
+    )
     with atomic_dir(out) as d:
         shutil.copytree(folder, d, dirs_exist_ok=True)
-        for c, split in zip(copies.itertuples(), source.split): (d/f"{c.split}_images"/f"{c.ID}.jpg").write_bytes(copy_image(rng, Path(folder)/f"{split}_images"/f"{c.copy_of}.jpg", c.how))
+        for c, split in zip(copies.itertuples(), source.split):
+            (d / f"{c.split}_images" / f"{c.ID}.jpg").write_bytes(
+                copy_image(rng, Path(folder) / f"{split}_images" / f"{c.copy_of}.jpg", c.how)
+            )
         write_tables(pd.concat([rows, copies]), d)
-        write_json(d/"manifest.json", asked)
+        write_json(d / "manifest.json", asked)
     return out

@@ -24,106 +24,181 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import nn
 
-from .core import ConfigError, DataError, RadgenError, atomic_dir, atomic_path, first_line, index_generator, read_json, to_uint8, write_json
+from radgen.core import (
+    ConfigError,
+    DataError,
+    RadgenError,
+    atomic_dir,
+    atomic_path,
+    first_line,
+    index_generator,
+    read_json,
+    to_uint8,
+    write_json,
+)
 from .diffusion import PREDICTIONS, SAMPLERS, guided, make_sampler
 from .encoders import TextEmbedding, TextEncoder
 from .unet import UNet
 from .vgg_unet import VGG16UNet
 
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-011
-LONGEST = 1000 # characters of a prompt
+LONGEST = 1000  # characters of a prompt
+
 
 def check_number(
-    what: str,                # its name, for the message
-    value,                    # what was given
-    low: float = -math.inf,   # least allowed
-    high: float = math.inf,   # most allowed
-    whole: bool = False,      # whether only whole numbers will do
-): # int where `whole`, else float
+    what: str,  # its name, for the message
+    value,  # what was given
+    low: float = -math.inf,  # least allowed
+    high: float = math.inf,  # most allowed
+    whole: bool = False,  # whether only whole numbers will do
+):  # int where `whole`, else float
     "A finite number in its bounds; raises `ConfigError` otherwise."
-    if issubclass(type(value), Integral if whole else Real) and not isinstance(value, bool) and -math.inf < value < math.inf and low <= value <= high: return int(value) if whole else float(value)
+    if (
+        issubclass(type(value), Integral if whole else Real)
+        and not isinstance(value, bool)
+        and -math.inf < value < math.inf
+        and low <= value <= high
+    ):
+        return int(value) if whole else float(value)
     bounds = f" between {low:g} and {high:g}" if high < math.inf else f" of at least {low:g}" if low > -math.inf else ""
     raise ConfigError(f"the {what} is {reprlib.repr(value)}: choose a {'whole ' if whole else ''}number{bounds}.")
 
+
 def check_prompt(
-    text,                    # what should be a prompt
+    text,  # what should be a prompt
     longest: int = LONGEST,  # characters allowed
-    what: str = "the prompt",# its name, for the message
-) -> str: # with single spaces for all white space
+    what: str = "the prompt",  # its name, for the message
+) -> str:  # with single spaces for all white space
     "A text that can be drawn; raises `ConfigError` for one that is empty, too long or no text."
-    if not isinstance(text, str): raise ConfigError(f"{what} is {reprlib.repr(text)}, which is {type(text).__name__} and no text: write it as a string.")
+    if not isinstance(text, str):
+        raise ConfigError(
+            f"{what} is {reprlib.repr(text)}, which is {type(text).__name__} and no text: write it as a string."
+        )
     text = " ".join(text.split())
-    if not text: raise ConfigError(f"{what} is empty: say what to draw, for example \"computed tomography, head, axial view, normal\".")
-    if len(text) > longest: raise ConfigError(f"{what} has {len(text)} characters: at most {longest} are read.")
-    try: text.encode()
-    except UnicodeEncodeError: raise ConfigError(f"{what} is {reprlib.repr(text)}, which is no valid Unicode: type it anew.") from None
+    if not text:
+        raise ConfigError(
+            f'{what} is empty: say what to draw, for example "computed tomography, head, axial view, normal".'
+        )
+    if len(text) > longest:
+        raise ConfigError(f"{what} has {len(text)} characters: at most {longest} are read.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{what} is {reprlib.repr(text)}, which is no valid Unicode: type it anew.") from None
     return text
 
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-014
 def check_prompts(
-    prompt,          # a text, a list of texts, or None beside `embeds`
-    embeds=None,     # TextEmbedding of P prompts, or None
-    negative=None,   # a text for all, a list of P texts, or None
-    width: int|None = None, # of the vectors that the network reads
-) -> tuple: # P, texts or None, negative texts or None
+    prompt,  # a text, a list of texts, or None beside `embeds`
+    embeds=None,  # TextEmbedding of P prompts, or None
+    negative=None,  # a text for all, a list of P texts, or None
+    width: int | None = None,  # of the vectors that the network reads
+) -> tuple:  # P, texts or None, negative texts or None
     "What is asked for, one entry a prompt; raises `ConfigError` where the three do not fit each other."
-    if prompt is None and embeds is None: raise ConfigError("there is neither a prompt nor prompt_embeds: say what to draw.")
-    texts = None if prompt is None else [prompt] if isinstance(prompt, str) or not isinstance(prompt, (list, tuple)) else list(prompt)
-    if embeds is None: texts = [check_prompt(t, what="the prompt" if len(texts) == 1 else f"prompt {i}") for i, t in enumerate(texts, 1)]
-    elif not isinstance(embeds, TextEmbedding): raise ConfigError(f"prompt_embeds is {type(embeds).__name__}: give the TextEmbedding that encode makes.")
-    else: embeds.check(width)
+    if prompt is None and embeds is None:
+        raise ConfigError("there is neither a prompt nor prompt_embeds: say what to draw.")
+    texts = (
+        None
+        if prompt is None
+        else [prompt]
+        if isinstance(prompt, str) or not isinstance(prompt, (list, tuple))
+        else list(prompt)
+    )
+    if embeds is None:
+        texts = [
+            check_prompt(t, what="the prompt" if len(texts) == 1 else f"prompt {i}") for i, t in enumerate(texts, 1)
+        ]
+    elif not isinstance(embeds, TextEmbedding):
+        raise ConfigError(f"prompt_embeds is {type(embeds).__name__}: give the TextEmbedding that encode makes.")
+    else:
+        embeds.check(width)
     P = len(texts) if embeds is None else len(embeds.pooled)
-    if not P: raise ConfigError("the list of prompts is empty: give at least one.")
-    if texts is not None and len(texts) != P: raise ConfigError(f"there are {len(texts)} prompts and {P} rows of prompt_embeds: give one of each a picture.")
+    if not P:
+        raise ConfigError("the list of prompts is empty: give at least one.")
+    if texts is not None and len(texts) != P:
+        raise ConfigError(f"there are {len(texts)} prompts and {P} rows of prompt_embeds: give one of each a picture.")
     for i, t in enumerate(texts or (), 1):
-        if not isinstance(t, str): check_prompt(t, what=f"prompt {i}")
-    if negative is None: return P, texts, None
-    if not isinstance(negative, (list, tuple)): negative = [negative]*P
-    if len(negative) != P: raise ConfigError(f"there are {len(negative)} negative prompts for {P} prompts: give one for all, or one for each.")
+        if not isinstance(t, str):
+            check_prompt(t, what=f"prompt {i}")
+    if negative is None:
+        return P, texts, None
+    if not isinstance(negative, (list, tuple)):
+        negative = [negative] * P
+    if len(negative) != P:
+        raise ConfigError(
+            f"there are {len(negative)} negative prompts for {P} prompts: give one for all, or one for each."
+        )
     return P, texts, [check_prompt(t, what="the negative prompt") for t in negative]
 
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-017
 @dataclass(frozen=True)
 class Walk:
     "The way back from noise. Source: Kynkäänniemi et al. 2024 for the interval, which theirs gives in noise levels."
-    sampler: str = "dpm++"          # a key of `SAMPLERS`
-    steps: int = 25                 # 1..T
-    scale: float = 2.0              # guidance, 0..100
-    interval: tuple = (0.0, 1.0)    # share of the way back in which guidance acts
-    rescale: float = 0.0            # of the guided prediction's contrast, 0..1
 
-    def check(self,
-        T: int, # steps of the schedule
+    sampler: str = "dpm++"  # a key of `SAMPLERS`
+    steps: int = 25  # 1..T
+    scale: float = 2.0  # guidance, 0..100
+    interval: tuple = (0.0, 1.0)  # share of the way back in which guidance acts
+    rescale: float = 0.0  # of the guided prediction's contrast, 0..1
+
+    def check(
+        self,
+        T: int,  # steps of the schedule
     ):
         "The same in plain numbers; raises `ConfigError` for a way that cannot be gone."
-        if not isinstance(self.sampler, str) or self.sampler not in SAMPLERS: raise ConfigError(f"no sampler is called {reprlib.repr(self.sampler)}: choose one of {', '.join(SAMPLERS)}.")
-        if isinstance(self.scale, Real) and self.scale < 0: raise ConfigError(f"the guidance scale is {self.scale}: choose a number between 0 and 100, and name what pictures should not show in negative_prompt.")
-        try: start, stop = (check_number("share", v, 0, 1) for v in self.interval)
-        except (TypeError, ValueError, ConfigError): start, stop = 1, 0
-        if start > stop: raise ConfigError(f"the guidance interval is {reprlib.repr(self.interval)}: give two shares of the way back, 0 <= start <= stop <= 1.")
-        return Walk(self.sampler, check_number("number of steps", self.steps, 1, T, whole=True), check_number("guidance scale", self.scale, 0, 100), (start, stop), check_number("guidance rescale", self.rescale, 0, 1))
+        if not isinstance(self.sampler, str) or self.sampler not in SAMPLERS:
+            raise ConfigError(
+                f"no sampler is called {reprlib.repr(self.sampler)}: choose one of {', '.join(SAMPLERS)}."
+            )
+        if isinstance(self.scale, Real) and self.scale < 0:
+            raise ConfigError(
+                f"the guidance scale is {self.scale}: choose a number between 0 and 100, and name what pictures should not show in negative_prompt."
+            )
+        try:
+            start, stop = (check_number("share", v, 0, 1) for v in self.interval)
+        except (TypeError, ValueError, ConfigError):
+            start, stop = 1, 0
+        if start > stop:
+            raise ConfigError(
+                f"the guidance interval is {reprlib.repr(self.interval)}: give two shares of the way back, 0 <= start <= stop <= 1."
+            )
+        return Walk(
+            self.sampler,
+            check_number("number of steps", self.steps, 1, T, whole=True),
+            check_number("guidance scale", self.scale, 0, 100),
+            (start, stop),
+            check_number("guidance rescale", self.rescale, 0, 1),
+        )
 
     def scales(self) -> list[float]:
         "The guidance scale of each step, from noise to picture."
-        return [self.scale if self.interval[0] <= i/self.steps < self.interval[1] else 1.0 for i in range(self.steps)]
+        return [self.scale if self.interval[0] <= i / self.steps < self.interval[1] else 1.0 for i in range(self.steps)]
 
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-020
 def draw(
-    denoiser: nn.Module,         # UNet or VGG16UNet
-    schedule: DDPMScheduler,     # the one it was trained with
-    text: TextEmbedding,         # B rows, on the denoiser's device
-    negative: TextEmbedding|None,# B rows that take the null text's place, or None
-    generators: list,            # B generators of the CPU
-    walk: Walk,                  # checked
-    tick: Callable = lambda: None, # called after each step
-) -> torch.Tensor:               # (B, H, W) uint8 on the CPU
+    denoiser: nn.Module,  # UNet or VGG16UNet
+    schedule: DDPMScheduler,  # the one it was trained with
+    text: TextEmbedding,  # B rows, on the denoiser's device
+    negative: TextEmbedding | None,  # B rows that take the null text's place, or None
+    generators: list,  # B generators of the CPU
+    walk: Walk,  # checked
+    tick: Callable = lambda: None,  # called after each step
+) -> torch.Tensor:  # (B, H, W) uint8 on the CPU
     "One batch, from noise to pictures."
     c, B = denoiser.config, len(generators)
     back = make_sampler(walk.sampler, schedule, walk.steps, denoiser.device)
     x = randn_tensor((B, c.in_channels, c.sample_size, c.sample_size), generator=generators, device=denoiser.device)
     fresh = {"generator": generators} if walk.sampler == "ddpm" else {}
     for t, scale in zip(back.timesteps, walk.scales(), strict=True):
-        y = guided(denoiser, back.scale_model_input(x, t).to(denoiser.dtype), t.expand(B).long(), text, scale, negative=negative, rescale=walk.rescale)
+        y = guided(
+            denoiser,
+            back.scale_model_input(x, t).to(denoiser.dtype),
+            t.expand(B).long(),
+            text,
+            scale,
+            negative=negative,
+            rescale=walk.rescale,
+        )
         x = back.step(y.float(), t, x, **fresh).prev_sample
         tick()
     return to_uint8(x)[:, 0].cpu()
@@ -131,9 +206,10 @@ def draw(
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-022
 NOTICE = "radgen: generated image, not for diagnosis"
 
+
 def weights_fingerprint(
-    state: dict, # name -> tensor, as `state_dict` gives
-) -> str: # 64 hexadecimal digits
+    state: dict,  # name -> tensor, as `state_dict` gives
+) -> str:  # 64 hexadecimal digits
     "The sha256 over sorted names, types, shapes and bytes of the tensors."
     h = hashlib.sha256()
     for name in sorted(state):
@@ -142,43 +218,81 @@ def weights_fingerprint(
         h.update(x.reshape(-1).contiguous().view(torch.uint8).numpy())
     return h.hexdigest()
 
+
 def save_png(
-    image: Image.Image, # its `.info` holds text
-    path: str|Path,     # where to
+    image: Image.Image,  # its `.info` holds text
+    path: str | Path,  # where to
 ):
     "Write a picture with its text, atomically."
     text = PngInfo()
     for k, v in image.info.items():
-        if isinstance(v, str): text.add_text(k, v) # which takes an iTXt chunk where Latin-1 does not do
-    with atomic_path(path) as p: image.save(p, "PNG", pnginfo=text)
+        if isinstance(v, str):
+            text.add_text(k, v)  # which takes an iTXt chunk where Latin-1 does not do
+    with atomic_path(path) as p:
+        image.save(p, "PNG", pnginfo=text)
 
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-025
-ABOUT = {"name": str, "data": str, "images": int, "concepts": dict, "recipe": str, "options": dict, "text_encoder": str, "llm": str, "scores": dict, "licence": str, "stand_ins": list}
-LICENCES = {"phantoms": "Apache-2.0; radgen's own drawings", "rocov2": "CC BY-NC-SA 4.0; its images come from articles under CC BY or CC BY-NC"} # of data that are known
+ABOUT = {
+    "name": str,
+    "data": str,
+    "images": int,
+    "concepts": dict,
+    "recipe": str,
+    "options": dict,
+    "text_encoder": str,
+    "llm": str,
+    "scores": dict,
+    "licence": str,
+    "stand_ins": list,
+}
+LICENCES = {
+    "phantoms": "Apache-2.0; radgen's own drawings",
+    "rocov2": "CC BY-NC-SA 4.0; its images come from articles under CC BY or CC BY-NC",
+}  # of data that are known
+
 
 def check_about(
-    about, # what should be a dictionary with keys of `ABOUT`
-) -> dict: # a copy, without entries that are None
+    about,  # what should be a dictionary with keys of `ABOUT`
+) -> dict:  # a copy, without entries that are None
     "What is known of a model, in order of its keys; raises `ConfigError` for a key or a value that a card has no place for."
-    if not isinstance(about, dict): raise ConfigError(f"about is {type(about).__name__}: give a dictionary with keys of {', '.join(ABOUT)}.")
+    if not isinstance(about, dict):
+        raise ConfigError(f"about is {type(about).__name__}: give a dictionary with keys of {', '.join(ABOUT)}.")
     for k, v in (about := {k: v for k, v in about.items() if v is not None}).items():
-        if k not in ABOUT: raise ConfigError(f"a model card has no place for {reprlib.repr(k)}: use {', '.join(ABOUT)}.")
-        if not isinstance(v, ABOUT[k]) or isinstance(v, bool): raise ConfigError(f"{k} in about is {reprlib.repr(v)}: it must be {ABOUT[k].__name__}.")
-    try: return json.loads(json.dumps(about, allow_nan=False, sort_keys=True)) # in the order in which diffusers stores it
-    except (TypeError, ValueError) as e: raise ConfigError(f"about does not go into JSON ({e}): use texts and finite numbers.") from None
+        if k not in ABOUT:
+            raise ConfigError(f"a model card has no place for {reprlib.repr(k)}: use {', '.join(ABOUT)}.")
+        if not isinstance(v, ABOUT[k]) or isinstance(v, bool):
+            raise ConfigError(f"{k} in about is {reprlib.repr(v)}: it must be {ABOUT[k].__name__}.")
+    try:
+        return json.loads(
+            json.dumps(about, allow_nan=False, sort_keys=True)
+        )  # in the order in which diffusers stores it
+    except (TypeError, ValueError) as e:
+        raise ConfigError(f"about does not go into JSON ({e}): use texts and finite numbers.") from None
 
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-027
 def inline_markdown(
-    value,         # str, number, or anything that goes into JSON
-    longest: int = 300, # characters
+    value,  # str, number, or anything that goes into JSON
+    longest: int = 300,  # characters
 ) -> str:
     "A value as harmless inline Markdown: neither markup nor a link, also in a table."
-    text = f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = (
+        f"{value:.4g}"
+        if isinstance(value, float)
+        else value
+        if isinstance(value, str)
+        else json.dumps(value, ensure_ascii=False)
+    )
     text = "".join(c for c in " ".join(text.split()) if c.isprintable())
-    text = text if len(text) <= longest else text[:longest - 1] + "…"
+    text = text if len(text) <= longest else text[: longest - 1] + "…"
     return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", html.escape(text, quote=False)) or "(empty)"
 
-def _table(head, rows): return "\n".join(f"| {' | '.join(r)} |" for r in (head, ["---"]*len(head), *([inline_markdown(c) for c in row] for row in rows)))
+
+def _table(head, rows):
+    return "\n".join(
+        f"| {' | '.join(r)} |"
+        for r in (head, ["---"] * len(head), *([inline_markdown(c) for c in row] for row in rows))
+    )
+
 
 _SECTIONS = """## Intended use
 
@@ -206,43 +320,99 @@ save_png(image, "head.png")
 ```"""
 
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-028
-HUB_LICENCES = {"apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"} # names that the hub knows
+HUB_LICENCES = {
+    "apache-2.0",
+    "mit",
+    "cc0-1.0",
+    "cc-by-4.0",
+    "cc-by-sa-4.0",
+    "cc-by-nc-4.0",
+    "cc-by-nc-sa-4.0",
+}  # names that the hub knows
+
 
 def model_card(
-    about: dict, # keys of `ABOUT`, each of which may be missing
-) -> str: # README.md with a YAML header
+    about: dict,  # keys of `ABOUT`, each of which may be missing
+) -> str:  # README.md with a YAML header
     "The card of a model. Source: Mitchell et al. 2019."
     a = check_about(about)
     licence = a.get("licence", "not recorded; see the data set")
     slug = licence.split(";")[0].strip().lower().replace(" ", "-")
-    header = ModelCardData(license="unknown" if "licence" not in a else slug if slug in HUB_LICENCES else "other", library_name="radgen", pipeline_tag="text-to-image",
-                           tags=["diffusers", "radiology", "medical", "synthetic-data", "not-for-diagnosis"])
-    told = [(label, a[k]) for k, label in (("data", "data"), ("images", "images"), ("recipe", "recipe"), ("text_encoder", "text encoder"), ("llm", "language model that rewrote the captions")) if k in a]
-    parts = [f"---\n{header.to_yaml()}\n---", f"# {inline_markdown(a.get('name', 'A model of radgen'))}",
-             "A diffusion model that draws radiology images from text, trained with radgen. **Its pictures are synthetic and not for diagnosis.**",
-             "## Training", _table(["what", "value"], told) if told else "What it was trained on is not recorded."]
-    if a.get("concepts"): parts += ["### Concepts of its images", _table(["CUI", "name"], a["concepts"].items())]
-    if a.get("options"): parts += ["### Options", _table(["option", "value"], a["options"].items())]
-    parts += ["## Scores", _table(["score", "value"], a["scores"].items()) if a.get("scores") else "It has not been evaluated."]
-    if a.get("stand_ins"): parts += ["### Stand-ins", "Networks that stand in for those of the literature. Numbers that rest on them compare only with numbers that rest on the same ones.", "\n".join(f"- {inline_markdown(s)}" for s in a["stand_ins"])]
-    return "\n\n".join([*parts, _SECTIONS, "## Licence", f"Of the training data: {inline_markdown(licence)}. Terms that bind the data may bind the model and its pictures.", _USE]) + "\n"
+    header = ModelCardData(
+        license="unknown" if "licence" not in a else slug if slug in HUB_LICENCES else "other",
+        library_name="radgen",
+        pipeline_tag="text-to-image",
+        tags=["diffusers", "radiology", "medical", "synthetic-data", "not-for-diagnosis"],
+    )
+    told = [
+        (label, a[k])
+        for k, label in (
+            ("data", "data"),
+            ("images", "images"),
+            ("recipe", "recipe"),
+            ("text_encoder", "text encoder"),
+            ("llm", "language model that rewrote the captions"),
+        )
+        if k in a
+    ]
+    parts = [
+        f"---\n{header.to_yaml()}\n---",
+        f"# {inline_markdown(a.get('name', 'A model of radgen'))}",
+        "A diffusion model that draws radiology images from text, trained with radgen. **Its pictures are synthetic and not for diagnosis.**",
+        "## Training",
+        _table(["what", "value"], told) if told else "What it was trained on is not recorded.",
+    ]
+    if a.get("concepts"):
+        parts += ["### Concepts of its images", _table(["CUI", "name"], a["concepts"].items())]
+    if a.get("options"):
+        parts += ["### Options", _table(["option", "value"], a["options"].items())]
+    parts += [
+        "## Scores",
+        _table(["score", "value"], a["scores"].items()) if a.get("scores") else "It has not been evaluated.",
+    ]
+    if a.get("stand_ins"):
+        parts += [
+            "### Stand-ins",
+            "Networks that stand in for those of the literature. Numbers that rest on them compare only with numbers that rest on the same ones.",
+            "\n".join(f"- {inline_markdown(s)}" for s in a["stand_ins"]),
+        ]
+    return (
+        "\n\n".join(
+            [
+                *parts,
+                _SECTIONS,
+                "## Licence",
+                f"Of the training data: {inline_markdown(licence)}. Terms that bind the data may bind the model and its pictures.",
+                _USE,
+            ]
+        )
+        + "\n"
+    )
 
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-006
 class RadGenPipeline(DiffusionPipeline):
     "Text in, radiology images out: `pipe('computed tomography, head').images`."
-    def __init__(self,
-        denoiser: nn.Module,        # UNet or VGG16UNet
-        scheduler: DDPMScheduler,   # the schedule it was trained with
-        encoder: str = "radbert",   # text encoder, as for `TextEncoder`
-        max_length: int = 64,       # tokens a caption is cut to
-        equalize: bool = False,     # whether training images had their histogram equalised
-        about: dict|None = None,    # what its card says: keys of `ABOUT`
+
+    def __init__(
+        self,
+        denoiser: nn.Module,  # UNet or VGG16UNet
+        scheduler: DDPMScheduler,  # the schedule it was trained with
+        encoder: str = "radbert",  # text encoder, as for `TextEncoder`
+        max_length: int = 64,  # tokens a caption is cut to
+        equalize: bool = False,  # whether training images had their histogram equalised
+        about: dict | None = None,  # what its card says: keys of `ABOUT`
     ):
         super().__init__()
-        if not isinstance(encoder, str): raise ConfigError(f"the text encoder is {reprlib.repr(encoder)}: give its name.")
+        if not isinstance(encoder, str):
+            raise ConfigError(f"the text encoder is {reprlib.repr(encoder)}: give its name.")
         self.register_modules(denoiser=denoiser, scheduler=scheduler)
-        self.register_to_config(encoder=encoder, max_length=check_number("max_length", max_length, 1, whole=True), equalize=bool(equalize), about=check_about(about or {}))
-        self._encoder: TextEncoder|None = None
+        self.register_to_config(
+            encoder=encoder,
+            max_length=check_number("max_length", max_length, 1, whole=True),
+            equalize=bool(equalize),
+            about=check_about(about or {}),
+        )
+        self._encoder: TextEncoder | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -251,74 +421,143 @@ class RadGenPipeline(DiffusionPipeline):
 
     def encode(self, prompts: list[str]) -> TextEmbedding:
         "Prompts to vectors, each distinct one encoded once; the text encoder is loaded at the first call."
-        if self._encoder is None: self._encoder = TextEncoder(self.config.encoder, self.config.max_length, self.device)
+        if self._encoder is None:
+            self._encoder = TextEncoder(self.config.encoder, self.config.max_length, self.device)
         distinct = list(dict.fromkeys(prompts))
         return self._encoder(distinct)[[distinct.index(p) for p in prompts]]
 
-    def picture(self,
-        pixels: torch.Tensor, # (H, W) uint8
-        **told,               # what is written into it; None is left out
+    def picture(
+        self,
+        pixels: torch.Tensor,  # (H, W) uint8
+        **told,  # what is written into it; None is left out
     ) -> Image.Image:
         "A picture that says what it is."
         im = Image.fromarray(pixels.numpy())
-        im.info = {k: str(v) for k, v in told.items() if v is not None} | {"model": self.fingerprint, "synthetic": "true", "Software": NOTICE}
+        im.info = {k: str(v) for k, v in told.items() if v is not None} | {
+            "model": self.fingerprint,
+            "synthetic": "true",
+            "Software": NOTICE,
+        }
         return im
 
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-032
 @patch
 @torch.inference_mode()
-def __call__(self: RadGenPipeline,
-    prompt: str|list[str]|None = None,        # what to draw, or a list of P such texts
+def __call__(
+    self: RadGenPipeline,
+    prompt: str | list[str] | None = None,  # what to draw, or a list of P such texts
     *,
-    prompt_embeds: TextEmbedding|None = None, # P rows of `encode`, used instead of encoding `prompt`
-    negative_prompt: str|list[str]|None = None, # what to steer away from, for all or for each; counts where the guidance scale is not 1
-    guidance_scale: float = 2.0,              # 0 ignores the text, 1 is unguided, up to 100
-    num_inference_steps: int = 25,            # sampler steps, 1..T
-    sampler: str = "dpm++",                   # a key of `SAMPLERS`
-    guidance_interval: tuple = (0.0, 1.0),    # share of the way back in which guidance acts; 0 is noise, 1 the picture
-    guidance_rescale: float = 0.0,            # brings the contrast of guided predictions back, 0..1
-    num_images_per_prompt: int = 1,           # n; the pictures of a prompt lie side by side
-    seed: int = 0,                            # with the index, decides a picture's noise
-    indices: list[int]|None = None,           # index of each of the P*n pictures; 0..P*n-1 by default
-    batch_size: int = 32,                     # pictures at once
-    image_size: int|None = None,              # pixels a side; only the model's own will do
-    output_type: str = "pil",                 # 'pil' or 'pt'
-) -> ImagePipelineOutput:                     # images: P*n PIL images, or (P*n, H, W) uint8 on the CPU
+    prompt_embeds: TextEmbedding | None = None,  # P rows of `encode`, used instead of encoding `prompt`
+    negative_prompt: str
+    | list[str]
+    | None = None,  # what to steer away from, for all or for each; counts where the guidance scale is not 1
+    guidance_scale: float = 2.0,  # 0 ignores the text, 1 is unguided, up to 100
+    num_inference_steps: int = 25,  # sampler steps, 1..T
+    sampler: str = "dpm++",  # a key of `SAMPLERS`
+    guidance_interval: tuple = (0.0, 1.0),  # share of the way back in which guidance acts; 0 is noise, 1 the picture
+    guidance_rescale: float = 0.0,  # brings the contrast of guided predictions back, 0..1
+    num_images_per_prompt: int = 1,  # n; the pictures of a prompt lie side by side
+    seed: int = 0,  # with the index, decides a picture's noise
+    indices: list[int] | None = None,  # index of each of the P*n pictures; 0..P*n-1 by default
+    batch_size: int = 32,  # pictures at once
+    image_size: int | None = None,  # pixels a side; only the model's own will do
+    output_type: str = "pil",  # 'pil' or 'pt'
+) -> ImagePipelineOutput:  # images: P*n PIL images, or (P*n, H, W) uint8 on the CPU
     "Draw; raises `ConfigError` for a request that cannot be met."
     net, size = self.denoiser, self.denoiser.config.sample_size
-    walk = Walk(sampler, num_inference_steps, guidance_scale, guidance_interval, guidance_rescale).check(self.scheduler.config.num_train_timesteps)
+    walk = Walk(sampler, num_inference_steps, guidance_scale, guidance_interval, guidance_rescale).check(
+        self.scheduler.config.num_train_timesteps
+    )
     P, texts, negatives = check_prompts(prompt, prompt_embeds, negative_prompt, net.config.text_dim)
-    n, seed, batch_size = (check_number(what, v, low, whole=True) for what, v, low in (("number of images per prompt", num_images_per_prompt, 1), ("seed", seed, -math.inf), ("batch size", batch_size, 1)))
-    at = [check_number("index of a picture", j, 0, whole=True) for j in (range(P*n) if indices is None else indices)]
-    if len(at) != P*n: raise ConfigError(f"there are {len(at)} indices for {P*n} pictures: give one for each.")
-    if image_size not in (None, size): raise ConfigError(f"the image size is {reprlib.repr(image_size)}: this model draws {size} pixels a side and nothing else.")
-    if output_type not in ("pil", "pt"): raise ConfigError(f"the output type is {reprlib.repr(output_type)}: choose pil or pt.")
-    starts, out = range(0, P*n, batch_size), []
-    with self.progress_bar(total=len(starts)*walk.steps) as bar:
+    n, seed, batch_size = (
+        check_number(what, v, low, whole=True)
+        for what, v, low in (
+            ("number of images per prompt", num_images_per_prompt, 1),
+            ("seed", seed, -math.inf),
+            ("batch size", batch_size, 1),
+        )
+    )
+    at = [check_number("index of a picture", j, 0, whole=True) for j in (range(P * n) if indices is None else indices)]
+    if len(at) != P * n:
+        raise ConfigError(f"there are {len(at)} indices for {P * n} pictures: give one for each.")
+    if image_size not in (None, size):
+        raise ConfigError(
+            f"the image size is {reprlib.repr(image_size)}: this model draws {size} pixels a side and nothing else."
+        )
+    if output_type not in ("pil", "pt"):
+        raise ConfigError(f"the output type is {reprlib.repr(output_type)}: choose pil or pt.")
+    starts, out = range(0, P * n, batch_size), []
+    with self.progress_bar(total=len(starts) * walk.steps) as bar:
         for i in starts:
-            part = at[i:i + batch_size]
-            rows = [j//n for j in range(i, i + len(part))]
+            part = at[i : i + batch_size]
+            rows = [j // n for j in range(i, i + len(part))]
             text = self.encode([texts[r] for r in rows]) if prompt_embeds is None else prompt_embeds[rows]
             negative = self.encode([negatives[r] for r in rows]).to(net.device, net.dtype) if negatives else None
-            out.append(draw(net, self.scheduler, text.to(net.device, net.dtype), negative, [index_generator(seed, j) for j in part], walk, bar.update))
+            out.append(
+                draw(
+                    net,
+                    self.scheduler,
+                    text.to(net.device, net.dtype),
+                    negative,
+                    [index_generator(seed, j) for j in part],
+                    walk,
+                    bar.update,
+                )
+            )
     pixels = torch.cat(out)
-    if output_type == "pt": return ImagePipelineOutput(pixels)
-    unusual = dict(guidance_interval=None if walk.interval == (0, 1) else "{} to {}".format(*walk.interval), guidance_rescale=walk.rescale or None)
-    return ImagePipelineOutput([self.picture(x, prompt=texts and texts[k//n], negative_prompt=negatives and negatives[k//n], seed=seed, index=at[k], sampler=walk.sampler,
-                                             steps=walk.steps, guidance=walk.scale, **unusual) for k, x in enumerate(pixels)])
+    if output_type == "pt":
+        return ImagePipelineOutput(pixels)
+    unusual = dict(
+        guidance_interval=None if walk.interval == (0, 1) else "{} to {}".format(*walk.interval),
+        guidance_rescale=walk.rescale or None,
+    )
+    return ImagePipelineOutput(
+        [
+            self.picture(
+                x,
+                prompt=texts and texts[k // n],
+                negative_prompt=negatives and negatives[k // n],
+                seed=seed,
+                index=at[k],
+                sampler=walk.sampler,
+                steps=walk.steps,
+                guidance=walk.scale,
+                **unusual,
+            )
+            for k, x in enumerate(pixels)
+        ]
+    )
 
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-042
 def _complete(folder, about):
     "Write the card into a saved folder, and take the path out that it was loaded from."
-    for f in (Path(folder)/"model_index.json", Path(folder)/"denoiser"/"config.json"): write_json(f, {k: v for k, v in read_json(f).items() if k != "_name_or_path"})
-    with atomic_path(Path(folder)/"README.md") as p: p.write_text(model_card(about), encoding="utf-8")
+    for f in (Path(folder) / "model_index.json", Path(folder) / "denoiser" / "config.json"):
+        write_json(f, {k: v for k, v in read_json(f).items() if k != "_name_or_path"})
+    with atomic_path(Path(folder) / "README.md") as p:
+        p.write_text(model_card(about), encoding="utf-8")
+
 
 @patch
-def save_pretrained(self: RadGenPipeline, save_directory, safe_serialization=True, variant=None, max_shard_size=None, push_to_hub=False, use_flashpack=False, **kwargs):
+def save_pretrained(
+    self: RadGenPipeline,
+    save_directory,
+    safe_serialization=True,
+    variant=None,
+    max_shard_size=None,
+    push_to_hub=False,
+    use_flashpack=False,
+    **kwargs,
+):
     "Write the pipeline and its card, as `DiffusionPipeline.save_pretrained` does, and as safetensors only."
-    if not safe_serialization or use_flashpack: raise ConfigError("radgen saves weights as safetensors only: leave safe_serialization and use_flashpack as they are.")
-    super(RadGenPipeline, self).save_pretrained(os.fspath(save_directory), True, variant, max_shard_size, push_to_hub, **kwargs)
+    if not safe_serialization or use_flashpack:
+        raise ConfigError(
+            "radgen saves weights as safetensors only: leave safe_serialization and use_flashpack as they are."
+        )
+    super(RadGenPipeline, self).save_pretrained(
+        os.fspath(save_directory), True, variant, max_shard_size, push_to_hub, **kwargs
+    )
     _complete(save_directory, self.config.about)
+
 
 @patch
 def _upload_folder(self: RadGenPipeline, working_dir, *args, **kwargs):
@@ -329,61 +568,106 @@ def _upload_folder(self: RadGenPipeline, working_dir, *args, **kwargs):
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-044
 DENOISERS = {"UNet": UNet, "VGG16UNet": VGG16UNet}
 
+
 def read_index(
-    folder: str|Path, # of `save_pretrained`
-) -> dict: # model_index.json
+    folder: str | Path,  # of `save_pretrained`
+) -> dict:  # model_index.json
     "What a saved pipeline is made of; raises `DataError` for a folder that is not one of ours, or whose weights are no safetensors."
     folder = Path(folder)
-    if not (folder/"model_index.json").is_file(): raise DataError(f"{folder} holds no pipeline, for it has no model_index.json: give runs/NAME/final of a finished run.")
-    try: index = read_json(folder/"model_index.json")
-    except DataError: raise DataError(f"model_index.json in {folder} is damaged: copy the whole folder again.") from None
+    if not (folder / "model_index.json").is_file():
+        raise DataError(
+            f"{folder} holds no pipeline, for it has no model_index.json: give runs/NAME/final of a finished run."
+        )
+    try:
+        index = read_json(folder / "model_index.json")
+    except DataError:
+        raise DataError(f"model_index.json in {folder} is damaged: copy the whole folder again.") from None
     kind = index.get("_class_name") if isinstance(index, dict) else None
-    if kind != "RadGenPipeline": raise DataError(f"{folder} holds {'no pipeline' if kind is None else f'a pipeline of the kind {reprlib.repr(kind)}'}, not a RadGenPipeline: give runs/NAME/final of a finished run.")
-    for part, known in (("denoiser", [[k.__module__, n] for n, k in DENOISERS.items()]), ("scheduler", [["diffusers", "DDPMScheduler"]])):
-        if index.get(part) not in known: raise DataError(f"model_index.json in {folder} names {reprlib.repr(index.get(part))} as the {part}: only {' or '.join('.'.join(k) for k in known)} is loaded.")
-    files = {p.name for p in (folder/"denoiser").iterdir()} if (folder/"denoiser").is_dir() else set()
-    for name in [f for f in files if f.endswith(".index.json")]: # of weights in several files
-        files |= {str(v) for v in getattr(read_json(folder/"denoiser"/name).get("weight_map"), "values", list)()}
+    if kind != "RadGenPipeline":
+        raise DataError(
+            f"{folder} holds {'no pipeline' if kind is None else f'a pipeline of the kind {reprlib.repr(kind)}'}, not a RadGenPipeline: give runs/NAME/final of a finished run."
+        )
+    for part, known in (
+        ("denoiser", [[k.__module__, n] for n, k in DENOISERS.items()]),
+        ("scheduler", [["diffusers", "DDPMScheduler"]]),
+    ):
+        if index.get(part) not in known:
+            raise DataError(
+                f"model_index.json in {folder} names {reprlib.repr(index.get(part))} as the {part}: only {' or '.join('.'.join(k) for k in known)} is loaded."
+            )
+    files = {p.name for p in (folder / "denoiser").iterdir()} if (folder / "denoiser").is_dir() else set()
+    for name in [f for f in files if f.endswith(".index.json")]:  # of weights in several files
+        files |= {str(v) for v in getattr(read_json(folder / "denoiser" / name).get("weight_map"), "values", list)()}
     pickles = sorted(f for f in files if f.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")))
-    if pickles: raise DataError(f"{folder} holds weights as a pickle ({pickles[0]}), which can run code and is never loaded: have it saved as safetensors.")
-    if not any(f.endswith(".safetensors") for f in files): raise DataError(f"{folder} has no weights, which should be a safetensors file in denoiser: copy the whole folder again.")
+    if pickles:
+        raise DataError(
+            f"{folder} holds weights as a pickle ({pickles[0]}), which can run code and is never loaded: have it saved as safetensors."
+        )
+    if not any(f.endswith(".safetensors") for f in files):
+        raise DataError(
+            f"{folder} has no weights, which should be a safetensors file in denoiser: copy the whole folder again."
+        )
     return index
 
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-045
 def _folder_of(name, **hub):
     "The local folder of a pipeline, from the hub where it is not here."
-    if os.path.isdir(name): return Path(name)
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)): raise DataError(f"no pipeline folder at {name}: give runs/NAME/final of a finished run.")
-    try: return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"], **hub))
-    except Exception as e: raise DataError(f"no pipeline folder at {name}, and the hub gave none of that name ({type(e).__name__}): check name and network.") from None # whatever the network does
+    if os.path.isdir(name):
+        return Path(name)
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
+        raise DataError(f"no pipeline folder at {name}: give runs/NAME/final of a finished run.")
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"], **hub))
+    except Exception as e:
+        raise DataError(
+            f"no pipeline folder at {name}, and the hub gave none of that name ({type(e).__name__}): check name and network."
+        ) from None  # whatever the network does
+
 
 @patch(cls_method=True)
 def from_pretrained(cls: RadGenPipeline, pretrained_model_name_or_path, **kwargs):
     "Load a folder (or hub name) that `save_pretrained` wrote; raises `DataError` where there is none, or where it is not sound."
-    if code := [k for k in ("custom_pipeline", "trust_remote_code") if kwargs.get(k)] + ["use_safetensors"]*(kwargs.pop("use_safetensors", True) is False):
+    if code := [k for k in ("custom_pipeline", "trust_remote_code") if kwargs.get(k)] + ["use_safetensors"] * (
+        kwargs.pop("use_safetensors", True) is False
+    ):
         raise ConfigError(f"{code[0]} would run code that comes with a model, which radgen does not: leave it out.")
-    given = {k: kwargs.pop(k) for k in ("revision", "token", "cache_dir", "force_download", "local_files_only") if k in kwargs}
+    given = {
+        k: kwargs.pop(k)
+        for k in ("revision", "token", "cache_dir", "force_download", "local_files_only")
+        if k in kwargs
+    }
     how = {k: kwargs.pop(k) for k in ("dtype", "torch_dtype", "variant") if k in kwargs}
     folder = _folder_of(pretrained_model_name_or_path, **given)
     index = read_index(folder)
     try:
-        scheduler = kwargs.pop("scheduler", None) or DDPMScheduler.from_pretrained(folder/"scheduler")
-        if scheduler.config.prediction_type not in PREDICTIONS: raise DataError(f"the schedule in {folder} predicts {reprlib.repr(scheduler.config.prediction_type)}: only {', '.join(PREDICTIONS)} are known.")
-        denoiser = kwargs.pop("denoiser", None) or DENOISERS[index["denoiser"][1]].from_pretrained(folder/"denoiser", **how)
+        scheduler = kwargs.pop("scheduler", None) or DDPMScheduler.from_pretrained(folder / "scheduler")
+        if scheduler.config.prediction_type not in PREDICTIONS:
+            raise DataError(
+                f"the schedule in {folder} predicts {reprlib.repr(scheduler.config.prediction_type)}: only {', '.join(PREDICTIONS)} are known."
+            )
+        denoiser = kwargs.pop("denoiser", None) or DENOISERS[index["denoiser"][1]].from_pretrained(
+            folder / "denoiser", **how
+        )
         return super(RadGenPipeline, cls).from_pretrained(str(folder), denoiser=denoiser, scheduler=scheduler, **kwargs)
-    except RadgenError as e: raise DataError(str(e)) from None
-    except Exception as e: raise DataError(f"the pipeline in {folder} could not be loaded ({type(e).__name__}: {first_line(e, 200)}): copy the whole folder again.") from None # whatever a foreign file provokes
+    except RadgenError as e:
+        raise DataError(str(e)) from None
+    except Exception as e:
+        raise DataError(
+            f"the pipeline in {folder} could not be loaded ({type(e).__name__}: {first_line(e, 200)}): copy the whole folder again."
+        ) from None  # whatever a foreign file provokes
 
 # %% ../nbs/09c_pipeline.ipynb #09c-pipeline-050
 def update_card(
-    folder: str|Path, # of `save_pretrained`
-    **about,          # keys of `ABOUT`; a dictionary adds to the one that is there, None takes the entry out, anything else replaces it
+    folder: str | Path,  # of `save_pretrained`
+    **about,  # keys of `ABOUT`; a dictionary adds to the one that is there, None takes the entry out, anything else replaces it
 ):
     "Change what a saved model says of itself, in model_index.json and README.md at once."
     index = read_index(folder)
     old = check_about(index.get("about") or {})
-    index["about"] = check_about({**old, **{k: {**old[k], **v} if isinstance(v, dict) and k in old else v for k, v in about.items()}})
+    index["about"] = check_about(
+        {**old, **{k: {**old[k], **v} if isinstance(v, dict) and k in old else v for k, v in about.items()}}
+    )
     with atomic_dir(folder) as d:
         shutil.copytree(folder, d, dirs_exist_ok=True)
-        write_json(d/"model_index.json", index)
+        write_json(d / "model_index.json", index)
         _complete(d, index["about"])

@@ -23,8 +23,32 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from .rewrite import caption_texts, prompt_version, transform_captions
-from .core import ConfigError, DataError, atomic_dir, atomic_path, cache_dir, check_out, evenly, file_digest, fingerprint, image_grid, read_json, save_figure, write_json
-from .cuis import choose_cuis, drop_rows, knee, modality_balance, plot_balance, plot_choice, reason_kind, require_rows, select_rows
+from radgen.core import (
+    ConfigError,
+    DataError,
+    atomic_dir,
+    atomic_path,
+    cache_dir,
+    check_out,
+    evenly,
+    file_digest,
+    fingerprint,
+    image_grid,
+    read_json,
+    save_figure,
+    write_json,
+)
+from radgen.cuis import (
+    choose_cuis,
+    drop_rows,
+    knee,
+    modality_balance,
+    plot_balance,
+    plot_choice,
+    reason_kind,
+    require_rows,
+    select_rows,
+)
 from .data import SPLITS, local_source, names_file, parquet_files, read_cells, read_data
 from .duplicates import copies_report, drop_copies, find_copies, plot_copies
 from .entropy import MEASURES_VERSION, MEASURES, Bounds, filter_images, measure_images, plot_quality
@@ -35,30 +59,38 @@ from .images import decoders, load_grey, member, square
 @dataclass
 class PrepareConfig:
     "Options of preparation."
-    data_path: Path # ROCOv2 folder, Parquet file or folder, CSV of your own images, or hf:NAME on the Hugging Face hub
-    out: Path # prepared folder to write
-    k: int|Literal["knee"] = 10 # number of most frequent concepts to keep (paper: 10), or knee for the knee of the curve
-    rule: Literal["all", "any"] = "all" # keep an image if all its concepts are chosen (paper) or if any is
-    include: tuple[str, ...] = () # CUIs that are chosen whatever their rank
-    exclude: tuple[str, ...] = () # CUIs whose images are dropped
-    unnamed: Literal["drop", "keep"] = "drop" # CUIs without a name do not count (paper), or count like others
-    min_entropy: float|str = Bounds.min_entropy # bits, or a share such as 1%; images below show too little
-    max_entropy: float|str = Bounds.max_entropy # bits; images above are noise
-    min_brightness: float|str = Bounds.min_brightness # mean grey 0..255; images below are black
-    max_brightness: float|str = Bounds.max_brightness # mean grey 0..255; images above are burnt out
-    min_contrast: float|str = Bounds.min_contrast # grey values 0..255 from the 0.5th to the 99.5th percentile; images below are too faint
-    max_saturation: float|str = Bounds.max_saturation # share of pixels of 250 and more, 0..1
-    max_border: float|str = Bounds.max_border # share of the area in a frame of one grey, 0..1
-    copies: Literal["leaks", "all", "keep"] = "leaks" # drop copies of images of a later split, all copies, or none
-    llm: str = "smollm2" # rewrites captions: rules, smollm2, hf:MODEL, gguf:FILE or openai:URL#MODEL (Ollama: openai:http://127.0.0.1:11434/v1#llama3)
-    llm_device: str = "cuda" # where a model of this process runs: cuda, cuda:N, mps or cpu
-    unanswered: Literal["stop", "rules"] = "stop" # where a server leaves captions without an answer: stop, or let the rules write them
-    names: Path|None = None # CSV with the header CUI,Canonical name; by default cui_mapping.csv beside the data
-    image_root: Path|None = None # for a CSV: the folder of its images; by default that of the CSV
-    streaming: bool = False # for hf:NAME: read rows over the network, without the library's own copy beside ours
-    limit: int|None = None # for hf:NAME: images of each split, by default all
-    engine: Literal["local", "ray"] = "local" # who works off the images: this machine's processes, or Ray
-    workers: int|None = None # processes; by default one a core
+
+    data_path: Path  # ROCOv2 folder, Parquet file or folder, CSV of your own images, or hf:NAME on the Hugging Face hub
+    out: Path  # prepared folder to write
+    k: int | Literal["knee"] = (
+        10  # number of most frequent concepts to keep (paper: 10), or knee for the knee of the curve
+    )
+    rule: Literal["all", "any"] = "all"  # keep an image if all its concepts are chosen (paper) or if any is
+    include: tuple[str, ...] = ()  # CUIs that are chosen whatever their rank
+    exclude: tuple[str, ...] = ()  # CUIs whose images are dropped
+    unnamed: Literal["drop", "keep"] = "drop"  # CUIs without a name do not count (paper), or count like others
+    min_entropy: float | str = Bounds.min_entropy  # bits, or a share such as 1%; images below show too little
+    max_entropy: float | str = Bounds.max_entropy  # bits; images above are noise
+    min_brightness: float | str = Bounds.min_brightness  # mean grey 0..255; images below are black
+    max_brightness: float | str = Bounds.max_brightness  # mean grey 0..255; images above are burnt out
+    min_contrast: float | str = (
+        Bounds.min_contrast
+    )  # grey values 0..255 from the 0.5th to the 99.5th percentile; images below are too faint
+    max_saturation: float | str = Bounds.max_saturation  # share of pixels of 250 and more, 0..1
+    max_border: float | str = Bounds.max_border  # share of the area in a frame of one grey, 0..1
+    copies: Literal["leaks", "all", "keep"] = "leaks"  # drop copies of images of a later split, all copies, or none
+    llm: str = "smollm2"  # rewrites captions: rules, smollm2, hf:MODEL, gguf:FILE or openai:URL#MODEL (Ollama: openai:http://127.0.0.1:11434/v1#llama3)
+    llm_device: str = "cuda"  # where a model of this process runs: cuda, cuda:N, mps or cpu
+    unanswered: Literal["stop", "rules"] = (
+        "stop"  # where a server leaves captions without an answer: stop, or let the rules write them
+    )
+    names: Path | None = None  # CSV with the header CUI,Canonical name; by default cui_mapping.csv beside the data
+    image_root: Path | None = None  # for a CSV: the folder of its images; by default that of the CSV
+    streaming: bool = False  # for hf:NAME: read rows over the network, without the library's own copy beside ours
+    limit: int | None = None  # for hf:NAME: images of each split, by default all
+    engine: Literal["local", "ray"] = "local"  # who works off the images: this machine's processes, or Ray
+    workers: int | None = None  # processes; by default one a core
+
 
 def bounds(
     cfg: PrepareConfig,
@@ -69,26 +101,37 @@ def bounds(
 # %% ../nbs/05d_prepare.ipynb #05d-prepare-008
 def _stat(path):
     "Size and time of a file; 'none' where there is none."
-    try: s = os.stat(path)
-    except (OSError, ValueError): return "none"
+    try:
+        s = os.stat(path)
+    except (OSError, ValueError):
+        return "none"
     return f"{s.st_size} {s.st_mtime_ns}"
 
+
 def input_fingerprint(
-    source: str|Path, # ROCOv2 folder, Parquet file or folder, or CSV of image files
-    names: str|Path|None = None,      # file of names
-    image_root: str|Path|None = None, # folder of a CSV's images
-) -> str: # 16 hexadecimal digits
+    source: str | Path,  # ROCOv2 folder, Parquet file or folder, or CSV of image files
+    names: str | Path | None = None,  # file of names
+    image_root: str | Path | None = None,  # folder of a CSV's images
+) -> str:  # 16 hexadecimal digits
     "Identify the raw data: tables by content, images and Parquet files by name, size and modification time."
     source, images = Path(source), hashlib.sha256()
-    files: list[tuple] # name and path
+    files: list[tuple]  # name and path
     own = [source] if source.suffix.lower() == ".csv" else sorted(source.glob("*.csv"))
     tables = {p.name: file_digest(p) for p in own}
-    if names := names_file(source, names): tables["names of concepts"] = file_digest(names)
-    if source.suffix.lower() == ".csv": files = [(f, member(Path(image_root or source.parent)/f.strip())[0]) for f in read_cells(source, ("image", "caption", "cuis")).image]
-    else: files = [(os.path.relpath(f, source), f) for f in parquet_files(source)]
+    if names := names_file(source, names):
+        tables["names of concepts"] = file_digest(names)
+    if source.suffix.lower() == ".csv":
+        files = [
+            (f, member(Path(image_root or source.parent) / f.strip())[0])
+            for f in read_cells(source, ("image", "caption", "cuis")).image
+        ]
+    else:
+        files = [(os.path.relpath(f, source), f) for f in parquet_files(source)]
     for d in sorted(source.glob("*_images")):
-        with os.scandir(d) as entries: files += [(f"{d.name}/{e.name}", e.path) for e in sorted(entries, key=lambda e: e.name)]
-    for name, path in files: images.update(f"{name} {_stat(path)}\n".encode("utf-8", "surrogateescape"))
+        with os.scandir(d) as entries:
+            files += [(f"{d.name}/{e.name}", e.path) for e in sorted(entries, key=lambda e: e.name)]
+    for name, path in files:
+        images.update(f"{name} {_stat(path)}\n".encode("utf-8", "surrogateescape"))
     return fingerprint(tables, images.hexdigest())
 
 # %% ../nbs/05d_prepare.ipynb #05d-prepare-011
@@ -97,14 +140,18 @@ def _square(path, size, equalize):
     im = ImageOps.fit(Image.fromarray(load_grey(path)), (size, size), Image.Resampling.LANCZOS)
     return np.asarray(ImageOps.equalize(im) if equalize else im)
 
+
 @dataclass
 class Prepared:
     "A prepared folder, opened by `load_prepared`."
+
     dir: Path
-    manifest: dict # version, config, input and prompt, and fingerprints of input, options and content
-    table: pd.DataFrame = field(repr=False) # all readable rows: those of `read_data`, and what each stage measured and decided (keep, reason)
-    names: dict = field(repr=False) # CUI -> name
-    selected: list # the CUIs that were kept
+    manifest: dict  # version, config, input and prompt, and fingerprints of input, options and content
+    table: pd.DataFrame = field(
+        repr=False
+    )  # all readable rows: those of `read_data`, and what each stage measured and decided (keep, reason)
+    names: dict = field(repr=False)  # CUI -> name
+    selected: list  # the CUIs that were kept
 
     def rows(self, split: str) -> pd.DataFrame:
         "The kept rows of a split, in the order of `images` and `texts`."
@@ -116,141 +163,237 @@ class Prepared:
 
     def images(self, split: str, size: int, equalize: bool = False) -> np.ndarray:
         "(N, size, size) uint8, memory-mapped; made at the first call."
-        path = self.dir/"arrays"/f"{split}-{size}{'-equalized' if equalize else ''}.npy"
+        path = self.dir / "arrays" / f"{split}-{size}{'-equalized' if equalize else ''}.npy"
         if not path.exists():
             files = self.rows(split).image.tolist()
-            if not files: raise DataError(f"{self.dir} keeps no {split} image: prepare it with a larger --k or wider bounds.")
+            if not files:
+                raise DataError(f"{self.dir} keeps no {split} image: prepare it with a larger --k or wider bounds.")
             with atomic_path(path) as p, ThreadPoolExecutor() as pool:
                 out = np.lib.format.open_memmap(p, "w+", np.uint8, (len(files), size, size))
                 decode = partial(_square, size=size, equalize=equalize)
-                for i, im in enumerate(tqdm(pool.map(decode, files), total=len(files), desc=f"{split} images at {size} px", unit="image", mininterval=1)): out[i] = im
+                for i, im in enumerate(
+                    tqdm(
+                        pool.map(decode, files),
+                        total=len(files),
+                        desc=f"{split} images at {size} px",
+                        unit="image",
+                        mininterval=1,
+                    )
+                ):
+                    out[i] = im
                 out.flush()
         return np.load(path, mmap_mode="r")
 
 # %% ../nbs/05d_prepare.ipynb #05d-prepare-012
-VERSION = 4 # of the prepared folder's layout
+VERSION = 4  # of the prepared folder's layout
+
 
 def is_prepared(
-    folder: str|Path,
+    folder: str | Path,
 ) -> bool:
     "Whether the folder was written by `prepare`."
-    return (Path(folder)/"manifest.json").exists() and (Path(folder)/"table.parquet").exists()
+    return (Path(folder) / "manifest.json").exists() and (Path(folder) / "table.parquet").exists()
+
 
 def load_prepared(
-    folder: str|Path, # written by `prepare`
+    folder: str | Path,  # written by `prepare`
 ) -> Prepared:
     "Open a prepared folder; raises `DataError` where it is not one."
     folder = Path(folder)
-    if not is_prepared(folder): raise DataError(f"{folder} is not a prepared folder: make it with radgen prepare --data-path DATA --out {folder}.")
-    manifest = read_json(folder/"manifest.json")
-    if manifest.get("version") != VERSION: raise DataError(f"{folder} was prepared by another version of radgen: run radgen prepare again.")
-    table = pd.read_parquet(folder/"table.parquet")
+    if not is_prepared(folder):
+        raise DataError(
+            f"{folder} is not a prepared folder: make it with radgen prepare --data-path DATA --out {folder}."
+        )
+    manifest = read_json(folder / "manifest.json")
+    if manifest.get("version") != VERSION:
+        raise DataError(f"{folder} was prepared by another version of radgen: run radgen prepare again.")
+    table = pd.read_parquet(folder / "table.parquet")
     table["cuis"] = table.cuis.map(list)
-    return Prepared(folder, manifest, table, read_json(folder/"names.json"), manifest["selected"])
+    return Prepared(folder, manifest, table, read_json(folder / "names.json"), manifest["selected"])
 
 # %% ../nbs/05d_prepare.ipynb #05d-prepare-014
-SLICE = 10_000 # images between two writings of the store, or a twentieth if that is more
+SLICE = 10_000  # images between two writings of the store, or a twentieth if that is more
+
 
 def remembered(
-    measure,             # of a table, as `measure_images`
-    table: pd.DataFrame, # one row an image, with `image` and `keep`
-    store: Path,         # Parquet file with what earlier runs measured
-) -> pd.DataFrame: # what `measure` says of the table
+    measure,  # of a table, as `measure_images`
+    table: pd.DataFrame,  # one row an image, with `image` and `keep`
+    store: Path,  # Parquet file with what earlier runs measured
+) -> pd.DataFrame:  # what `measure` says of the table
     "Measure only those images that the store does not know; what cannot be decoded is tried again each time."
     key = table.image[table.keep].map(lambda i: f"{i} {_stat(member(i)[0])}").astype(str)
-    try: known = [pd.read_parquet(store, columns=["key", *MEASURES])]
-    except (OSError, ValueError): known = [] # none, or one that is damaged and will be replaced
-    todo, why = table.loc[key.index[~key.isin(known[0].key)] if known else key.index], pd.Series("", table.index, dtype=str)
-    step = max(SLICE, len(todo)//20)
+    try:
+        known = [pd.read_parquet(store, columns=["key", *MEASURES])]
+    except (OSError, ValueError):
+        known = []  # none, or one that is damaged and will be replaced
+    todo, why = (
+        table.loc[key.index[~key.isin(known[0].key)] if known else key.index],
+        pd.Series("", table.index, dtype=str),
+    )
+    step = max(SLICE, len(todo) // 20)
     for i in range(0, len(todo), step):
-        fresh = measure(todo.iloc[i:i + step])
+        fresh = measure(todo.iloc[i : i + step])
         why.update(fresh.reason)
         known.append(fresh[fresh.keep].assign(key=key[fresh.index[fresh.keep]])[["key", *MEASURES]])
-        with atomic_path(store) as p: pd.concat(known).to_parquet(p, index=False)
-    found = pd.concat(known).drop_duplicates("key").set_index("key").reindex(key).set_index(key.index).reindex(table.index)
-    return drop_rows(table.assign(**{m: found[m].fillna("").astype(str) if m == "phash" else found[m].astype(float) for m in MEASURES}), why)
+        with atomic_path(store) as p:
+            pd.concat(known).to_parquet(p, index=False)
+    found = (
+        pd.concat(known).drop_duplicates("key").set_index("key").reindex(key).set_index(key.index).reindex(table.index)
+    )
+    return drop_rows(
+        table.assign(
+            **{m: found[m].fillna("").astype(str) if m == "phash" else found[m].astype(float) for m in MEASURES}
+        ),
+        why,
+    )
 
 # %% ../nbs/05d_prepare.ipynb #05d-prepare-016
-BLOCK = 256 # rows a task
+BLOCK = 256  # rows a task
+
 
 def run_stage(
-    stage,                  # of a table, rows for themselves; at the top level of a module or a partial of such
+    stage,  # of a table, rows for themselves; at the top level of a module or a partial of such
     table: pd.DataFrame,
     engine: str = "local",  # local, or ray for blocks of rows under Ray Data
-    workers: int|None = None, # cores that a Ray started here takes; None for all
-) -> pd.DataFrame: # what `stage` says of the table, whoever ran it
+    workers: int | None = None,  # cores that a Ray started here takes; None for all
+) -> pd.DataFrame:  # what `stage` says of the table, whoever ran it
     "Run a stage on the whole table or in blocks; raises `ConfigError` where Ray is not installed."
-    if engine == "local" or not len(table): return stage(table)
+    if engine == "local" or not len(table):
+        return stage(table)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try: import ray, ray.data
-    except ImportError: raise ConfigError("--engine ray needs Ray: pip install -e '.[ray]', or leave out --engine.") from None
-    if not ray.is_initialized(): ray.init(num_cpus=None if os.environ.get("RAY_ADDRESS") else workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        import ray, ray.data
+    except ImportError:
+        raise ConfigError("--engine ray needs Ray: pip install -e '.[ray]', or leave out --engine.") from None
+    if not ray.is_initialized():
+        ray.init(
+            num_cpus=None if os.environ.get("RAY_ADDRESS") else workers,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = table.assign(_row=np.arange(len(table)))
-    blocks = ray.data.from_pandas([rows.iloc[i:i + BLOCK] for i in range(0, len(rows), BLOCK)])
-    out = blocks.map_batches(partial(_block, stage), batch_size=None, batch_format="pandas").to_pandas().sort_values("_row").drop(columns="_row").set_index(table.index)
+    blocks = ray.data.from_pandas([rows.iloc[i : i + BLOCK] for i in range(0, len(rows), BLOCK)])
+    out = (
+        blocks.map_batches(partial(_block, stage), batch_size=None, batch_format="pandas")
+        .to_pandas()
+        .sort_values("_row")
+        .drop(columns="_row")
+        .set_index(table.index)
+    )
     return out.assign(**{c: _plain(out[c]) for c in out})
+
 
 def _plain(column):
     "A column as Arrow returns it, in the types of our tables."
-    if column.name == "cuis": return pd.Series([list(c) for c in column], column.index, dtype=object)
-    return column.astype(bool if pd.api.types.is_bool_dtype(column) else float if pd.api.types.is_numeric_dtype(column) else str)
+    if column.name == "cuis":
+        return pd.Series([list(c) for c in column], column.index, dtype=object)
+    return column.astype(
+        bool if pd.api.types.is_bool_dtype(column) else float if pd.api.types.is_numeric_dtype(column) else str
+    )
 
-def _block(stage, rows): return stage(rows.assign(cuis=_plain(rows.cuis)).reset_index(drop=True))
+
+def _block(stage, rows):
+    return stage(rows.assign(cuis=_plain(rows.cuis)).reset_index(drop=True))
 
 # %% ../nbs/05d_prepare.ipynb #05d-prepare-018
 def choice(
     cfg: PrepareConfig,
-    counts: pd.DataFrame, # of `count_cuis`
-) -> list[str]: # CUIs
+    counts: pd.DataFrame,  # of `count_cuis`
+) -> list[str]:  # CUIs
     "The concepts that the options choose."
     k = knee(counts[~counts.cui.isin(cfg.exclude)], unnamed=cfg.unnamed) if cfg.k == "knee" else cfg.k
     return choose_cuis(counts, k, cfg.include, cfg.exclude, cfg.unnamed)
 
-HINTS = {"no CUIs": "give every image its UMLS concepts in the column cuis, such as C1306645;C0817096 for an X-ray of the chest",
-         "malformed CUI": "a CUI is C and seven digits, and between two of them stands ; as in C1306645;C0817096"}
+
+HINTS = {
+    "no CUIs": "give every image its UMLS concepts in the column cuis, such as C1306645;C0817096 for an X-ray of the chest",
+    "malformed CUI": "a CUI is C and seven digits, and between two of them stands ; as in C1306645;C0817096",
+}
+
 
 def stages(
-    cfg: PrepareConfig, # with an absolute path of what is on disk
-): # (table, RawData, counts, selected)
+    cfg: PrepareConfig,  # with an absolute path of what is on disk
+):  # (table, RawData, counts, selected)
     "Read, count, select, measure, filter, drop copies, rewrite. Source: paper, pipeline 1-4."
     data = read_data(cfg.data_path, cfg.names, cfg.image_root)
     if not (data.table.split == "train").any():
         worst = reason_kind(data.rejects[data.rejects.split == "train"].reason).value_counts()
-        raise DataError(f"no training row of {cfg.data_path} can be used: " + (f"{worst.iloc[0]} of {worst.sum()} are rejected for '{worst.index[0]}'; {HINTS.get(worst.index[0], 'mend the data or choose another --data-path')}." if len(worst) else "it has none."))
+        raise DataError(
+            f"no training row of {cfg.data_path} can be used: "
+            + (
+                f"{worst.iloc[0]} of {worst.sum()} are rejected for '{worst.index[0]}'; {HINTS.get(worst.index[0], 'mend the data or choose another --data-path')}."
+                if len(worst)
+                else "it has none."
+            )
+        )
     run = partial(run_stage, engine=cfg.engine, workers=cfg.workers)
     counts = count_cuis(data.table, data.names)
     selected = choice(cfg, counts)
-    table = run(partial(select_rows, selected=selected, names=data.names, rule=cfg.rule, exclude=cfg.exclude, unnamed=cfg.unnamed), data.table)
+    table = run(
+        partial(
+            select_rows, selected=selected, names=data.names, rule=cfg.rule, exclude=cfg.exclude, unnamed=cfg.unnamed
+        ),
+        data.table,
+    )
     require_rows(table)
-    measure = partial(measure_images, workers=cfg.workers) if cfg.engine == "local" else partial(measure_images, workers=1, progress=False)
-    table = remembered(partial(run, measure), table, cache_dir()/"measures"/f"{fingerprint(str(cfg.data_path), MEASURES_VERSION)}.parquet")
+    measure = (
+        partial(measure_images, workers=cfg.workers)
+        if cfg.engine == "local"
+        else partial(measure_images, workers=1, progress=False)
+    )
+    table = remembered(
+        partial(run, measure),
+        table,
+        cache_dir() / "measures" / f"{fingerprint(str(cfg.data_path), MEASURES_VERSION)}.parquet",
+    )
     table = filter_images(table, bounds(cfg))
     require_rows(table, after="the filter of images")
     table = drop_copies(find_copies(table, cfg.workers), cfg.copies)
     require_rows(table, after="dropping copies")
-    return transform_captions(table, data.names, cfg.llm, cache_dir()/"captions.jsonl", cfg.llm_device, cfg.unanswered), data, counts, selected
+    return (
+        transform_captions(table, data.names, cfg.llm, cache_dir() / "captions.jsonl", cfg.llm_device, cfg.unanswered),
+        data,
+        counts,
+        selected,
+    )
 
 # %% ../nbs/05d_prepare.ipynb #05d-prepare-020
-STAGES = {"read": None, "concepts": "CUI|no CUI selected|no named CUI", "image quality": "entropy|brightness|contrast|saturation|border|image", "copies": "copy of"} # and how a reason of the stage begins
+STAGES = {
+    "read": None,
+    "concepts": "CUI|no CUI selected|no named CUI",
+    "image quality": "entropy|brightness|contrast|saturation|border|image",
+    "copies": "copy of",
+}  # and how a reason of the stage begins
+
 
 def rejected(
-    table: pd.DataFrame,   # after all stages
-    rejects: pd.DataFrame, # rows that could not be read
-) -> pd.DataFrame: # id, split, stage, reason: one line a dropped row
+    table: pd.DataFrame,  # after all stages
+    rejects: pd.DataFrame,  # rows that could not be read
+) -> pd.DataFrame:  # id, split, stage, reason: one line a dropped row
     "All rows that are not kept, each with the stage that dropped it and why."
     dropped = table.loc[~table.keep, ["id", "split", "reason"]]
     stage = np.select([dropped.reason.str.match(p) for p in list(STAGES.values())[1:]], list(STAGES)[1:], "other")
-    return pd.concat([rejects[["id", "split"]].assign(stage="read", reason=rejects.reason), dropped[["id", "split"]].assign(stage=stage, reason=dropped.reason)], ignore_index=True)
+    return pd.concat(
+        [
+            rejects[["id", "split"]].assign(stage="read", reason=rejects.reason),
+            dropped[["id", "split"]].assign(stage=stage, reason=dropped.reason),
+        ],
+        ignore_index=True,
+    )
+
 
 def funnel(
-    table: pd.DataFrame,   # after all stages
-    rejects: pd.DataFrame, # rows that could not be read
-) -> pd.DataFrame: # stage, reason ('' for the line that says what is left), train, valid, test, all: numbers of rows
+    table: pd.DataFrame,  # after all stages
+    rejects: pd.DataFrame,  # rows that could not be read
+) -> pd.DataFrame:  # stage, reason ('' for the line that says what is left), train, valid, test, all: numbers of rows
     "Rows at every stage, and how many were dropped for what."
     gone = rejected(table, rejects)
     gone["reason"] = reason_kind(gone.reason)
-    count = lambda rows: pd.concat([rows.value_counts().reindex(list(SPLITS), fill_value=0), pd.Series({"all": len(rows)})]) # rows of an unknown split are in "all" alone
+    count = lambda rows: pd.concat(
+        [rows.value_counts().reindex(list(SPLITS), fill_value=0), pd.Series({"all": len(rows)})]
+    )  # rows of an unknown split are in "all" alone
     left = count(table.split) + count(rejects.split)
     lines = [("given", "", left)]
     for stage, part in [(s, gone[gone.stage == s]) for s in STAGES]:
@@ -260,12 +403,13 @@ def funnel(
         lines.append((stage, "", left))
     return pd.DataFrame([[s, r, *n] for s, r, n in lines], columns=["stage", "reason", *SPLITS, "all"])
 
+
 def plot_funnel(
-    rows: pd.DataFrame, # of `funnel`
+    rows: pd.DataFrame,  # of `funnel`
 ) -> plt.Figure:
     "Rows left after each stage, and what it dropped."
     left = rows[rows.reason == ""].reset_index(drop=True)
-    fig, ax = plt.subplots(figsize=(8.4, 0.9 + 0.5*len(left)), layout="constrained")
+    fig, ax = plt.subplots(figsize=(8.4, 0.9 + 0.5 * len(left)), layout="constrained")
     for y, r in left.iterrows():
         x, lost = 0, (left["all"][y - 1] if y else r["all"]) - r["all"]
         for split, colour in zip(SPLITS, ("#4C72B0", "#8DA9D4", "#1F3864")):
@@ -273,9 +417,24 @@ def plot_funnel(
             x += r[split]
         ax.barh(y, lost, left=x, color="#C44E52", alpha=0.35, height=0.62, label="dropped" if y == 0 else None)
         why = rows[(rows.stage == r.stage) & (rows.reason != "")]
-        said = ", ".join(f"{n:,} {reason}" for reason, n in zip(why.reason.head(3), why["all"].head(3))) + (f", {why['all'].iloc[3:].sum():,} other" if len(why) > 3 else "")
-        ax.text(left["all"][0]*1.01, y, f"{r['all']:,}" + (f"   −{lost:,}: {said}" if lost else ""), va="center", fontsize=7, wrap=True)
-    ax.set(yticks=range(len(left)), yticklabels=left.stage, xlabel="rows", xlim=(0, left["all"][0]*2.1), ylim=(len(left) - 0.5, -0.6))
+        said = ", ".join(f"{n:,} {reason}" for reason, n in zip(why.reason.head(3), why["all"].head(3))) + (
+            f", {why['all'].iloc[3:].sum():,} other" if len(why) > 3 else ""
+        )
+        ax.text(
+            left["all"][0] * 1.01,
+            y,
+            f"{r['all']:,}" + (f"   −{lost:,}: {said}" if lost else ""),
+            va="center",
+            fontsize=7,
+            wrap=True,
+        )
+    ax.set(
+        yticks=range(len(left)),
+        yticklabels=left.stage,
+        xlabel="rows",
+        xlim=(0, left["all"][0] * 2.1),
+        ylim=(len(left) - 0.5, -0.6),
+    )
     ax.set_xticks([t for t in ax.get_xticks() if t <= left["all"][0]])
     ax.legend(fontsize=7, ncol=4, loc="lower right", frameon=False)
     sns.despine(fig)
@@ -283,18 +442,18 @@ def plot_funnel(
 
 # %% ../nbs/05d_prepare.ipynb #05d-prepare-022
 def content(
-    table: pd.DataFrame,   # after all stages
-    names: dict[str, str], # CUI -> name
-) -> str: # 16 hexadecimal digits
+    table: pd.DataFrame,  # after all stages
+    names: dict[str, str],  # CUI -> name
+) -> str:  # 16 hexadecimal digits
     "Identify what training sees: the kept rows with their texts and, by entropy and brightness, their pixels; not where the files lie."
     kept = table.loc[table.keep, ["id", "split", "caption", "cuis", "transformed", "entropy", "brightness"]]
     return fingerprint(kept.assign(cuis=[[(c, names.get(c, "")) for c in cuis] for cuis in kept.cuis]).values.tolist())
 
 # %% ../nbs/05d_prepare.ipynb #05d-prepare-024
 def examples_figure(
-    table: pd.DataFrame, # rows to show
-    titles,              # one string a row
-    n: int = 16,         # at most so many, evenly spread
+    table: pd.DataFrame,  # rows to show
+    titles,  # one string a row
+    n: int = 16,  # at most so many, evenly spread
 ) -> plt.Figure:
     "A grid of images of the table."
     at = evenly(len(table), n)
@@ -302,41 +461,59 @@ def examples_figure(
 
 # %% ../nbs/05d_prepare.ipynb #05d-prepare-025
 def write_figures(
-    folder: Path,         # where to
+    folder: Path,  # where to
     table: pd.DataFrame,  # after all stages
-    rows: pd.DataFrame,   # of `funnel`
-    counts: pd.DataFrame, # of `count_cuis`
-    selected: list,       # of `choice`
+    rows: pd.DataFrame,  # of `funnel`
+    counts: pd.DataFrame,  # of `count_cuis`
+    selected: list,  # of `choice`
     cfg: PrepareConfig,
 ):
     "fig/: the funnel, concepts, modalities, image quality, kept images with their new captions, dropped images with reasons, copies."
     train = table[table.split == "train"]
-    save_figure(plot_funnel(rows), folder/"funnel.png")
-    save_figure(plot_choice(counts, selected, train.assign(keep=~train.reason.str.match(STAGES["concepts"])), unnamed=cfg.unnamed), folder/"cuis.png")
-    save_figure(plot_balance(modality_balance(train)), folder/"modalities.png")
-    save_figure(plot_quality(table, bounds(cfg)), folder/"entropy.png")
+    save_figure(plot_funnel(rows), folder / "funnel.png")
+    save_figure(
+        plot_choice(
+            counts, selected, train.assign(keep=~train.reason.str.match(STAGES["concepts"])), unnamed=cfg.unnamed
+        ),
+        folder / "cuis.png",
+    )
+    save_figure(plot_balance(modality_balance(train)), folder / "modalities.png")
+    save_figure(plot_quality(table, bounds(cfg)), folder / "entropy.png")
     kept = table[table.keep]
-    save_figure(examples_figure(kept, kept.transformed.tolist()), folder/"kept.png")
+    save_figure(examples_figure(kept, kept.transformed.tolist()), folder / "kept.png")
     dropped = table[~table.keep & table.entropy.notna()]
-    if len(dropped): save_figure(examples_figure(dropped, dropped.reason.tolist()), folder/"dropped.png")
-    if (table.keeper != "").any(): save_figure(plot_copies(table), folder/"copies.png")
+    if len(dropped):
+        save_figure(examples_figure(dropped, dropped.reason.tolist()), folder / "dropped.png")
+    if (table.keeper != "").any():
+        save_figure(plot_copies(table), folder / "copies.png")
 
 # %% ../nbs/05d_prepare.ipynb #05d-prepare-027
 def _check(cfg):
     "Refuse options that cannot work before anything is read."
-    if cfg.k != "knee" and cfg.k < 1 and not cfg.include: raise ConfigError(f"--k is {cfg.k}: keep at least one concept.")
-    if cfg.workers is not None and cfg.workers < 1: raise ConfigError(f"--workers is {cfg.workers}: at least one must read.")
-    if cfg.limit is not None and cfg.limit < 1: raise ConfigError(f"--limit is {cfg.limit}: at least one image of each split is needed.")
+    if cfg.k != "knee" and cfg.k < 1 and not cfg.include:
+        raise ConfigError(f"--k is {cfg.k}: keep at least one concept.")
+    if cfg.workers is not None and cfg.workers < 1:
+        raise ConfigError(f"--workers is {cfg.workers}: at least one must read.")
+    if cfg.limit is not None and cfg.limit < 1:
+        raise ConfigError(f"--limit is {cfg.limit}: at least one image of each split is needed.")
     bounds(cfg).numbers(pd.DataFrame({"split": ["train"], **{m: [0.0] for m in MEASURES}}))
     out = Path(cfg.out)
     check_out(out, "table.parquet")
+
 
 def _on_disk(cfg):
     "The options with absolute paths, the hub's data fetched."
     path = local_source(cfg.data_path, cfg.streaming, cfg.limit)
     for option, p in ("names", cfg.names), ("image-root", cfg.image_root):
-        if p is not None and not Path(p).exists(): raise DataError(f"there is no {p}: mend --{option}.")
-    return replace(cfg, data_path=path.absolute(), names=cfg.names and Path(cfg.names).absolute(), image_root=cfg.image_root and Path(cfg.image_root).absolute())
+        if p is not None and not Path(p).exists():
+            raise DataError(f"there is no {p}: mend --{option}.")
+    return replace(
+        cfg,
+        data_path=path.absolute(),
+        names=cfg.names and Path(cfg.names).absolute(),
+        image_root=cfg.image_root and Path(cfg.image_root).absolute(),
+    )
+
 
 def prepare(
     cfg: PrepareConfig,
@@ -344,25 +521,48 @@ def prepare(
     "Write the prepared folder, or open it if it is up to date; raises `RadgenError` for data or options that cannot work."
     _check(cfg)
     out, cfg = Path(cfg.out), _on_disk(cfg)
-    options = {k: v for k, v in asdict(cfg).items() if k not in ("out", "workers", "engine", "streaming", "limit", "llm_device")}
-    manifest = dict(version=VERSION, config=options, input=input_fingerprint(cfg.data_path, cfg.names, cfg.image_root), measured=MEASURES_VERSION, decoders=decoders(), prompt=prompt_version())
+    options = {
+        k: v
+        for k, v in asdict(cfg).items()
+        if k not in ("out", "workers", "engine", "streaming", "limit", "llm_device")
+    }
+    manifest = dict(
+        version=VERSION,
+        config=options,
+        input=input_fingerprint(cfg.data_path, cfg.names, cfg.image_root),
+        measured=MEASURES_VERSION,
+        decoders=decoders(),
+        prompt=prompt_version(),
+    )
     manifest["fingerprint"] = fingerprint(manifest)
-    if is_prepared(out) and read_json(out/"manifest.json").get("fingerprint") == manifest["fingerprint"]:
+    if is_prepared(out) and read_json(out / "manifest.json").get("fingerprint") == manifest["fingerprint"]:
         print(f"{out} is up to date.", file=sys.stderr)
         return load_prepared(out)
     table, data, counts, selected = stages(cfg)
     rows, kept = funnel(table, data.rejects), table[table.keep].split.value_counts()
     print(f"{rows.to_string(index=False)}\n", file=sys.stderr)
     copies = table[table.keeper != ""].sort_values("keeper", kind="stable")
-    if len(copies): print(f"Pictures that occur more than once (copies.csv; --copies {cfg.copies}):\n{copies_report(table).to_string()}\n", file=sys.stderr)
+    if len(copies):
+        print(
+            f"Pictures that occur more than once (copies.csv; --copies {cfg.copies}):\n{copies_report(table).to_string()}\n",
+            file=sys.stderr,
+        )
     with atomic_dir(out) as d:
-        table.to_parquet(d/"table.parquet", index=False)
-        rejected(table, data.rejects).to_csv(d/"rejects.csv", index=False)
-        rows.to_csv(d/"funnel.csv", index=False)
-        copies[["keeper", "id", "split"]].to_csv(d/"copies.csv", index=False)
-        modality_balance(table[table.split == "train"]).to_csv(d/"modalities.csv")
-        counts.to_csv(d/"cuis.csv", index=False)
-        write_json(d/"names.json", data.names)
-        write_figures(d/"fig", table, rows, counts, selected, cfg)
-        write_json(d/"manifest.json", {**manifest, "selected": selected, "rows": {s: int(kept.get(s, 0)) for s in SPLITS}, "content": content(table, data.names)})
+        table.to_parquet(d / "table.parquet", index=False)
+        rejected(table, data.rejects).to_csv(d / "rejects.csv", index=False)
+        rows.to_csv(d / "funnel.csv", index=False)
+        copies[["keeper", "id", "split"]].to_csv(d / "copies.csv", index=False)
+        modality_balance(table[table.split == "train"]).to_csv(d / "modalities.csv")
+        counts.to_csv(d / "cuis.csv", index=False)
+        write_json(d / "names.json", data.names)
+        write_figures(d / "fig", table, rows, counts, selected, cfg)
+        write_json(
+            d / "manifest.json",
+            {
+                **manifest,
+                "selected": selected,
+                "rows": {s: int(kept.get(s, 0)) for s in SPLITS},
+                "content": content(table, data.names),
+            },
+        )
     return load_prepared(out)

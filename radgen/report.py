@@ -30,52 +30,79 @@ from .sampling import SampleConfig, sample
 
 # %% ../nbs/11d_report.ipynb #11d-report-006
 def loss_figure(
-    metrics: pd.DataFrame, # of `Run.metrics`
+    metrics: pd.DataFrame,  # of `Run.metrics`
 ) -> plt.Figure:
     "The training curve and its running mean."
     fig, ax = plt.subplots(figsize=(6, 2.4))
-    ax.plot(metrics.step, metrics.loss, lw=0.6, alpha=0.4, color="C0"); ax.plot(metrics.step, metrics.loss.rolling(max(1, len(metrics)//20), min_periods=1).mean(), color="C0")
+    ax.plot(metrics.step, metrics.loss, lw=0.6, alpha=0.4, color="C0")
+    ax.plot(metrics.step, metrics.loss.rolling(max(1, len(metrics) // 20), min_periods=1).mean(), color="C0")
     ax.set(xlabel="step", ylabel="loss", yscale="log")
     return fig
 
+
 def distance_figure(
-    r: dict, # of `measure`
+    r: dict,  # of `measure`
 ) -> plt.Figure:
     "The distance beside what real images reach."
     fig, ax = plt.subplots(figsize=(6, 1.5))
-    ax.barh([f"{r['real']} real test against\n{r['generated']} generated", "as many real\ntraining images (floor)"], [r["distance"], r["floor"][0]], xerr=np.abs(np.array([[v - r["distance"] for v in r["interval"]], [-r["floor"][1], r["floor"][1]]])).T, color=["C0", "0.6"])
-    ax.invert_yaxis(); ax.set_xlabel(r["features"])
+    ax.barh(
+        [f"{r['real']} real test against\n{r['generated']} generated", "as many real\ntraining images (floor)"],
+        [r["distance"], r["floor"][0]],
+        xerr=np.abs(np.array([[v - r["distance"] for v in r["interval"]], [-r["floor"][1], r["floor"][1]]])).T,
+        color=["C0", "0.6"],
+    )
+    ax.invert_yaxis()
+    ax.set_xlabel(r["features"])
     return fig
 
+
 def spread_over(
-    types: list[str], # of all rows
-    n: int,           # how many rows to choose
+    types: list[str],  # of all rows
+    n: int,  # how many rows to choose
 ) -> list[int]:
     "Rows that cover all types evenly, in order of type."
-    order = pd.DataFrame({"type": types}).assign(turn=lambda t: t.groupby("type").cumcount()).sort_values(["turn", "type"], kind="stable").index[:n]
+    order = (
+        pd.DataFrame({"type": types})
+        .assign(turn=lambda t: t.groupby("type").cumcount())
+        .sort_values(["turn", "type"], kind="stable")
+        .index[:n]
+    )
     return sorted(order, key=lambda i: (types[i], i))
+
 
 def comparison_figure(
     run: Run,
-    generated: np.ndarray, # (N, H, W)
-    rows: pd.DataFrame,    # of `read_samples`
-    split: str = "test",   # that the captions are of
-    n: int = 18,           # pairs, of all image types evenly
-    ncol: int = 6,         # pairs a row
+    generated: np.ndarray,  # (N, H, W)
+    rows: pd.DataFrame,  # of `read_samples`
+    split: str = "test",  # that the captions are of
+    n: int = 18,  # pairs, of all image types evenly
+    ncol: int = 6,  # pairs a row
 ) -> plt.Figure:
     "Real images with their captions, the generated ones under them."
     table, real = run.prepared.rows(split), run.prepared.images(split, run.config.image_size, run.config.equalize)
     at = dict(zip(table.id, range(len(table))))
-    shown = spread_over([concept_facts(table.cuis[at[i]], run.prepared.names).image_type for i in rows.id[:len(table)]], n)
-    gap = np.full((max(1, real.shape[1]//32), real.shape[2]), 255, np.uint8)
+    shown = spread_over(
+        [concept_facts(table.cuis[at[i]], run.prepared.names).image_type for i in rows.id[: len(table)]], n
+    )
+    gap = np.full((max(1, real.shape[1] // 32), real.shape[2]), 255, np.uint8)
     pairs = [np.vstack([real[at[rows.id[i]]], gap, generated[i]]) for i in shown]
-    return image_grid(pairs, [rows.prompt[i] for i in shown], ncol=ncol, size=1.7, wrap=28, lines=4, row_labels=["generated               real"]*len(pairs), aspect=2)
+    return image_grid(
+        pairs,
+        [rows.prompt[i] for i in shown],
+        ncol=ncol,
+        size=1.7,
+        wrap=28,
+        lines=4,
+        row_labels=["generated               real"] * len(pairs),
+        aspect=2,
+    )
+
 
 def failures_figure(
-    generated: np.ndarray, # (N, H, W)
-    rows: pd.DataFrame,    # of `read_samples`
-    doubt: list[float],    # (N,) probability that the reader gives to the image type asked for
-    n: int = 12,           # images
+    generated: np.ndarray,  # (N, H, W)
+    rows: pd.DataFrame,  # of `read_samples`
+    doubt: list[float],  # (N,) probability that the reader gives to the image type asked for
+    n: int = 12,  # images
 ) -> plt.Figure:
     "The pictures that look least like what was asked for: chosen by rule, not by taste."
     at = np.argsort(doubt, kind="stable")[:n]
@@ -84,34 +111,66 @@ def failures_figure(
 # %% ../nbs/11d_report.ipynb #11d-report-008
 GUIDANCE, STEPS = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0), (5, 10, 25, 50)
 
+
 def curves(
     run: Run,
     features: Features,
-    s: dict,             # sample.json of the samples that are judged
-    n: int,              # images a point
+    s: dict,  # sample.json of the samples that are judged
+    n: int,  # images a point
     device: str,
-) -> dict: # guidance and steps: lists of (value, distance); floor
+) -> dict:  # guidance and steps: lists of (value, distance); floor
     "The distance over guidance and over the number of steps, all else as in the samples."
     p, c, split = run.prepared, run.config, s["split"]
-    real = {k: cached_features(p.images(k, c.image_size, c.equalize), features, p.dir/"features") for k in ("train", split)}
+    real = {
+        k: cached_features(p.images(k, c.image_size, c.equalize), features, p.dir / "features")
+        for k in ("train", split)
+    }
     test = statistics(real[split], identity=features.identity)
-    asked = SampleConfig(run.dir, n=n, split=split, guidance=s["guidance"], steps=s["steps"], sampler=s["sampler"], seed=s["seed"], negative=s["negative"], guidance_interval=tuple(s["guidance_interval"]), guidance_rescale=s["guidance_rescale"], device=device)
+    asked = SampleConfig(
+        run.dir,
+        n=n,
+        split=split,
+        guidance=s["guidance"],
+        steps=s["steps"],
+        sampler=s["sampler"],
+        seed=s["seed"],
+        negative=s["negative"],
+        guidance_interval=tuple(s["guidance_interval"]),
+        guidance_rescale=s["guidance_rescale"],
+        device=device,
+    )
+
     def at(**knob):
-        cfg = replace(asked, **knob, out=run.dir/"curves"/f"{n}-g{knob.get('guidance', asked.guidance):g}-{knob.get('steps', asked.steps)}")
+        cfg = replace(
+            asked,
+            **knob,
+            out=run.dir / "curves" / f"{n}-g{knob.get('guidance', asked.guidance):g}-{knob.get('steps', asked.steps)}",
+        )
         return frechet_distance(statistics(features(read_samples(sample(cfg))[0]), identity=features.identity), test)
-    return dict(n=n, floor=floor(real["train"], real[split], n), guidance=[(g, at(guidance=g)) for g in GUIDANCE], steps=[(k, at(steps=k)) for k in STEPS])
+
+    return dict(
+        n=n,
+        floor=floor(real["train"], real[split], n),
+        guidance=[(g, at(guidance=g)) for g in GUIDANCE],
+        steps=[(k, at(steps=k)) for k in STEPS],
+    )
+
 
 def curves_figure(
-    r: dict, # of `curves`
-    name: str, # of the distance
+    r: dict,  # of `curves`
+    name: str,  # of the distance
 ) -> plt.Figure:
     "Distance over guidance and steps, with the floor."
     fig, axs = plt.subplots(1, 2, figsize=(7, 2.4), layout="constrained", sharey=True)
     for ax, key, label in zip(axs, ("guidance", "steps"), ("guidance scale", "sampler steps")):
-        ax.plot(*zip(*r[key]), marker="o", ms=3); ax.axhline(r["floor"][0], color="0.7", lw=4, alpha=0.6, label="floor")
+        ax.plot(*zip(*r[key]), marker="o", ms=3)
+        ax.axhline(r["floor"][0], color="0.7", lw=4, alpha=0.6, label="floor")
         ax.set(xlabel=label, yscale="log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5))); ax.yaxis.set_major_formatter(ScalarFormatter()); ax.yaxis.set_minor_formatter(NullFormatter())
-    axs[0].set_ylabel(f"{name}\nof {r['n']} images", fontsize=7); axs[1].legend(fontsize=7)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(ScalarFormatter())
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    axs[0].set_ylabel(f"{name}\nof {r['n']} images", fontsize=7)
+    axs[1].legend(fontsize=7)
     return fig
 
 # %% ../nbs/11d_report.ipynb #11d-report-010
@@ -119,48 +178,69 @@ STYLE = """body{font:16px/1.5 Georgia,serif;max-width:52rem;margin:2rem auto;pad
 table{border-collapse:collapse;width:100%;font:14px/1.4 system-ui,sans-serif}th,td{border-bottom:1px solid #ccc;padding:.35rem .5rem;text-align:left;vertical-align:top}th{border-bottom:2px solid #222}
 img{max-width:100%;display:block;margin:1rem auto}code{font-size:.9em}figure,table,img{break-inside:avoid}@media print{body{margin:0;max-width:none;font-size:11pt}h2{break-after:avoid}}"""
 
+
 def as_page(
-    text: str,       # markdown
-    folder: Path,    # that its figures are named from
+    text: str,  # markdown
+    folder: Path,  # that its figures are named from
     title: str,
-) -> str: # HTML that needs no other file
+) -> str:  # HTML that needs no other file
     "One self-contained page."
-    inside = lambda m: f'{m[1]}"data:image/png;base64,{base64.b64encode((folder/html.unescape(m[2])).read_bytes()).decode()}"'
+    inside = lambda m: (
+        f'{m[1]}"data:image/png;base64,{base64.b64encode((folder / html.unescape(m[2])).read_bytes()).decode()}"'
+    )
     reader = Markdown(extensions=["tables"])
-    reader.ESCAPED_CHARS += ["~", "$"] # as on GitHub
-    for where, what in ((reader.preprocessors, "html_block"), (reader.inlinePatterns, "html")): where.deregister(what) # tags in the text stay text
+    reader.ESCAPED_CHARS += ["~", "$"]  # as on GitHub
+    for where, what in ((reader.preprocessors, "html_block"), (reader.inlinePatterns, "html")):
+        where.deregister(what)  # tags in the text stay text
     body = re.sub('(<img [^>]*?src=)"([^":]+)"', inside, reader.convert(text))
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title><style>{STYLE}</style>{body}</html>'
 
 # %% ../nbs/11d_report.ipynb #11d-report-011
-FACTS = {"finding": "finding as the prompt says", "side": "side as the prompt says", "size, mm off": "size as the prompt says, mm off"}
+FACTS = {
+    "finding": "finding as the prompt says",
+    "side": "side as the prompt says",
+    "size, mm off": "size as the prompt says, mm off",
+}
+
 
 def as_read(
     t: dict,  # one fact of `read_truth`
-    who: str, # generated, real or deaf
+    who: str,  # generated, real or deaf
 ) -> str:
     "A cell of what the readers of phantoms say."
     v = t[who]
-    if who == "generated" and not t["readable"]: return "cannot be read"
+    if who == "generated" and not t["readable"]:
+        return "cannot be read"
     return "unknown" if v is None or v != v else f"{v:.1f}" if "mm" in t["fact"] else f"{v:.0%}"
 
+
 def score_table(
-    r: dict, # of `measure`
-) -> str: # Markdown
+    r: dict,  # of `measure`
+) -> str:  # Markdown
     "Every number beside that of real images."
     (lo, hi), g, h, copies = r["interval"], r["neighbourhoods"], r["neighbourhoods_real"], r["copies"]
     likeness = lambda v: "no caption twice" if v is None else f"{v[0]:.2f} ({v[1]} pairs)"
     share = lambda v: "unknown" if v is None else f"{v:.0%}"
     number = lambda v: "unknown" if v is None or v != v else f"{v:.2f}"
     between = lambda v: "" if v is None else f" ({v[0]:.2f} to {v[1]:.2f})"
-    lines = [f"| {FACTS[t['fact']]} | {as_read(t, 'generated')} | {as_read(t, 'real')} | known for phantoms alone, by a reader; {t['asked']:.0f} prompts say it; {as_read(t, 'deaf')} for a constant answer |\n" for t in r["truth"] or []]
+    lines = [
+        f"| {FACTS[t['fact']]} | {as_read(t, 'generated')} | {as_read(t, 'real')} | known for phantoms alone, by a reader; {t['asked']:.0f} prompts say it; {as_read(t, 'deaf')} for a constant answer |\n"
+        for t in r["truth"] or []
+    ]
     if r["usefulness"]:
         learnt = pd.DataFrame(r["usefulness"]).groupby("trained_on").auroc.agg(["mean", "std"])
         spread = lambda k: "{:.2f} ± {:.2f}".format(*learnt.loc[k])
-        lines.append(f"| learnt from them (AUROC) | {spread('generated')} | {spread('real')} | a small classifier of the concepts, trained on as many images of either kind and tested on real ones, three seeds; on half of each {spread('half of each')} |\n")
-    if r["clip"]: lines.append(f"| captions that find their picture (CLIP, recall at 5) | {share(r['clip']['recall_5'])} | {share(r['clip_real']['recall_5'])} | {share(r['clip']['chance_5'])} by guessing |\n")
+        lines.append(
+            f"| learnt from them (AUROC) | {spread('generated')} | {spread('real')} | a small classifier of the concepts, trained on as many images of either kind and tested on real ones, three seeds; on half of each {spread('half of each')} |\n"
+        )
+    if r["clip"]:
+        lines.append(
+            f"| captions that find their picture (CLIP, recall at 5) | {share(r['clip']['recall_5'])} | {share(r['clip_real']['recall_5'])} | {share(r['clip']['chance_5'])} by guessing |\n"
+        )
     name, about = inline_markdown(r["features"]), f"{r['floor_images']} training images"
-    draws = f" ± {r['floor'][1]:.1f}" if r["floor_images"] < r["training"] else "" # with all of them there is but one draw
+    draws = (
+        f" ± {r['floor'][1]:.1f}" if r["floor_images"] < r["training"] else ""
+    )  # with all of them there is but one draw
     return f"""| measure | generated | real | what it says |
 |---|---|---|---|
 | **{name}** | **{r["distance"]:.1f}** ({lo:.1f} to {hi:.1f}) | {r["floor"][0]:.1f}{draws} (floor) | {r["generated"]} generated against {r["real"]} held-out images, 95% interval over other draws; the floor is {about} against the same |
@@ -175,28 +255,47 @@ def score_table(
 | nearer to a training image than 99% of held-out ones | {r["memorised"]:.1%} | 1% | in the space of features |
 """
 
+
 def concept_table(
-    r: dict, # of `measure`
-) -> str: # Markdown
+    r: dict,  # of `measure`
+) -> str:  # Markdown
     "The concepts that were asked for, one by one."
     number = lambda v: "unknown" if v is None or v != v else f"{v:.2f}"
-    return "\n".join(["| concept | images asked for | generated (AUROC) | real (AUROC) |", "|---|---|---|---|", *(f"| {inline_markdown(c['concept'])} | {c['asked']} | {number(c['generated'])} | {number(c['real'])} |" for c in r["by_concept"])])
+    return "\n".join(
+        [
+            "| concept | images asked for | generated (AUROC) | real (AUROC) |",
+            "|---|---|---|---|",
+            *(
+                f"| {inline_markdown(c['concept'])} | {c['asked']} | {number(c['generated'])} | {number(c['real'])} |"
+                for c in r["by_concept"]
+            ),
+        ]
+    )
 
 # %% ../nbs/11d_report.ipynb #11d-report-018
 def report_text(
-    run: Run, folder: Path, # that was judged, and the folder of its samples
-    s: dict,                # sample.json
-    r: dict,                # of `measure`, with `curves` and `asked`
-) -> str:                   # Markdown
+    run: Run,
+    folder: Path,  # that was judged, and the folder of its samples
+    s: dict,  # sample.json
+    r: dict,  # of `measure`, with `curves` and `asked`
+) -> str:  # Markdown
     "The page in Markdown."
     c, m = run.config, run.metrics()
     stand = LABELS.get(c.encoder) or inline_markdown(c.encoder)
     step, seconds = (int(m.step.iloc[-1]), m.seconds.iloc[-1]) if len(m) else (0, 0)
-    knobs = "" if not r["curves"] else f"## Guidance and steps\n\n![distance over guidance and steps](fig/curves.png)\n\n{r['curves']['n']} images a point, all else as above; the band is the floor of as many real images.\n\n"
-    failures = "" if r["types"] is None else "## Failures\n\nChosen by rule: the images in which the reader sees least of the image type asked for, with the probability that it gives.\n\n![least like what was asked for](fig/failures.png)\n\n"
+    knobs = (
+        ""
+        if not r["curves"]
+        else f"## Guidance and steps\n\n![distance over guidance and steps](fig/curves.png)\n\n{r['curves']['n']} images a point, all else as above; the band is the floor of as many real images.\n\n"
+    )
+    failures = (
+        ""
+        if r["types"] is None
+        else "## Failures\n\nChosen by rule: the images in which the reader sees least of the image type asked for, with the probability that it gives.\n\n![least like what was asked for](fig/failures.png)\n\n"
+    )
     return f"""# {inline_markdown(c.name)}
 
-{inline_markdown(c.model)} ({inline_markdown(c.size)}), recipe {inline_markdown(c.recipe)}, {c.image_size} px, caption mode {c.caption_mode}, text encoder {stand}, captions rewritten by {inline_markdown(run.prepared.manifest["config"]["llm"])}. Trained for {step:,} steps of {c.batch_size*c.grad_accum} images in {seconds/60:.1f} minutes on {r["training"]:,} images.
+{inline_markdown(c.model)} ({inline_markdown(c.size)}), recipe {inline_markdown(c.recipe)}, {c.image_size} px, caption mode {c.caption_mode}, text encoder {stand}, captions rewritten by {inline_markdown(run.prepared.manifest["config"]["llm"])}. Trained for {step:,} steps of {c.batch_size * c.grad_accum} images in {seconds / 60:.1f} minutes on {r["training"]:,} images.
 Sampled by {inline_markdown(s["sampler"])} in {s["steps"]} steps with guidance {s["guidance"]:g}, {s["images_per_s"]:.1f} images a second.
 
 {score_table(r)}
@@ -236,38 +335,71 @@ Numbers: `{folder.relative_to(run.dir) if folder.is_relative_to(run.dir) else fo
 
 # %% ../nbs/11d_report.ipynb #11d-report-012
 def write_report(
-    run: Run, folder: Path, r: dict, # samples folder and numbers
+    run: Run,
+    folder: Path,
+    r: dict,  # samples folder and numbers
 ) -> Path:
     "runs/NAME/report.md with its figures in runs/NAME/fig, and report.html that holds them."
-    c, s, p = run.config, read_json(folder/"sample.json"), run.prepared
+    c, s, p = run.config, read_json(folder / "sample.json"), run.prepared
     generated, rows = read_samples(folder)
-    save_figure(loss_figure(run.metrics()), run.dir/"fig"/"loss.png")
-    save_figure(distance_figure(r), run.dir/"fig"/"distance.png")
-    save_figure(comparison_figure(run, generated, rows, s["split"]), run.dir/"fig"/"comparison.png")
-    save_figure(copies_figure(generated, p.images("train", c.image_size, c.equalize), pd.DataFrame(r["suspects"])), run.dir/"fig"/"neighbours.png")
-    if r["types"] is not None: save_figure(failures_figure(generated, rows, r["doubt"]), run.dir/"fig"/"failures.png")
-    if r["curves"]: save_figure(curves_figure(r["curves"], r["features"]), run.dir/"fig"/"curves.png")
+    save_figure(loss_figure(run.metrics()), run.dir / "fig" / "loss.png")
+    save_figure(distance_figure(r), run.dir / "fig" / "distance.png")
+    save_figure(comparison_figure(run, generated, rows, s["split"]), run.dir / "fig" / "comparison.png")
+    save_figure(
+        copies_figure(generated, p.images("train", c.image_size, c.equalize), pd.DataFrame(r["suspects"])),
+        run.dir / "fig" / "neighbours.png",
+    )
+    if r["types"] is not None:
+        save_figure(failures_figure(generated, rows, r["doubt"]), run.dir / "fig" / "failures.png")
+    if r["curves"]:
+        save_figure(curves_figure(r["curves"], r["features"]), run.dir / "fig" / "curves.png")
     text = report_text(run, folder, s, r)
-    with atomic_path(run.dir/"report.html") as path: path.write_text(as_page(text, run.dir, f"{c.name}: report"), encoding="utf-8")
-    with atomic_path(run.dir/"report.md") as path: path.write_text(text, encoding="utf-8")
-    return run.dir/"report.md"
+    with atomic_path(run.dir / "report.html") as path:
+        path.write_text(as_page(text, run.dir, f"{c.name}: report"), encoding="utf-8")
+    with atomic_path(run.dir / "report.md") as path:
+        path.write_text(text, encoding="utf-8")
+    return run.dir / "report.md"
 
 # %% ../nbs/11d_report.ipynb #11d-report-013
 def evaluate(
     cfg: EvaluateConfig,
-) -> dict: # the numbers, also in evaluation.json
+) -> dict:  # the numbers, also in evaluation.json
     "Judge samples of a run and write its report; raises `RadgenError` where there is nothing to judge."
     run = load_run(cfg.run)
     folder = find_samples(cfg, run)
-    features, s = make_features(cfg.features, pick_device(cfg.device)), read_json(folder/"sample.json")
-    asked = fingerprint(s["fingerprint"], run.prepared.manifest["content"], features.identity, cfg.min_images, cfg.clip, cfg.curves, cfg.classifiers, cfg.seed)
-    done, report = folder/"evaluation.json", run.dir/"report.md"
+    features, s = make_features(cfg.features, pick_device(cfg.device)), read_json(folder / "sample.json")
+    asked = fingerprint(
+        s["fingerprint"],
+        run.prepared.manifest["content"],
+        features.identity,
+        cfg.min_images,
+        cfg.clip,
+        cfg.curves,
+        cfg.classifiers,
+        cfg.seed,
+    )
+    done, report = folder / "evaluation.json", run.dir / "report.md"
     if not done.exists() or read_json(done).get("asked") != asked:
-        r = measure(*read_samples(folder), run, s["split"], features, cfg) | {"curves": curves(run, features, s, cfg.curves, cfg.device) if cfg.curves else None, "asked": asked, "report": str(report)}
-        scores = {r["features"]: r["distance"], f"floor of {r['features']} ({r['floor_images']} real against {r['real']} real)": r["floor"][0], "image type as asked": r["types"]}
+        r = measure(*read_samples(folder), run, s["split"], features, cfg) | {
+            "curves": curves(run, features, s, cfg.curves, cfg.device) if cfg.curves else None,
+            "asked": asked,
+            "report": str(report),
+        }
+        scores = {
+            r["features"]: r["distance"],
+            f"floor of {r['features']} ({r['floor_images']} real against {r['real']} real)": r["floor"][0],
+            "image type as asked": r["types"],
+        }
         update_card(run.final(), scores={k: v for k, v in scores.items() if v is not None})
         write_json(done, r)
-    r = read_json(done) # with lists for tuples, as every later call finds it
-    if not report.exists() or not report.with_suffix(".html").exists() or asked not in report.read_text(encoding="utf-8"): write_report(run, folder, r)
-    print(f"{report}: {r['features']} {r['distance']:.1f}, floor {r['floor'][0]:.1f} ± {r['floor'][1]:.1f} (real against real).")
+    r = read_json(done)  # with lists for tuples, as every later call finds it
+    if (
+        not report.exists()
+        or not report.with_suffix(".html").exists()
+        or asked not in report.read_text(encoding="utf-8")
+    ):
+        write_report(run, folder, r)
+    print(
+        f"{report}: {r['features']} {r['distance']:.1f}, floor {r['floor'][0]:.1f} ± {r['floor'][1]:.1f} (real against real)."
+    )
     return r

@@ -21,7 +21,18 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .core import ConfigError, DataError, RadgenError, atomic_dir, atomic_path, file_digest, fingerprint, first_line, read_json, write_json
+from radgen.core import (
+    ConfigError,
+    DataError,
+    RadgenError,
+    atomic_dir,
+    atomic_path,
+    file_digest,
+    fingerprint,
+    first_line,
+    read_json,
+    write_json,
+)
 from .diffusion import make_schedule, resolution_shift
 from .encoders import holds_clip
 from .pipeline import RadGenPipeline, weights_fingerprint
@@ -33,89 +44,162 @@ from .vgg_unet import best_vgg_weights
 @dataclass
 class TrainConfig:
     "Options of a training run; the first ten are the paper's, with its defaults."
-    data_path: Path # folder written by `radgen prepare`, or one in ROCOv2 layout (which is then prepared first)
-    model: Literal["UNet", "VGG16UNet", "VGG16UNet_FrozenStart", "VGG16UNet_Frozen"] = "UNet" # denoiser; VGG16 trained from the start, from half time, or never
-    epochs: int = 100 # passes over the training images
-    batch_size: int = 12 # images a process takes at once
-    image_size: int = 64 # pixels a side, a multiple of 8
-    k: int = 10 # number of most frequent concepts to keep; a prepared folder brings its own
-    caption_mode: Literal[0, 1, 2, 3] = 2 # 0 caption, 1 + concept names, 2 transformed, 3 all three
-    use_clip: bool = False # CLIP's text encoder instead of RadBERT
-    device: str = "cuda" # cuda, cuda:N, mps or cpu
-    name: str = "radgen" # the run is written to RUNS/NAME; where it has begun, the same command goes on
-    recipe: Literal["radgen", "paper"] = "radgen" # published method, or today's choices
-    size: Literal["paper", "small", "tiny"] = "paper" # width of the network
-    encoder: str|None = None # radbert, clip, minilm or mpnet (stand-ins), a Hugging Face id, or a folder; by default as --use-clip says
-    max_length: int = 64 # tokens a caption is cut to
-    vgg_weights: str|None = None # torchvision, keras (stand-in), or a .safetensors or .pth file in torchvision's layout; by default torchvision where the file is in torch's cache, else keras
-    llm: str = "smollm2" # rewrites captions if data_path is not prepared yet
-    steps: int|None = None # optimiser steps instead of epochs; 0 saves the untrained network
-    prediction: Literal["epsilon", "v_prediction", "sample"]|None = None # what the network predicts: noise, velocity or picture [recipe]
-    betas: Literal["linear", "cosine"]|None = None # noise schedule [recipe]
-    zero_snr: bool|None = None # rescale the schedule to end in pure noise [recipe]
-    shift: float|None = None # more noise for larger pictures: the signal's amplitude over the noise's is divided by this [recipe and image size]
-    snr_gamma: float|None = None # min-SNR weighting, 0 for none [recipe]
-    lr: float|None = None # peak learning rate of AdamW [recipe and size]
-    lr_schedule: Literal["constant_linear", "warmup_linear", "warmup_cosine"]|None = None # course of the learning rate [recipe]
-    attention_max: int|None = None # attention where feature maps are at most this many pixels a side [recipe and size]
-    equalize: bool|None = None # equalise histograms [recipe]
-    crop: float|None = None # smallest share of the area that a random crop keeps, 1 for none [recipe]
-    text_drop: float = 0.1 # probability that a sample loses its text
-    ema_decay: float = 0.9999 # the average's decay after warm-up
-    grad_accum: int = 1 # batches an optimiser step
-    max_grad_norm: float = 1.0 # gradients are clipped to this norm
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto" # auto: bf16 on a GPU that has it
-    gradient_checkpointing: bool = False # keep less for the way back and compute it again: less memory, a third more work
-    compile: bool = False # torch.compile; pays on a GPU and in long runs, texts are then padded to max_length
-    skip_bad_steps: bool = False # leave out a step whose loss is not finite or explodes, instead of stopping; costs a wait for the GPU each step
-    checkpoint_every: int = 1000 # steps between checkpoints
-    keep_checkpoints: int = 2 # older ones are deleted
-    valid_every: float = 1 # epochs between validation losses, 0 for none
-    valid_images: int = 256 # validation images that the loss is taken on, at most
-    preview_every: float = 10 # epochs between grids of samples, 0 for none
-    log_every: int = 10 # steps between rows of metrics.csv
-    seed: int = 0 # decides everything random
-    runs: Path = Path("runs") # folder of all runs
-    overwrite: bool = False # delete a run of this name first
+
+    data_path: Path  # folder written by `radgen prepare`, or one in ROCOv2 layout (which is then prepared first)
+    model: Literal["UNet", "VGG16UNet", "VGG16UNet_FrozenStart", "VGG16UNet_Frozen"] = (
+        "UNet"  # denoiser; VGG16 trained from the start, from half time, or never
+    )
+    epochs: int = 100  # passes over the training images
+    batch_size: int = 12  # images a process takes at once
+    image_size: int = 64  # pixels a side, a multiple of 8
+    k: int = 10  # number of most frequent concepts to keep; a prepared folder brings its own
+    caption_mode: Literal[0, 1, 2, 3] = 2  # 0 caption, 1 + concept names, 2 transformed, 3 all three
+    use_clip: bool = False  # CLIP's text encoder instead of RadBERT
+    device: str = "cuda"  # cuda, cuda:N, mps or cpu
+    name: str = "radgen"  # the run is written to RUNS/NAME; where it has begun, the same command goes on
+    recipe: Literal["radgen", "paper"] = "radgen"  # published method, or today's choices
+    size: Literal["paper", "small", "tiny"] = "paper"  # width of the network
+    encoder: str | None = (
+        None  # radbert, clip, minilm or mpnet (stand-ins), a Hugging Face id, or a folder; by default as --use-clip says
+    )
+    max_length: int = 64  # tokens a caption is cut to
+    vgg_weights: str | None = (
+        None  # torchvision, keras (stand-in), or a .safetensors or .pth file in torchvision's layout; by default torchvision where the file is in torch's cache, else keras
+    )
+    llm: str = "smollm2"  # rewrites captions if data_path is not prepared yet
+    steps: int | None = None  # optimiser steps instead of epochs; 0 saves the untrained network
+    prediction: Literal["epsilon", "v_prediction", "sample"] | None = (
+        None  # what the network predicts: noise, velocity or picture [recipe]
+    )
+    betas: Literal["linear", "cosine"] | None = None  # noise schedule [recipe]
+    zero_snr: bool | None = None  # rescale the schedule to end in pure noise [recipe]
+    shift: float | None = (
+        None  # more noise for larger pictures: the signal's amplitude over the noise's is divided by this [recipe and image size]
+    )
+    snr_gamma: float | None = None  # min-SNR weighting, 0 for none [recipe]
+    lr: float | None = None  # peak learning rate of AdamW [recipe and size]
+    lr_schedule: Literal["constant_linear", "warmup_linear", "warmup_cosine"] | None = (
+        None  # course of the learning rate [recipe]
+    )
+    attention_max: int | None = (
+        None  # attention where feature maps are at most this many pixels a side [recipe and size]
+    )
+    equalize: bool | None = None  # equalise histograms [recipe]
+    crop: float | None = None  # smallest share of the area that a random crop keeps, 1 for none [recipe]
+    text_drop: float = 0.1  # probability that a sample loses its text
+    ema_decay: float = 0.9999  # the average's decay after warm-up
+    grad_accum: int = 1  # batches an optimiser step
+    max_grad_norm: float = 1.0  # gradients are clipped to this norm
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"  # auto: bf16 on a GPU that has it
+    gradient_checkpointing: bool = (
+        False  # keep less for the way back and compute it again: less memory, a third more work
+    )
+    compile: bool = False  # torch.compile; pays on a GPU and in long runs, texts are then padded to max_length
+    skip_bad_steps: bool = False  # leave out a step whose loss is not finite or explodes, instead of stopping; costs a wait for the GPU each step
+    checkpoint_every: int = 1000  # steps between checkpoints
+    keep_checkpoints: int = 2  # older ones are deleted
+    valid_every: float = 1  # epochs between validation losses, 0 for none
+    valid_images: int = 256  # validation images that the loss is taken on, at most
+    preview_every: float = 10  # epochs between grids of samples, 0 for none
+    log_every: int = 10  # steps between rows of metrics.csv
+    seed: int = 0  # decides everything random
+    runs: Path = Path("runs")  # folder of all runs
+    overwrite: bool = False  # delete a run of this name first
 
 # %% ../nbs/09d_runs.ipynb #09d-runs-008
 RECIPES = {
-    "paper": dict(prediction="epsilon", betas="linear", zero_snr=False, snr_gamma=0.0, lr_schedule="constant_linear", equalize=True, crop=0.8),
-    "radgen": dict(prediction="v_prediction", betas="cosine", zero_snr=False, snr_gamma=5.0, lr_schedule="warmup_linear", equalize=False, crop=0.9),
+    "paper": dict(
+        prediction="epsilon",
+        betas="linear",
+        zero_snr=False,
+        snr_gamma=0.0,
+        lr_schedule="constant_linear",
+        equalize=True,
+        crop=0.8,
+    ),
+    "radgen": dict(
+        prediction="v_prediction",
+        betas="cosine",
+        zero_snr=False,
+        snr_gamma=5.0,
+        lr_schedule="warmup_linear",
+        equalize=False,
+        crop=0.9,
+    ),
 }
-MINIMUM = dict(attention_max=0, epochs=1, batch_size=1, image_size=8, k=1, max_length=2, grad_accum=1, checkpoint_every=1, keep_checkpoints=2, valid_images=1, log_every=1, steps=0)
-RANGES = {"lr": (lambda v: 0 < v < 1, "between 0 and 1"), "snr_gamma": (lambda v: 0 <= v < float("inf"), "at least 0"), "crop": (lambda v: 0 < v <= 1, "a share above 0, at most 1"),
-          "ema_decay": (lambda v: 0 <= v < 1, "at least 0 and below 1"), "text_drop": (lambda v: 0 <= v < 1, "a probability below 1"), "max_grad_norm": (lambda v: v > 0, "above 0"),
-          "valid_every": (lambda v: 0 <= v < float("inf"), "at least 0"), "preview_every": (lambda v: 0 <= v < float("inf"), "at least 0")}
+MINIMUM = dict(
+    attention_max=0,
+    epochs=1,
+    batch_size=1,
+    image_size=8,
+    k=1,
+    max_length=2,
+    grad_accum=1,
+    checkpoint_every=1,
+    keep_checkpoints=2,
+    valid_images=1,
+    log_every=1,
+    steps=0,
+)
+RANGES = {
+    "lr": (lambda v: 0 < v < 1, "between 0 and 1"),
+    "snr_gamma": (lambda v: 0 <= v < float("inf"), "at least 0"),
+    "crop": (lambda v: 0 < v <= 1, "a share above 0, at most 1"),
+    "ema_decay": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    "text_drop": (lambda v: 0 <= v < 1, "a probability below 1"),
+    "max_grad_norm": (lambda v: v > 0, "above 0"),
+    "valid_every": (lambda v: 0 <= v < float("inf"), "at least 0"),
+    "preview_every": (lambda v: 0 <= v < float("inf"), "at least 0"),
+}
+
 
 def resolve(
-    cfg: TrainConfig, # as the user gave it
-) -> TrainConfig: # every option decided
+    cfg: TrainConfig,  # as the user gave it
+) -> TrainConfig:  # every option decided
     "Fill what the recipe decides; raises `ConfigError` for values that cannot work."
     given = {k: v for k, v in vars(cfg).items() if v is not None}
     flag = lambda name: f"--{name.replace('_', '-')}"
     for name, kind in get_type_hints(TrainConfig).items():
         choices = [c for k in (kind, *get_args(kind)) if get_origin(k) is Literal for c in get_args(k)]
-        if choices and name in given and given[name] not in choices: raise ConfigError(f"{flag(name)} is {given[name]!r}: choose one of {', '.join(map(str, choices))}.")
+        if choices and name in given and given[name] not in choices:
+            raise ConfigError(f"{flag(name)} is {given[name]!r}: choose one of {', '.join(map(str, choices))}.")
     for name, low in MINIMUM.items():
         v = given.get(name, low)
-        if isinstance(v, bool) or not isinstance(v, int) or v < low: raise ConfigError(f"{flag(name)} is {v}: it must be a whole number of at least {low}.")
+        if isinstance(v, bool) or not isinstance(v, int) or v < low:
+            raise ConfigError(f"{flag(name)} is {v}: it must be a whole number of at least {low}.")
     for name, (fits, what) in RANGES.items():
-        if name in given and not fits(given[name]): raise ConfigError(f"{flag(name)} is {given[name]}: it must be {what}.")
-    if cfg.image_size % 8: raise ConfigError(f"--image-size {cfg.image_size} is not a multiple of 8: the UNet halves the image three times.")
-    if not cfg.name or Path(cfg.name).name != cfg.name or cfg.name.startswith("."): raise ConfigError(f"--name {cfg.name!r} is not a plain folder name: leave out slashes and leading dots.")
-    if cfg.use_clip and cfg.encoder not in (None, "clip") and not holds_clip(cfg.encoder): raise ConfigError(f"--use-clip True and --encoder {cfg.encoder} contradict each other: give one of them, or a folder that holds a CLIP.")
+        if name in given and not fits(given[name]):
+            raise ConfigError(f"{flag(name)} is {given[name]}: it must be {what}.")
+    if cfg.image_size % 8:
+        raise ConfigError(
+            f"--image-size {cfg.image_size} is not a multiple of 8: the UNet halves the image three times."
+        )
+    if not cfg.name or Path(cfg.name).name != cfg.name or cfg.name.startswith("."):
+        raise ConfigError(f"--name {cfg.name!r} is not a plain folder name: leave out slashes and leading dots.")
+    if cfg.use_clip and cfg.encoder not in (None, "clip") and not holds_clip(cfg.encoder):
+        raise ConfigError(
+            f"--use-clip True and --encoder {cfg.encoder} contradict each other: give one of them, or a folder that holds a CLIP."
+        )
     paper = cfg.recipe == "paper"
-    chosen = {**RECIPES[cfg.recipe], "encoder": "clip" if cfg.use_clip else "radbert", "shift": 1.0 if paper else resolution_shift(cfg.image_size),
-              "lr": 3e-4 if paper or cfg.size == "paper" else 1e-3, "attention_max": unet_options(cfg.recipe, cfg.size, cfg.image_size)["attention_max"]}
-    if cfg.model != "UNet": chosen["vgg_weights"] = best_vgg_weights() # decided once: a run that resumes must not find others
-    cfg = replace(cfg, data_path=Path(cfg.data_path), runs=Path(cfg.runs), **{k: v for k, v in chosen.items() if k not in given})
+    chosen = {
+        **RECIPES[cfg.recipe],
+        "encoder": "clip" if cfg.use_clip else "radbert",
+        "shift": 1.0 if paper else resolution_shift(cfg.image_size),
+        "lr": 3e-4 if paper or cfg.size == "paper" else 1e-3,
+        "attention_max": unet_options(cfg.recipe, cfg.size, cfg.image_size)["attention_max"],
+    }
+    if cfg.model != "UNet":
+        chosen["vgg_weights"] = best_vgg_weights()  # decided once: a run that resumes must not find others
+    cfg = replace(
+        cfg, data_path=Path(cfg.data_path), runs=Path(cfg.runs), **{k: v for k, v in chosen.items() if k not in given}
+    )
     schedule_of(cfg)
     return cfg
 
+
 def schedule_of(
-    cfg: TrainConfig, # resolved
-): # DDPMScheduler
+    cfg: TrainConfig,  # resolved
+):  # DDPMScheduler
     "The noise schedule of a run; raises `ConfigError` for choices that contradict each other."
     return make_schedule(cfg.prediction, cfg.betas, cfg.zero_snr, cfg.shift)
 
@@ -123,14 +207,16 @@ def schedule_of(
 @dataclass
 class Run:
     "A run folder, opened."
-    dir: Path           # runs/NAME
-    config: TrainConfig # resolved
+
+    dir: Path  # runs/NAME
+    config: TrainConfig  # resolved
     prepared: Prepared  # what it was trained on
 
     def final(self) -> Path:
         "Folder of the finished model; raises `DataError` where training has not finished."
-        if not (self.dir/"final").exists(): raise DataError(f"{self.dir} has no finished model: the command that began it goes on with it.")
-        return self.dir/"final"
+        if not (self.dir / "final").exists():
+            raise DataError(f"{self.dir} has no finished model: the command that began it goes on with it.")
+        return self.dir / "final"
 
     def pipeline(self, device: str = "cpu") -> RadGenPipeline:
         "The finished model."
@@ -138,189 +224,278 @@ class Run:
 
     def weights(self) -> str:
         "The fingerprint of the finished denoiser's weights, which its pictures carry."
-        return weights_fingerprint(load_file(self.final()/"denoiser"/"diffusion_pytorch_model.safetensors"))
+        return weights_fingerprint(load_file(self.final() / "denoiser" / "diffusion_pytorch_model.safetensors"))
 
     def metrics(self) -> pd.DataFrame:
         "The training curve, one row a logged step; the columns are those of `MetricsLog`."
-        return pd.read_csv(self.dir/"metrics.csv")
+        return pd.read_csv(self.dir / "metrics.csv")
 
 # %% ../nbs/09d_runs.ipynb #09d-runs-014
-RECORDED = {"prepared", "data", "global_batch"} # in config.json beside the options
-CHANGEABLE = {"device", "batch_size", "grad_accum", "gradient_checkpointing", "compile", "skip_bad_steps", "checkpoint_every", "keep_checkpoints", "valid_every", "valid_images", "preview_every", "log_every",
-              "overwrite", "runs", "data_path", "name", "prepared", "llm", "k"} # may change on resume; concepts and captions are in the data's fingerprint
+RECORDED = {"prepared", "data", "global_batch"}  # in config.json beside the options
+CHANGEABLE = {
+    "device",
+    "batch_size",
+    "grad_accum",
+    "gradient_checkpointing",
+    "compile",
+    "skip_bad_steps",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "valid_every",
+    "valid_images",
+    "preview_every",
+    "log_every",
+    "overwrite",
+    "runs",
+    "data_path",
+    "name",
+    "prepared",
+    "llm",
+    "k",
+}  # may change on resume; concepts and captions are in the data's fingerprint
+
 
 def describe(
-    cfg: TrainConfig,   # resolved
-    prepared: Prepared, # the data
-    processes: int = 1, # that take a batch each
-) -> dict: # what config.json holds
+    cfg: TrainConfig,  # resolved
+    prepared: Prepared,  # the data
+    processes: int = 1,  # that take a batch each
+) -> dict:  # what config.json holds
     "The options of a run, its data's content, and the images of an optimiser step."
-    return {**asdict(cfg), "prepared": str(prepared.dir.resolve()), "data": prepared.manifest["content"], "global_batch": cfg.batch_size*cfg.grad_accum*processes}
+    return {
+        **asdict(cfg),
+        "prepared": str(prepared.dir.resolve()),
+        "data": prepared.manifest["content"],
+        "global_batch": cfg.batch_size * cfg.grad_accum * processes,
+    }
+
 
 def read_config(
-    run: Path, # runs/NAME
-) -> dict: # of `describe`, from the disk
+    run: Path,  # runs/NAME
+) -> dict:  # of `describe`, from the disk
     "Read config.json; raises `DataError` where there is none, or where another version of radgen wrote it."
-    if not (run/"config.json").exists(): raise DataError(f"no run at {run}: give a folder that radgen train wrote, such as runs/NAME.")
-    c, known = read_json(run/"config.json"), {f.name for f in fields(TrainConfig)} | RECORDED
-    if odd := sorted(known ^ set(c)): raise DataError(f"{run} was written by another version of radgen ({odd[0]} is {'unknown to this one' if odd[0] in c else 'lacking'}): use that version, or train it again.")
+    if not (run / "config.json").exists():
+        raise DataError(f"no run at {run}: give a folder that radgen train wrote, such as runs/NAME.")
+    c, known = read_json(run / "config.json"), {f.name for f in fields(TrainConfig)} | RECORDED
+    if odd := sorted(known ^ set(c)):
+        raise DataError(
+            f"{run} was written by another version of radgen ({odd[0]} is {'unknown to this one' if odd[0] in c else 'lacking'}): use that version, or train it again."
+        )
     return c
 
+
 def load_run(
-    path: str|Path, # runs/NAME
+    path: str | Path,  # runs/NAME
 ) -> Run:
     "Open a run folder; raises `DataError` where it is not one, or where its data are no longer what it was trained on."
     c = read_config(Path(path))
-    options: dict = {f.name: Path(c[f.name]) if f.name in ("data_path", "runs") else c[f.name] for f in fields(TrainConfig)}
+    options: dict = {
+        f.name: Path(c[f.name]) if f.name in ("data_path", "runs") else c[f.name] for f in fields(TrainConfig)
+    }
     cfg = TrainConfig(**options)
     prepared = load_prepared(c["prepared"])
-    if prepared.manifest["content"] != c["data"]: raise DataError(f"{prepared.dir} was prepared anew and differs from what {path} was trained on: prepare it as before, or train again with --overwrite True.")
+    if prepared.manifest["content"] != c["data"]:
+        raise DataError(
+            f"{prepared.dir} was prepared anew and differs from what {path} was trained on: prepare it as before, or train again with --overwrite True."
+        )
     return Run(Path(path), cfg, prepared)
 
 # %% ../nbs/09d_runs.ipynb #09d-runs-016
 def identity(
-    config: dict, # of `describe`
-) -> dict: # what must not change on resume
+    config: dict,  # of `describe`
+) -> dict:  # what must not change on resume
     "The part of a run's description that decides its result."
     return {k: v for k, v in config.items() if k not in CHANGEABLE}
 
+
 def open_run(
-    cfg: TrainConfig, # resolved
-    config: dict,     # of `describe`
-) -> Path: # the run folder
+    cfg: TrainConfig,  # resolved
+    config: dict,  # of `describe`
+) -> Path:  # the run folder
     "Look whether runs/NAME may be begun or continued, and touch nothing; raises `ConfigError` rather than mix two runs."
-    run = cfg.runs/cfg.name
-    begun = (run/"config.json").exists()
-    ours = begun and {"data_path", "recipe"} <= set(read_json(run/"config.json")) # another version's too: it may be overwritten
-    if not ours and run.exists() and any(not p.name.startswith(".tmp-") for p in run.iterdir()): raise ConfigError(f"{run} holds other files and no run: choose another --name.")
-    if cfg.overwrite or not begun: return run
+    run = cfg.runs / cfg.name
+    begun = (run / "config.json").exists()
+    ours = begun and {"data_path", "recipe"} <= set(
+        read_json(run / "config.json")
+    )  # another version's too: it may be overwritten
+    if not ours and run.exists() and any(not p.name.startswith(".tmp-") for p in run.iterdir()):
+        raise ConfigError(f"{run} holds other files and no run: choose another --name.")
+    if cfg.overwrite or not begun:
+        return run
     old, new = identity(read_config(run)), identity(config)
     changed = [f"{k} {old[k]} instead of {new[k]}" for k in new if old[k] != new[k]]
-    if changed: raise ConfigError(f"{run} was started with other options ({', '.join(changed)}): go on with the same ones, replace it with --overwrite True, or choose another --name.")
+    if changed:
+        raise ConfigError(
+            f"{run} was started with other options ({', '.join(changed)}): go on with the same ones, replace it with --overwrite True, or choose another --name."
+        )
     return run
 
+
 def start_run(
-    run: Path,       # of `open_run`
-    config: dict,    # of `describe`
-    overwrite: bool, # whether a run of this name goes
+    run: Path,  # of `open_run`
+    config: dict,  # of `describe`
+    overwrite: bool,  # whether a run of this name goes
 ):
     "Make the run folder, once everything that can fail at the start has not."
-    if overwrite and run.exists(): # renamed first: a kill while it goes must not leave half a run
+    if overwrite and run.exists():  # renamed first: a kill while it goes must not leave half a run
         old = run.with_name(f".old-{run.name}")
         shutil.rmtree(old, ignore_errors=True)
         run.rename(old)
         shutil.rmtree(old)
-    write_json(run/"config.json", config)
+    write_json(run / "config.json", config)
+
 
 @contextmanager
 def run_lock(
-    run: Path, # runs/NAME, which need not exist yet
+    run: Path,  # runs/NAME, which need not exist yet
 ):
     "Keep other processes from training this run; raises `ConfigError` where one does."
     run.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(run.parent/f".{run.name}.lock", timeout=0): yield
-    except Timeout: raise ConfigError(f"another process is training {run}: wait until it ends, or choose another --name.") from None
+        with FileLock(run.parent / f".{run.name}.lock", timeout=0):
+            yield
+    except Timeout:
+        raise ConfigError(f"another process is training {run}: wait until it ends, or choose another --name.") from None
 
 # %% ../nbs/09d_runs.ipynb #09d-runs-019
 PARTS = ("model.safetensors", "ema.safetensors", "optimizer.pt")
 
+
 @contextmanager
 def told_disk(
     what: str,  # what is written, for the message
-    where: Path,# on the disk in question
+    where: Path,  # on the disk in question
 ):
     "Turn the several words that writers have for a full disk into one `RadgenError`."
-    try: yield
+    try:
+        yield
     except (OSError, SafetensorError) as e:
-        raise RadgenError(f"could not write {what} to {where} ({first_line(e, 120)}; {shutil.disk_usage(where).free/2**30:.1f} GiB free): make room and give the same command again, it goes on from the newest whole checkpoint.") from None
+        raise RadgenError(
+            f"could not write {what} to {where} ({first_line(e, 120)}; {shutil.disk_usage(where).free / 2**30:.1f} GiB free): make room and give the same command again, it goes on from the newest whole checkpoint."
+        ) from None
+
 
 def save_checkpoint(
-    run: Path,                    # run folder
-    step: int,                    # optimiser steps done
-    model: torch.nn.Module,       # its weights are saved
-    ema: EMAModel,                # their average
-    optimizer: torch.optim.Optimizer, # its moments
-    scaler=None,                  # gradient scaler of fp16
-    history: dict|None = None,    # losses of the last steps, in lists of numbers
-    keep: int = 2,                # how many checkpoints stay
-) -> Path: # the checkpoint's folder
+    run: Path,  # run folder
+    step: int,  # optimiser steps done
+    model: torch.nn.Module,  # its weights are saved
+    ema: EMAModel,  # their average
+    optimizer: torch.optim.Optimizer,  # its moments
+    scaler=None,  # gradient scaler of fp16
+    history: dict | None = None,  # losses of the last steps, in lists of numbers
+    keep: int = 2,  # how many checkpoints stay
+) -> Path:  # the checkpoint's folder
     "Write `checkpoints/step-N`, point `last` at it, delete the oldest; raises `RadgenError` where the disk does not take it."
-    path = run/"checkpoints"/f"step-{step:08d}"
+    path = run / "checkpoints" / f"step-{step:08d}"
     with told_disk(f"the checkpoint of step {step}", run):
         with atomic_dir(path) as d:
-            save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, d/PARTS[0])
-            save_file({k: v.cpu().contiguous() for (k, _), v in zip(model.named_parameters(), ema.shadow_params)}, d/PARTS[1])
+            save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, d / PARTS[0])
+            save_file(
+                {k: v.cpu().contiguous() for (k, _), v in zip(model.named_parameters(), ema.shadow_params)},
+                d / PARTS[1],
+            )
             state = {"optimizer": optimizer.state_dict(), "scaler": scaler and scaler.state_dict()}
-            try: torch.save(state, d/PARTS[2])
-            except RuntimeError as e: raise OSError(str(e)) from None # its words for a write that failed
-            write_json(d/"state.json", {"step": step, "ema_step": ema.optimization_step, "history": history or {}, "run": fingerprint(identity(read_config(run))), "sha256": {p: file_digest(d/p) for p in PARTS}})
-        with atomic_path(run/"last") as p: p.write_text(path.name + "\n")
-    for old in sorted((run/"checkpoints").glob("step-*"))[:-keep]: shutil.rmtree(old)
+            try:
+                torch.save(state, d / PARTS[2])
+            except RuntimeError as e:
+                raise OSError(str(e)) from None  # its words for a write that failed
+            write_json(
+                d / "state.json",
+                {
+                    "step": step,
+                    "ema_step": ema.optimization_step,
+                    "history": history or {},
+                    "run": fingerprint(identity(read_config(run))),
+                    "sha256": {p: file_digest(d / p) for p in PARTS},
+                },
+            )
+        with atomic_path(run / "last") as p:
+            p.write_text(path.name + "\n")
+    for old in sorted((run / "checkpoints").glob("step-*"))[:-keep]:
+        shutil.rmtree(old)
     return path
 
 # %% ../nbs/09d_runs.ipynb #09d-runs-020
 def check_checkpoint(
-    path: Path, # a checkpoint's folder
-    run: str,   # fingerprint of the run that it should belong to
-) -> dict: # its state
+    path: Path,  # a checkpoint's folder
+    run: str,  # fingerprint of the run that it should belong to
+) -> dict:  # its state
     "Read state.json and compare the checksums; raises `DataError` where something is damaged or strange."
-    state = read_json(path/"state.json")
-    if not isinstance(state, dict) or not {"step", "ema_step", "history", "run", "sha256"} <= set(state): raise DataError(f"{path}/state.json is not a checkpoint's")
-    if state["run"] != run: raise DataError(f"{path} belongs to a run with other options")
+    state = read_json(path / "state.json")
+    if not isinstance(state, dict) or not {"step", "ema_step", "history", "run", "sha256"} <= set(state):
+        raise DataError(f"{path}/state.json is not a checkpoint's")
+    if state["run"] != run:
+        raise DataError(f"{path} belongs to a run with other options")
     for p in PARTS:
-        if not (path/p).exists(): raise DataError(f"{path}/{p} is missing")
-        if file_digest(path/p) != state["sha256"].get(p): raise DataError(f"{path}/{p} does not have the sha256 that was written down")
+        if not (path / p).exists():
+            raise DataError(f"{path}/{p} is missing")
+        if file_digest(path / p) != state["sha256"].get(p):
+            raise DataError(f"{path}/{p} does not have the sha256 that was written down")
     return state
 
+
 def load_checkpoint(
-    run: Path,              # run folder
-    model: torch.nn.Module, # filled in place
-    ema: EMAModel,          # filled in place
-    optimizer: torch.optim.Optimizer, # filled in place
-    scaler=None,            # gradient scaler of fp16, filled in place
-) -> dict: # its state; step 0 and no history where there is none yet
+    run: Path,  # run folder
+    model: torch.nn.Module,  # filled in place
+    ema: EMAModel,  # filled in place
+    optimizer: torch.optim.Optimizer,  # filled in place
+    scaler=None,  # gradient scaler of fp16, filled in place
+) -> dict:  # its state; step 0 and no history where there is none yet
     "Restore the newest whole checkpoint and set newer ones aside; raises `DataError` where all are damaged."
     mine, damaged = fingerprint(identity(read_config(run))), {}
-    for p in (*run.glob(".tmp-*"), *run.glob("checkpoints/.tmp-*")): # of writes that were killed; the lock says that nobody writes now
+    for p in (
+        *run.glob(".tmp-*"),
+        *run.glob("checkpoints/.tmp-*"),
+    ):  # of writes that were killed; the lock says that nobody writes now
         p.unlink() if p.is_file() else shutil.rmtree(p, ignore_errors=True)
-    for path in sorted((run/"checkpoints").glob("step-*"), reverse=True):
-        try: state = check_checkpoint(path, mine)
+    for path in sorted((run / "checkpoints").glob("step-*"), reverse=True):
+        try:
+            state = check_checkpoint(path, mine)
         except DataError as e:
             damaged[path] = e
             continue
-        model.load_state_dict(load_file(path/PARTS[0]))
-        shadow = load_file(path/PARTS[1])
-        for (k, _), p in zip(model.named_parameters(), ema.shadow_params): p.copy_(shadow[k])
+        model.load_state_dict(load_file(path / PARTS[0]))
+        shadow = load_file(path / PARTS[1])
+        for (k, _), p in zip(model.named_parameters(), ema.shadow_params):
+            p.copy_(shadow[k])
         ema.optimization_step = state["ema_step"]
-        saved = torch.load(path/PARTS[2], map_location="cpu", weights_only=True)
+        saved = torch.load(path / PARTS[2], map_location="cpu", weights_only=True)
         optimizer.load_state_dict(saved["optimizer"])
-        if scaler and saved["scaler"]: scaler.load_state_dict(saved["scaler"])
+        if scaler and saved["scaler"]:
+            scaler.load_state_dict(saved["scaler"])
         for p, why in damaged.items():
             print(f"{why}: set aside, going on from step {state['step']:,}.", file=sys.stderr)
             aside = p.with_name(f"damaged-{p.name}")
-            shutil.rmtree(aside, ignore_errors=True) # of an earlier time
+            shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
             p.rename(aside)
         return state
-    if damaged: raise DataError(f"{run} has no whole checkpoint left ({next(iter(damaged.values()))}): start again with --overwrite True.")
+    if damaged:
+        raise DataError(
+            f"{run} has no whole checkpoint left ({next(iter(damaged.values()))}): start again with --overwrite True."
+        )
     return {"step": 0, "history": {}}
 
 # %% ../nbs/09d_runs.ipynb #09d-runs-024
 class MetricsLog:
     "Rows of metrics.csv, cut back to `step` when a run goes on."
+
     columns = ["step", "epoch", "loss", "valid_loss", "lr", "grad_norm", "images_per_s", "seconds"]
-    def __init__(self,
-        path: Path, # metrics.csv
+
+    def __init__(
+        self,
+        path: Path,  # metrics.csv
         step: int,  # rows behind it go
     ):
         text = path.read_text() if path.exists() else ""
-        rows = [r for r in csv.DictReader(text[:text.rfind("\n") + 1].splitlines()) if int(r["step"]) <= step]
+        rows = [r for r in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()) if int(r["step"]) <= step]
         self.before = float(rows[-1]["seconds"]) if rows else 0.0
-        with atomic_path(path) as p: pd.DataFrame(rows, columns=self.columns).to_csv(p, index=False)
+        with atomic_path(path) as p:
+            pd.DataFrame(rows, columns=self.columns).to_csv(p, index=False)
         self.path = path
 
-    def add(self,
-        **row, # some of the columns
+    def add(
+        self,
+        **row,  # some of the columns
     ):
         "Append a row."
-        with self.path.open("a", newline="") as f: csv.DictWriter(f, self.columns).writerow(row)
+        with self.path.open("a", newline="") as f:
+            csv.DictWriter(f, self.columns).writerow(row)

@@ -16,7 +16,19 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from .core import ConfigError, DataError, atomic_dir, check_out, evenly, fingerprint, image_grid, pick_device, read_json, save_figure, write_json
+from radgen.core import (
+    ConfigError,
+    DataError,
+    atomic_dir,
+    check_out,
+    evenly,
+    fingerprint,
+    image_grid,
+    pick_device,
+    read_json,
+    save_figure,
+    write_json,
+)
 from .encoders import TextEmbedding, build_store
 from .pipeline import save_png
 from .runs import Run, load_run
@@ -25,76 +37,115 @@ from .runs import Run, load_run
 @dataclass
 class SampleConfig:
     "Options of sampling."
-    run: Path # runs/NAME
-    n: int|None = None # images; by default one a caption of the split; captions repeat with new noise when n is larger
-    split: Literal["train", "valid", "test"] = "test" # whose captions
-    prompts: tuple[str, ...] = () # one's own captions instead
-    negative: str|None = None # what the pictures should not show; takes the place of no text in guidance
-    guidance: float = 2.0 # classifier-free guidance scale: 0 ignores the text, 1 is unguided
-    guidance_interval: tuple[float, float] = (0.0, 1.0) # from and to which share of the way from noise to picture guidance acts
-    guidance_rescale: float = 0.0 # 0..1, how far the contrast that guidance adds is taken back
-    steps: int = 25 # sampler steps
-    sampler: Literal["dpm++", "ddim", "unipc", "ddpm"] = "dpm++" # way back from noise; the paper's is ddpm with 1000 steps
-    seed: int = 0 # with the index, decides each image
-    batch_size: int = 64 # images at once
-    device: str = "cuda" # cuda, cuda:N, mps or cpu
-    out: Path|None = None # folder; by default RUN/samples/LABEL
+
+    run: Path  # runs/NAME
+    n: int | None = (
+        None  # images; by default one a caption of the split; captions repeat with new noise when n is larger
+    )
+    split: Literal["train", "valid", "test"] = "test"  # whose captions
+    prompts: tuple[str, ...] = ()  # one's own captions instead
+    negative: str | None = None  # what the pictures should not show; takes the place of no text in guidance
+    guidance: float = 2.0  # classifier-free guidance scale: 0 ignores the text, 1 is unguided
+    guidance_interval: tuple[float, float] = (
+        0.0,
+        1.0,
+    )  # from and to which share of the way from noise to picture guidance acts
+    guidance_rescale: float = 0.0  # 0..1, how far the contrast that guidance adds is taken back
+    steps: int = 25  # sampler steps
+    sampler: Literal["dpm++", "ddim", "unipc", "ddpm"] = (
+        "dpm++"  # way back from noise; the paper's is ddpm with 1000 steps
+    )
+    seed: int = 0  # with the index, decides each image
+    batch_size: int = 64  # images at once
+    device: str = "cuda"  # cuda, cuda:N, mps or cpu
+    out: Path | None = None  # folder; by default RUN/samples/LABEL
+
 
 def what_to_draw(
-    cfg: SampleConfig, # which captions or prompts
-    run: Run,          # whose data they come from
-) -> tuple[list[str], list[str], TextEmbedding|None]: # prompts, the ids of the images that they describe, and their embedding where it is stored
+    cfg: SampleConfig,  # which captions or prompts
+    run: Run,  # whose data they come from
+) -> tuple[
+    list[str], list[str], TextEmbedding | None
+]:  # prompts, the ids of the images that they describe, and their embedding where it is stored
     "The captions of a split, or the prompts given, repeated until there are `n`; raises `DataError` where the split is empty."
     if cfg.prompts:
         at = [i % len(cfg.prompts) for i in range(len(cfg.prompts) if cfg.n is None else cfg.n)]
         return [cfg.prompts[i] for i in at], [f"prompt-{i}" for i in at], None
     rows, texts = run.prepared.rows(cfg.split), run.prepared.texts(cfg.split, run.config.caption_mode)
-    if not len(rows): raise DataError(f"{run.prepared.dir} keeps no {cfg.split} image: choose another --split, or give --prompts.")
+    if not len(rows):
+        raise DataError(f"{run.prepared.dir} keeps no {cfg.split} image: choose another --split, or give --prompts.")
     at = [i % len(rows) for i in range(len(rows) if cfg.n is None else cfg.n)]
-    store = build_store(texts, run.prepared.dir/"embeddings", run.config.encoder, run.config.max_length)
+    store = build_store(texts, run.prepared.dir / "embeddings", run.config.encoder, run.config.max_length)
     return [texts[i] for i in at], [rows.id[i] for i in at], store.get(store.rows([texts[i] for i in at]))
 
 # %% ../nbs/10a_sampling.ipynb #10a-sampling-008
 def sample_folder(
-    cfg: SampleConfig, # the request
-    run: Run,          # finished
-) -> tuple[Path, dict]: # the folder, and what is asked of it
+    cfg: SampleConfig,  # the request
+    run: Run,  # finished
+) -> tuple[Path, dict]:  # the folder, and what is asked of it
     "Where the pictures go, and the settings that decide them; raises `ConfigError` for a folder that holds other files."
     what = f"prompts-{fingerprint(cfg.prompts)[:6]}" if cfg.prompts else cfg.split
-    asked = {**{k: v for k, v in asdict(cfg).items() if k not in ("run", "device", "batch_size", "out")}, "split": "prompts" if cfg.prompts else cfg.split, "weights": run.weights()}
+    asked = {
+        **{k: v for k, v in asdict(cfg).items() if k not in ("run", "device", "batch_size", "out")},
+        "split": "prompts" if cfg.prompts else cfg.split,
+        "weights": run.weights(),
+    }
     rare = (cfg.negative, tuple(cfg.guidance_interval), cfg.guidance_rescale)
     mark = "" if rare == (None, (0.0, 1.0), 0.0) else f"-{fingerprint(rare)[:6]}"
-    out = Path(cfg.out or run.dir/"samples"/f"{what}-{cfg.sampler.replace('+', 'p')}{cfg.steps}-g{cfg.guidance:g}{mark}-seed{cfg.seed}")
+    out = Path(
+        cfg.out
+        or run.dir
+        / "samples"
+        / f"{what}-{cfg.sampler.replace('+', 'p')}{cfg.steps}-g{cfg.guidance:g}{mark}-seed{cfg.seed}"
+    )
     check_out(out, "sample.json")
     return out, {**asked, "fingerprint": fingerprint(asked)}
 
+
 def up_to_date(
-    out: Path,   # of `sample_folder`
-    asked: dict, # of `sample_folder`
+    out: Path,  # of `sample_folder`
+    asked: dict,  # of `sample_folder`
 ) -> bool:
     "Whether the folder holds just these pictures."
-    return (out/"sample.json").exists() and read_json(out/"sample.json")["fingerprint"] == asked["fingerprint"]
+    return (out / "sample.json").exists() and read_json(out / "sample.json")["fingerprint"] == asked["fingerprint"]
+
 
 def draw_share(
-    cfg: SampleConfig, # how to draw
-    run: Run,          # finished
-    texts: list[str], # all prompts
-    given: TextEmbedding|None, # their embedding, where it is stored
+    cfg: SampleConfig,  # how to draw
+    run: Run,  # finished
+    texts: list[str],  # all prompts
+    given: TextEmbedding | None,  # their embedding, where it is stored
     mine: list[int],  # indices that this process draws
-    device: torch.device, # where
-) -> list: # PIL images
+    device: torch.device,  # where
+) -> list:  # PIL images
     "Draw some of the pictures; raises `ConfigError` for values that cannot work."
     pipe = run.pipeline(device)
-    return pipe([texts[i] for i in mine], prompt_embeds=None if given is None else given[mine], negative_prompt=cfg.negative, guidance_scale=cfg.guidance, guidance_interval=cfg.guidance_interval,
-                guidance_rescale=cfg.guidance_rescale, num_inference_steps=cfg.steps, sampler=cfg.sampler, seed=cfg.seed, indices=mine, batch_size=cfg.batch_size).images if mine else []
+    return (
+        pipe(
+            [texts[i] for i in mine],
+            prompt_embeds=None if given is None else given[mine],
+            negative_prompt=cfg.negative,
+            guidance_scale=cfg.guidance,
+            guidance_interval=cfg.guidance_interval,
+            guidance_rescale=cfg.guidance_rescale,
+            num_inference_steps=cfg.steps,
+            sampler=cfg.sampler,
+            seed=cfg.seed,
+            indices=mine,
+            batch_size=cfg.batch_size,
+        ).images
+        if mine
+        else []
+    )
 
 # %% ../nbs/10a_sampling.ipynb #10a-sampling-009
 def sample(
     cfg: SampleConfig,
-) -> Path: # folder with NNNNNN.png, samples.csv, sample.json and grid.png
+) -> Path:  # folder with NNNNNN.png, samples.csv, sample.json and grid.png
     "Draw images with a finished run; raises `RadgenError` for a run or options that cannot work."
     for name, v in (("n", cfg.n), ("batch-size", cfg.batch_size)):
-        if v is not None and v < 1: raise ConfigError(f"--{name} is {v}: ask for at least one image.")
+        if v is not None and v < 1:
+            raise ConfigError(f"--{name} is {v}: ask for at least one image.")
     run = load_run(cfg.run)
     out, asked = sample_folder(cfg, run)
     if up_to_date(out, asked):
@@ -102,27 +153,58 @@ def sample(
         return out
     device = pick_device(cfg.device)
     state = PartialState(cpu=device.type == "cpu")
-    with state.main_process_first(): texts, ids, given = what_to_draw(cfg, run)
+    with state.main_process_first():
+        texts, ids, given = what_to_draw(cfg, run)
     began, n = time.time(), len(texts)
-    images = draw_share(cfg, run, texts, given, list(range(n))[state.process_index::state.num_processes], state.device if state.num_processes > 1 else device)
+    images = draw_share(
+        cfg,
+        run,
+        texts,
+        given,
+        list(range(n))[state.process_index :: state.num_processes],
+        state.device if state.num_processes > 1 else device,
+    )
     shares = gather_object([images])
-    if state.is_main_process: write_samples(out, [shares[i % len(shares)][i//len(shares)] for i in range(n)], texts, ids, {**asked, "seconds": time.time() - began}, run)
+    if state.is_main_process:
+        write_samples(
+            out,
+            [shares[i % len(shares)][i // len(shares)] for i in range(n)],
+            texts,
+            ids,
+            {**asked, "seconds": time.time() - began},
+            run,
+        )
     state.wait_for_everyone()
     return out
 
+
 def write_samples(
-    out: Path,    # folder, replaced as a whole
-    images: list, # of PIL images
-    texts: list[str], # prompts, one an image
-    ids: list[str],   # of the images that they describe
+    out: Path,  # folder, replaced as a whole
+    images: list,  # of PIL images
+    texts: list[str],  # prompts, one an image
+    ids: list[str],  # of the images that they describe
     asked: dict,  # of `sample_folder`, and the seconds that it took
-    run: Run,     # finished
+    run: Run,  # finished
 ):
     "Write pictures, samples.csv, sample.json and grid.png at once."
     c, n = run.config, len(images)
     with atomic_dir(out) as d:
-        for i, im in enumerate(images): save_png(im, d/f"{i:06d}.png")
-        pd.DataFrame({"index": range(n), "id": ids, "prompt": texts, "seed": asked["seed"]}).to_csv(d/"samples.csv", index=False)
-        write_json(d/"sample.json", {**asked, "images": n, "model": c.model, "recipe": c.recipe, "encoder": c.encoder, "image_size": c.image_size, "images_per_s": n/asked["seconds"]})
+        for i, im in enumerate(images):
+            save_png(im, d / f"{i:06d}.png")
+        pd.DataFrame({"index": range(n), "id": ids, "prompt": texts, "seed": asked["seed"]}).to_csv(
+            d / "samples.csv", index=False
+        )
+        write_json(
+            d / "sample.json",
+            {
+                **asked,
+                "images": n,
+                "model": c.model,
+                "recipe": c.recipe,
+                "encoder": c.encoder,
+                "image_size": c.image_size,
+                "images_per_s": n / asked["seconds"],
+            },
+        )
         shown = evenly(n, 32)
-        save_figure(image_grid([images[i] for i in shown], [texts[i] for i in shown]), d/"grid.png")
+        save_figure(image_grid([images[i] for i in shown], [texts[i] for i in shown]), d / "grid.png")

@@ -31,372 +31,515 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from tqdm import tqdm
 
-from .core import ConfigError, Preempted, RadgenError, atomic_dir, evenly, fingerprint, image_grid, index_generator, pick_device, save_figure, set_seed, stop_signals, to_unit, write_json
+from radgen.core import (
+    ConfigError,
+    Preempted,
+    RadgenError,
+    atomic_dir,
+    evenly,
+    fingerprint,
+    image_grid,
+    index_generator,
+    pick_device,
+    save_figure,
+    set_seed,
+    stop_signals,
+    to_unit,
+    write_json,
+)
 from .diffusion import diffusion_loss
 from .encoders import LABELS, EmbeddingStore, TextEmbedding, build_store
 from .pipeline import LICENCES, RadGenPipeline, save_png
 from .prepare import PrepareConfig, Prepared, is_prepared, load_prepared, prepare
-from .runs import MetricsLog, Run, TrainConfig, describe, load_checkpoint, open_run, resolve, run_lock, save_checkpoint, schedule_of, start_run, told_disk
+from radgen.runs import (
+    MetricsLog,
+    Run,
+    TrainConfig,
+    describe,
+    load_checkpoint,
+    open_run,
+    resolve,
+    run_lock,
+    save_checkpoint,
+    schedule_of,
+    start_run,
+    told_disk,
+)
 from .unet import UNet, unet_options
 from .vgg_unet import VGG16UNet, load_vgg_weights, split_parameters, vgg16_features, vgg_unet_options
 
 # %% ../nbs/10_training.ipynb #10-training-010
 def batch_indices(
-    n: int,    # training images
-    size: int, # images a step, over all processes
-    step: int, # 0, 1, 2, ...
-    seed: int, # of the run
-) -> np.ndarray: # (size,) indices into the images
+    n: int,  # training images
+    size: int,  # images a step, over all processes
+    step: int,  # 0, 1, 2, ...
+    seed: int,  # of the run
+) -> np.ndarray:  # (size,) indices into the images
     "Slice `step` of the endless stream of permutations."
-    at = np.arange(step*size, (step + 1)*size)
-    perms = {e: np.random.default_rng([seed % 2**32, int(e)]).permutation(n) for e in np.unique(at//n)}
-    return np.array([perms[e][i] for e, i in zip(at//n, at % n)])
+    at = np.arange(step * size, (step + 1) * size)
+    perms = {e: np.random.default_rng([seed % 2**32, int(e)]).permutation(n) for e in np.unique(at // n)}
+    return np.array([perms[e][i] for e, i in zip(at // n, at % n)])
 
 # %% ../nbs/10_training.ipynb #10-training-057
 class Draws(NamedTuple):
     "What is random in a step, one row an image."
+
     crop: torch.Tensor  # (n, 3) 0..1: size and place of the crop
-    t: torch.Tensor     # (n,) 0..T-1
-    noise: torch.Tensor # (n, 1, H, W) standard normal
+    t: torch.Tensor  # (n,) 0..T-1
+    noise: torch.Tensor  # (n, 1, H, W) standard normal
     drop: torch.Tensor  # (n,) bool: whether the text is dropped
 
     def part(self, rows: slice) -> "Draws":
         "The draws of some of the images."
         return Draws(*(x[rows] for x in self))
 
+
 def draw_step(
-    cfg: TrainConfig, # resolved
-    step: int,        # 0, 1, 2, ...
-    n: int,           # images of the step, over all processes
-    device="cpu",     # where; CPU and GPU streams differ
-    T: int = 1000,    # time steps of the schedule
+    cfg: TrainConfig,  # resolved
+    step: int,  # 0, 1, 2, ...
+    n: int,  # images of the step, over all processes
+    device="cpu",  # where; CPU and GPU streams differ
+    T: int = 1000,  # time steps of the schedule
 ) -> Draws:
     "Everything random of a step, a function of the run's seed and the step."
     kw = dict(generator=index_generator(cfg.seed, step, device), device=device)
-    return Draws(torch.rand(n, 3, **kw), torch.randint(0, T, (n,), **kw), torch.randn(n, 1, cfg.image_size, cfg.image_size, **kw), torch.rand(n, **kw) < cfg.text_drop)
+    return Draws(
+        torch.rand(n, 3, **kw),
+        torch.randint(0, T, (n,), **kw),
+        torch.randn(n, 1, cfg.image_size, cfg.image_size, **kw),
+        torch.rand(n, **kw) < cfg.text_drop,
+    )
 
 # %% ../nbs/10_training.ipynb #10-training-013
 def random_crop(
-    x: torch.Tensor, # (B, 1, S, S) float
-    size: int,       # pixels a side of the result
-    smallest: float, # smallest share of the area kept; 1 only resizes
-    u: torch.Tensor, # (B, 3) 0..1, on x's device
-) -> torch.Tensor:   # (B, 1, size, size)
+    x: torch.Tensor,  # (B, 1, S, S) float
+    size: int,  # pixels a side of the result
+    smallest: float,  # smallest share of the area kept; 1 only resizes
+    u: torch.Tensor,  # (B, 3) 0..1, on x's device
+) -> torch.Tensor:  # (B, 1, size, size)
     "Random square crops of a batch, resampled bilinearly. Source: paper, diffusion."
     B = len(x)
-    side = (smallest + (1 - smallest)*u[:, 0]).sqrt()
+    side = (smallest + (1 - smallest) * u[:, 0]).sqrt()
     theta = torch.zeros(B, 2, 3, device=x.device)
     theta[:, 0, 0] = theta[:, 1, 1] = side
-    theta[:, :, 2] = (2*u[:, 1:] - 1)*(1 - side)[:, None]
-    return F.grid_sample(x, F.affine_grid(theta, [B, 1, size, size], align_corners=False), mode="bilinear", padding_mode="reflection", align_corners=False)
+    theta[:, :, 2] = (2 * u[:, 1:] - 1) * (1 - side)[:, None]
+    return F.grid_sample(
+        x,
+        F.affine_grid(theta, [B, 1, size, size], align_corners=False),
+        mode="bilinear",
+        padding_mode="reflection",
+        align_corners=False,
+    )
 
 # %% ../nbs/10_training.ipynb #10-training-016
-WARM_UP = 0.05 # share of the run
+WARM_UP = 0.05  # share of the run
+
 
 def lr_factor(
-    step: int,      # 0 .. total
-    total: int,     # optimiser steps of the run
+    step: int,  # 0 .. total
+    total: int,  # optimiser steps of the run
     schedule: str,  # 'constant_linear' (paper), 'warmup_linear' or 'warmup_cosine'
-    frozen: bool = False, # zero in the first half
-) -> float:         # multiplies the peak rate, 0..1
+    frozen: bool = False,  # zero in the first half
+) -> float:  # multiplies the peak rate, 0..1
     "Learning-rate schedule. Source: paper, diffusion (constant for half, then linear to 0); Loshchilov and Hutter 2017 (cosine)."
-    if frozen and step < total/2: return 0.0
-    if schedule == "constant_linear": return min(1.0, 2*(1 - step/max(total, 1)))
-    warm = max(1, round(WARM_UP*total))
-    left = min(1.0, (total - step)/max(total - warm, 1))
-    return min((step + 1)/warm, left if schedule == "warmup_linear" else 0.5 - 0.5*math.cos(math.pi*left))
+    if frozen and step < total / 2:
+        return 0.0
+    if schedule == "constant_linear":
+        return min(1.0, 2 * (1 - step / max(total, 1)))
+    warm = max(1, round(WARM_UP * total))
+    left = min(1.0, (total - step) / max(total - warm, 1))
+    return min((step + 1) / warm, left if schedule == "warmup_linear" else 0.5 - 0.5 * math.cos(math.pi * left))
 
 # %% ../nbs/10_training.ipynb #10-training-019
 def open_data(
-    cfg: TrainConfig, # resolved
+    cfg: TrainConfig,  # resolved
 ) -> Prepared:
     "The prepared folder that `data_path` is or becomes."
     if is_prepared(cfg.data_path):
         prepared = load_prepared(cfg.data_path)
-        if prepared.manifest["config"]["k"] != cfg.k: print(f"{cfg.data_path} was prepared with k = {prepared.manifest['config']['k']}: that holds, not --k {cfg.k}.", file=sys.stderr)
+        if prepared.manifest["config"]["k"] != cfg.k:
+            print(
+                f"{cfg.data_path} was prepared with k = {prepared.manifest['config']['k']}: that holds, not --k {cfg.k}.",
+                file=sys.stderr,
+            )
         return prepared
     source = cfg.data_path if str(cfg.data_path).startswith("hf:") else cfg.data_path.resolve()
-    out = cfg.runs/"prepared"/f"{source.name}-{fingerprint(str(source))[:6]}-k{cfg.k}-{cfg.llm.replace('/', '-').replace(':', '-')}"
+    out = (
+        cfg.runs
+        / "prepared"
+        / f"{source.name}-{fingerprint(str(source))[:6]}-k{cfg.k}-{cfg.llm.replace('/', '-').replace(':', '-')}"
+    )
     return prepare(PrepareConfig(data_path=cfg.data_path, out=out, k=cfg.k, llm=cfg.llm))
+
 
 @dataclass
 class Batches:
     "Training images and their texts, addressed by step."
-    images: np.ndarray    # (N, S, S) uint8, S a quarter more than the image size
-    store: EmbeddingStore # vectors of all texts
-    rows: np.ndarray      # (N,) place of each image's text in the store
-    cfg: TrainConfig      # resolved
-    processes: int = 1    # that share a step
-    rank: int = 0         # this one's number
-    pin: bool = False     # whether batches go to a GPU
+
+    images: np.ndarray  # (N, S, S) uint8, S a quarter more than the image size
+    store: EmbeddingStore  # vectors of all texts
+    rows: np.ndarray  # (N,) place of each image's text in the store
+    cfg: TrainConfig  # resolved
+    processes: int = 1  # that share a step
+    rank: int = 0  # this one's number
+    pin: bool = False  # whether batches go to a GPU
 
     @property
     def size(self) -> int:
         "Images of an optimiser step, over all batches and processes."
-        return self.cfg.batch_size*self.cfg.grad_accum*self.processes
+        return self.cfg.batch_size * self.cfg.grad_accum * self.processes
 
     def part(self, micro: int) -> slice:
         "This process's share of a step in its batch `micro`."
-        start = (micro*self.processes + self.rank)*self.cfg.batch_size
+        start = (micro * self.processes + self.rank) * self.cfg.batch_size
         return slice(start, start + self.cfg.batch_size)
 
     def read(self, step: int) -> list[tuple[torch.Tensor, TextEmbedding]]:
         "Images (B, S, S) uint8 and texts of this process, one pair a batch of the step, on the CPU."
         i = batch_indices(len(self.rows), self.size, step, self.cfg.seed)
-        pairs = [(torch.from_numpy(self.images[k]), self.store.get(self.rows[k], self.cfg.max_length if self.cfg.compile else None)) for k in (i[self.part(m)] for m in range(self.cfg.grad_accum))]
-        return [(x.pin_memory(), TextEmbedding(*(y.pin_memory() for y in text))) for x, text in pairs] if self.pin else pairs
+        pairs = [
+            (
+                torch.from_numpy(self.images[k]),
+                self.store.get(self.rows[k], self.cfg.max_length if self.cfg.compile else None),
+            )
+            for k in (i[self.part(m)] for m in range(self.cfg.grad_accum))
+        ]
+        return (
+            [(x.pin_memory(), TextEmbedding(*(y.pin_memory() for y in text))) for x, text in pairs]
+            if self.pin
+            else pairs
+        )
 
 # %% ../nbs/10_training.ipynb #10-training-020
 def make_batches(
-    cfg: TrainConfig,   # resolved
-    prepared: Prepared, # where images and texts come from
-    device: str = "cpu",# where the text encoder runs, if a text is new
-    processes: int = 1, # that share a step
-    rank: int = 0,      # this one's number
+    cfg: TrainConfig,  # resolved
+    prepared: Prepared,  # where images and texts come from
+    device: str = "cpu",  # where the text encoder runs, if a text is new
+    processes: int = 1,  # that share a step
+    rank: int = 0,  # this one's number
 ) -> Batches:
     "Open the training images and the embeddings of their texts, making what is missing."
     texts = {s: prepared.texts(s, cfg.caption_mode) for s in ("train", "valid", "test") if len(prepared.rows(s))}
-    store = build_store([t for ts in texts.values() for t in ts], prepared.dir/"embeddings", cfg.encoder, cfg.max_length, device)
-    images = prepared.images("train", round(cfg.image_size*1.25), cfg.equalize)
+    store = build_store(
+        [t for ts in texts.values() for t in ts], prepared.dir / "embeddings", cfg.encoder, cfg.max_length, device
+    )
+    images = prepared.images("train", round(cfg.image_size * 1.25), cfg.equalize)
     return Batches(images, store, store.rows(texts["train"]), cfg, processes, rank, torch.device(device).type == "cuda")
 
+
 def prefetch(
-    batches: Batches, # of this process
-    start: int, # first step
-    total: int, # end
-): # yields (step, what `Batches.read` returns)
+    batches: Batches,  # of this process
+    start: int,  # first step
+    total: int,  # end
+):  # yields (step, what `Batches.read` returns)
     "Batches in order, each read by a thread while the one before is used."
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(batches.read, start)
         for step in range(start, total):
             now = coming.result()
-            if step + 1 < total: coming = pool.submit(batches.read, step + 1)
+            if step + 1 < total:
+                coming = pool.submit(batches.read, step + 1)
             yield step, now
 
+
 def network(
-    cfg: TrainConfig, # resolved
-    **options,        # of `UNet` or `VGG16UNet`, beside those that follow from `cfg`
+    cfg: TrainConfig,  # resolved
+    **options,  # of `UNet` or `VGG16UNet`, beside those that follow from `cfg`
 ) -> UNet:
     "The denoiser that the options ask for, with random weights."
-    if cfg.model == "UNet": return UNet(**{**unet_options(cfg.recipe, cfg.size, cfg.image_size), "attention_max": cfg.attention_max, **options})
-    return VGG16UNet(**{**vgg_unet_options(cfg.recipe, cfg.size, cfg.image_size), "attention_max": cfg.attention_max, **options})
+    if cfg.model == "UNet":
+        return UNet(
+            **{**unet_options(cfg.recipe, cfg.size, cfg.image_size), "attention_max": cfg.attention_max, **options}
+        )
+    return VGG16UNet(
+        **{**vgg_unet_options(cfg.recipe, cfg.size, cfg.image_size), "attention_max": cfg.attention_max, **options}
+    )
+
 
 def make_model(
-    cfg: TrainConfig, # resolved
-    text_dim: int,    # width of the text encoder
+    cfg: TrainConfig,  # resolved
+    text_dim: int,  # width of the text encoder
 ) -> UNet:
     "The same as training begins with it: with pretrained VGG16 slices where it has them."
-    if cfg.model == "UNet": model = network(cfg, text_dim=text_dim)
+    if cfg.model == "UNet":
+        model = network(cfg, text_dim=text_dim)
     else:
         vgg = vgg16_features(cfg.vgg_weights)
         print(f"Encoder: {vgg.source}.", file=sys.stderr)
         model = load_vgg_weights(network(cfg, text_dim=text_dim, affine=vgg.affine), vgg)
         model.vgg.requires_grad_(cfg.model != "VGG16UNet_Frozen")
-    if cfg.gradient_checkpointing: model.enable_gradient_checkpointing()
+    if cfg.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
     return model
 
 # %% ../nbs/10_training.ipynb #10-training-026
 def step_loss(
-    model,             # denoiser, possibly wrapped for distributed training
-    bare,              # the same denoiser unwrapped; it owns the null text
-    schedule: DDPMScheduler, # of `schedule_of`
+    model,  # denoiser, possibly wrapped for distributed training
+    bare,  # the same denoiser unwrapped; it owns the null text
+    schedule: DDPMScheduler,  # of `schedule_of`
     x0: torch.Tensor,  # (B, 1, H, W)
-    text: TextEmbedding, # (B, ...)
-    d: Draws,          # of this batch
+    text: TextEmbedding,  # (B, ...)
+    d: Draws,  # of this batch
     cfg: TrainConfig,  # resolved
-) -> torch.Tensor:     # scalar
+) -> torch.Tensor:  # scalar
     "Drop texts, add noise, and return the loss. Source: paper, diffusion."
     return diffusion_loss(model, schedule, x0, bare.drop_text(text, d.drop), d.t, d.noise, cfg.snr_gamma or None)
 
 # %% ../nbs/10_training.ipynb #10-training-060
 class Watch:
     "Remembers the last losses and tells what is wrong with the next."
-    def __init__(self,
-        losses=(),      # of the last steps
-        keep: int = 100,# how many are remembered
-        least: int = 20,# how many it takes to call one large, and how many may be left out in a row
-        times: float = 10, # the largest of them, to be called an explosion
+
+    def __init__(
+        self,
+        losses=(),  # of the last steps
+        keep: int = 100,  # how many are remembered
+        least: int = 20,  # how many it takes to call one large, and how many may be left out in a row
+        times: float = 10,  # the largest of them, to be called an explosion
     ):
         self.losses, self.least, self.times, self.left_out = deque(losses, keep), least, times, 0
 
-    def wrong(self,
-        loss: float, # of the step
-        norm: float, # of its gradient
-    ) -> str: # empty where nothing is
+    def wrong(
+        self,
+        loss: float,  # of the step
+        norm: float,  # of its gradient
+    ) -> str:  # empty where nothing is
         "What is wrong with a step, in words."
-        if not math.isfinite(loss): return f"the loss is {loss}"
-        if not math.isfinite(norm): return f"the gradient's norm is {norm}"
-        if len(self.losses) >= self.least and loss > self.times*max(self.losses): return f"the loss is {loss:.3g}, after at most {max(self.losses):.3g} in {len(self.losses)} steps"
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        if not math.isfinite(norm):
+            return f"the gradient's norm is {norm}"
+        if len(self.losses) >= self.least and loss > self.times * max(self.losses):
+            return f"the loss is {loss:.3g}, after at most {max(self.losses):.3g} in {len(self.losses)} steps"
         return ""
 
 # %% ../nbs/10_training.ipynb #10-training-034
 def make_accelerator(
-    cfg: TrainConfig, # resolved
+    cfg: TrainConfig,  # resolved
 ) -> Accelerator:
     "Devices, precision and processes as the options and the launcher say."
     dev = pick_device(cfg.device)
-    if cfg.precision == "fp16" and dev.type != "cuda": raise ConfigError("--precision fp16 needs a GPU: use bf16 or no.")
-    if not torch.distributed.is_initialized(): AcceleratorState._reset_state(reset_partial_state=True)
-    if dev.type == "cuda" and dev.index is not None: torch.cuda.set_device(dev)
+    if cfg.precision == "fp16" and dev.type != "cuda":
+        raise ConfigError("--precision fp16 needs a GPU: use bf16 or no.")
+    if not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)
+    if dev.type == "cuda" and dev.index is not None:
+        torch.cuda.set_device(dev)
     auto = "bf16" if dev.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    return Accelerator(cpu=dev.type == "cpu", mixed_precision=auto if cfg.precision == "auto" else cfg.precision,
-                       gradient_accumulation_steps=cfg.grad_accum, dynamo_backend="inductor" if cfg.compile else "no", log_with="tensorboard", project_dir=str(cfg.runs/cfg.name),
-                       kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))]) # the others wait while one prepares the data
+    return Accelerator(
+        cpu=dev.type == "cpu",
+        mixed_precision=auto if cfg.precision == "auto" else cfg.precision,
+        gradient_accumulation_steps=cfg.grad_accum,
+        dynamo_backend="inductor" if cfg.compile else "no",
+        log_with="tensorboard",
+        project_dir=str(cfg.runs / cfg.name),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
+    )  # the others wait while one prepares the data
+
 
 @dataclass
 class Loop:
     "What the loop works on."
+
     run: Path
     cfg: TrainConfig
     prepared: Prepared
     batches: Batches
     acc: Accelerator
     schedule: DDPMScheduler
-    wrapped: torch.nn.Module # the model as accelerate wrapped it
-    model: torch.nn.Module   # the model itself
+    wrapped: torch.nn.Module  # the model as accelerate wrapped it
+    model: torch.nn.Module  # the model itself
     opt: torch.optim.Optimizer
     ema: EMAModel
-    total: int               # steps of the run
-    start: int = 0           # steps done before
+    total: int  # steps of the run
+    start: int = 0  # steps done before
     watch: Watch = field(default_factory=Watch)
-    pending: list = field(default_factory=list) # (loss, gradient norm) of steps that nobody has looked at
+    pending: list = field(default_factory=list)  # (loss, gradient norm) of steps that nobody has looked at
     window: list = field(default_factory=list)  # losses since the last row of the log
-    norm: float = math.nan   # of the last gradient looked at
+    norm: float = math.nan  # of the last gradient looked at
 
     @property
     def steps_an_epoch(self) -> float:
         "Optimiser steps in which as many images pass as there are."
-        return len(self.batches.rows)/self.batches.size
+        return len(self.batches.rows) / self.batches.size
 
     def due(self, step: int, epochs: float) -> bool:
         "Whether what is done every so many epochs, and at the end, is done after this step; 0 epochs is never."
-        return epochs > 0 and (step == self.total or step % max(1, round(epochs*self.steps_an_epoch)) == 0)
+        return epochs > 0 and (step == self.total or step % max(1, round(epochs * self.steps_an_epoch)) == 0)
 
 # %% ../nbs/10_training.ipynb #10-training-036
 def train_step(
-    s: Loop,    # changed: weights, moments, average
+    s: Loop,  # changed: weights, moments, average
     step: int,  # 0-based
-    read: list, # of `Batches.read`
+    read: list,  # of `Batches.read`
 ):
     "One optimiser step over `grad_accum` batches; its loss waits in `s.pending`."
     acc, cfg, losses = s.acc, s.cfg, []
-    torch.manual_seed(index_generator(~cfg.seed, step*acc.num_processes + acc.process_index).initial_seed()) # for a network with randomness of its own; another stream than `draw_step`'s
-    for g in s.opt.param_groups: g["lr"] = cfg.lr*lr_factor(step, s.total, cfg.lr_schedule, g["frozen"])
+    torch.manual_seed(
+        index_generator(~cfg.seed, step * acc.num_processes + acc.process_index).initial_seed()
+    )  # for a network with randomness of its own; another stream than `draw_step`'s
+    for g in s.opt.param_groups:
+        g["lr"] = cfg.lr * lr_factor(step, s.total, cfg.lr_schedule, g["frozen"])
     draws = draw_step(cfg, step, s.batches.size, acc.device, s.schedule.config.num_train_timesteps)
     for micro, (images, text) in enumerate(read):
         d = draws.part(s.batches.part(micro))
         x0 = random_crop(to_unit(images.to(acc.device, non_blocking=True))[:, None], cfg.image_size, cfg.crop, d.crop)
         with acc.accumulate(s.wrapped):
-            with acc.autocast(): loss = step_loss(s.wrapped, s.model, s.schedule, x0, text.to(acc.device, non_blocking=True), d, cfg)
+            with acc.autocast():
+                loss = step_loss(s.wrapped, s.model, s.schedule, x0, text.to(acc.device, non_blocking=True), d, cfg)
             acc.backward(loss)
             losses.append(loss.detach())
-            if acc.sync_gradients and not optimizer_step(s, step, losses): return
+            if acc.sync_gradients and not optimizer_step(s, step, losses):
+                return
     s.ema.step(s.model.parameters())
 
+
 def optimizer_step(
-    s: Loop,      # changed: weights, moments
-    step: int,    # 0-based
-    losses: list, # of the batches of this step
-) -> bool: # False where the step was left out
+    s: Loop,  # changed: weights, moments
+    step: int,  # 0-based
+    losses: list,  # of the batches of this step
+) -> bool:  # False where the step was left out
     "Clip, look, and let the optimiser move."
     for g in s.opt.param_groups:
-        if g["lr"] == 0: # frozen: no share in the norm, no moments
-            for p in g["params"]: p.grad = None
+        if g["lr"] == 0:  # frozen: no share in the norm, no moments
+            for p in g["params"]:
+                p.grad = None
     norm = s.acc.clip_grad_norm_(s.wrapped.parameters(), s.cfg.max_grad_norm)
-    if s.acc.scaler: norm = torch.where(norm.isfinite(), norm, 0) # fp16 finds its scale by overflowing, and leaves such steps out itself
+    if s.acc.scaler:
+        norm = torch.where(
+            norm.isfinite(), norm, 0
+        )  # fp16 finds its scale by overflowing, and leaves such steps out itself
     look = torch.stack([s.acc.reduce(torch.stack(losses).mean().float(), "mean"), norm.float()])
     if s.cfg.skip_bad_steps and (why := s.watch.wrong(*look.tolist())):
         s.watch.left_out += 1
-        if s.watch.left_out >= s.watch.least: raise RadgenError(bad_step(s, step, f"{why}, and {s.watch.least} steps in a row were left out"))
-        if s.acc.is_main_process: tqdm.write(f"step {step + 1} left out: {why}.", file=sys.stderr)
+        if s.watch.left_out >= s.watch.least:
+            raise RadgenError(bad_step(s, step, f"{why}, and {s.watch.least} steps in a row were left out"))
+        if s.acc.is_main_process:
+            tqdm.write(f"step {step + 1} left out: {why}.", file=sys.stderr)
         s.opt.zero_grad()
-        if s.acc.scaler: s.acc.scaler.update()
+        if s.acc.scaler:
+            s.acc.scaler.update()
         return False
     s.watch.left_out = 0
-    s.opt.step(); s.opt.zero_grad()
+    s.opt.step()
+    s.opt.zero_grad()
     s.pending.append(look)
-    if s.cfg.skip_bad_steps: fetch_losses(s, step + 1)
+    if s.cfg.skip_bad_steps:
+        fetch_losses(s, step + 1)
     return True
 
 # %% ../nbs/10_training.ipynb #10-training-063
 def fetch_losses(
-    s: Loop,   # changed: pending losses become known ones
-    step: int, # steps done
+    s: Loop,  # changed: pending losses become known ones
+    step: int,  # steps done
 ):
     "Fetch the losses of the last steps; raises `RadgenError` at the first that is wrong, with its step and images."
     looks = torch.stack(s.pending).tolist() if s.pending else []
     for at, (loss, norm) in enumerate(looks, step - len(looks)):
-        if why := s.watch.wrong(loss, norm): raise RadgenError(bad_step(s, at, why))
-        s.watch.losses.append(loss); s.window.append(loss)
+        if why := s.watch.wrong(loss, norm):
+            raise RadgenError(bad_step(s, at, why))
+        s.watch.losses.append(loss)
+        s.window.append(loss)
         s.norm = norm
     s.pending.clear()
 
+
 def bad_step(
-    s: Loop,   # whose batches name the images
-    step: int, # 0-based
+    s: Loop,  # whose batches name the images
+    step: int,  # 0-based
     why: str,  # of `Watch.wrong`
-) -> str: # what to tell
+) -> str:  # what to tell
     "Write the images of a step to bad-step-N.json and say what may help."
-    ids = s.prepared.rows("train").id.iloc[batch_indices(len(s.batches.rows), s.batches.size, step, s.cfg.seed)].tolist()
-    path = s.run/f"bad-step-{step + 1}.json"
-    if s.acc.is_main_process: write_json(path, {"step": step + 1, "why": why, "images": ids})
-    kept = (s.run/"last").read_text().strip() if (s.run/"last").exists() else "none yet"
-    return (f"{why} at step {step + 1} (images {', '.join(ids[:3])}{f' and {len(ids) - 3} more' if len(ids) > 3 else ''}; all are in {path}). The last good checkpoint is kept: {kept}. "
-            "Go on with --skip-bad-steps True, or begin anew with a lower --lr or with --precision no.")
+    ids = (
+        s.prepared.rows("train").id.iloc[batch_indices(len(s.batches.rows), s.batches.size, step, s.cfg.seed)].tolist()
+    )
+    path = s.run / f"bad-step-{step + 1}.json"
+    if s.acc.is_main_process:
+        write_json(path, {"step": step + 1, "why": why, "images": ids})
+    kept = (s.run / "last").read_text().strip() if (s.run / "last").exists() else "none yet"
+    return (
+        f"{why} at step {step + 1} (images {', '.join(ids[:3])}{f' and {len(ids) - 3} more' if len(ids) > 3 else ''}; all are in {path}). The last good checkpoint is kept: {kept}. "
+        "Go on with --skip-bad-steps True, or begin anew with a lower --lr or with --precision no."
+    )
 
 # %% ../nbs/10_training.ipynb #10-training-065
 class Validation(NamedTuple):
     "Validation images with texts and draws that stay the same."
-    images: np.ndarray # (n, S, S) uint8
+
+    images: np.ndarray  # (n, S, S) uint8
     text: TextEmbedding
     draws: Draws
 
+
 def make_validation(
-    cfg: TrainConfig,   # resolved
-    prepared: Prepared, # the data
-    store: EmbeddingStore, # holds the validation texts
-    T: int = 1000,      # time steps of the schedule
-) -> Validation|None: # None where there are no validation images
+    cfg: TrainConfig,  # resolved
+    prepared: Prepared,  # the data
+    store: EmbeddingStore,  # holds the validation texts
+    T: int = 1000,  # time steps of the schedule
+) -> Validation | None:  # None where there are no validation images
     "At most `valid_images` of the validation split, time steps evenly spread over them, no text dropped."
     table = prepared.rows("valid")
-    if not len(table): return None
+    if not len(table):
+        return None
     at = evenly(len(table), cfg.valid_images)
     texts, n, g = prepared.texts("valid", cfg.caption_mode), len(at), torch.Generator().manual_seed(0)
-    t = ((torch.arange(n) + 0.5)*T/n).long()[torch.randperm(n, generator=g)]
+    t = ((torch.arange(n) + 0.5) * T / n).long()[torch.randperm(n, generator=g)]
     noise = torch.randn(n, 1, cfg.image_size, cfg.image_size, generator=g)
-    return Validation(prepared.images("valid", cfg.image_size, cfg.equalize)[at], store.get(store.rows([texts[i] for i in at])), Draws(torch.zeros(n, 3), t, noise, torch.zeros(n).bool()))
+    return Validation(
+        prepared.images("valid", cfg.image_size, cfg.equalize)[at],
+        store.get(store.rows([texts[i] for i in at])),
+        Draws(torch.zeros(n, 3), t, noise, torch.zeros(n).bool()),
+    )
+
 
 @contextmanager
 def averaged(
-    model: torch.nn.Module, # changed within the block
-    ema: EMAModel,          # its average
+    model: torch.nn.Module,  # changed within the block
+    ema: EMAModel,  # its average
 ):
     "Within the block the model has the averaged weights and is in evaluation mode."
-    ema.store(model.parameters()); ema.copy_to(model.parameters()); model.eval()
-    try: yield model
-    finally: ema.restore(model.parameters()); model.train()
+    ema.store(model.parameters())
+    ema.copy_to(model.parameters())
+    model.eval()
+    try:
+        yield model
+    finally:
+        ema.restore(model.parameters())
+        model.train()
+
 
 @torch.no_grad()
 def valid_loss(
-    s: Loop,       # whose averaged weights are judged
-    v: Validation, # of `make_validation`
-) -> float: # mean over the images
+    s: Loop,  # whose averaged weights are judged
+    v: Validation,  # of `make_validation`
+) -> float:  # mean over the images
     "The weighted loss of the averaged weights on the validation images."
     n, total, dev = len(v.images), 0.0, s.acc.device
     with averaged(s.model, s.ema) as model, s.acc.autocast():
         for i in range(0, n, s.cfg.batch_size):
             part = slice(i, i + s.cfg.batch_size)
             x0 = to_unit(torch.from_numpy(v.images[part]).to(dev))[:, None]
-            total += len(x0)*step_loss(model, model, s.schedule, x0, v.text[part].to(dev), Draws(*(x.to(dev) for x in v.draws.part(part))), s.cfg).item()
-    return total/n
+            total += (
+                len(x0)
+                * step_loss(
+                    model,
+                    model,
+                    s.schedule,
+                    x0,
+                    v.text[part].to(dev),
+                    Draws(*(x.to(dev) for x in v.draws.part(part))),
+                    s.cfg,
+                ).item()
+            )
+    return total / n
 
 # %% ../nbs/10_training.ipynb #10-training-066
-SHOWN = 8 # captions that previews draw
+SHOWN = 8  # captions that previews draw
+
 
 def preview(
-    s: Loop,   # whose averaged weights draw
-    step: int, # steps done
-) -> Path: # samples/step-N.png
+    s: Loop,  # whose averaged weights draw
+    step: int,  # steps done
+) -> Path:  # samples/step-N.png
     "Draw some validation (else training) captions with the averaged weights, always from the same noise: one strip, and previews.png with all strips so far."
     split = "valid" if len(s.prepared.rows("valid")) else "train"
     texts = s.prepared.texts(split, s.cfg.caption_mode)
@@ -408,32 +551,46 @@ def preview(
         images = pipe(texts, prompt_embeds=store.get(store.rows(texts)), seed=s.cfg.seed, output_type="pt").images
     strip = Image.fromarray(np.hstack(images.numpy()))
     strip.info = {"prompts": json.dumps(texts, ensure_ascii=False), "step": str(step), "synthetic": "true"}
-    path = s.run/"samples"/f"step-{step:08d}.png"
+    path = s.run / "samples" / f"step-{step:08d}.png"
     save_png(strip, path)
-    save_figure(plot_previews(s.run), s.run/"previews.png")
+    save_figure(plot_previews(s.run), s.run / "previews.png")
     s.acc.get_tracker("tensorboard").log_images({"samples": images[:, None].numpy()}, step)
     return path
 
+
 def plot_previews(
-    run: Path,     # run folder
-    rows: int = 8, # at most so many strips, spread evenly
+    run: Path,  # run folder
+    rows: int = 8,  # at most so many strips, spread evenly
 ) -> plt.Figure:
     "Strips of samples over the training: one row a strip, one column a caption."
-    paths = sorted((run/"samples").glob("step-*.png"))
+    paths = sorted((run / "samples").glob("step-*.png"))
     paths = [paths[i] for i in evenly(len(paths), rows)]
     strips = [Image.open(p) for p in paths]
     texts = json.loads(strips[0].text["prompts"])
     tiles = [tile for im in strips for tile in np.split(np.asarray(im), len(texts), axis=1)]
-    return image_grid(tiles, texts + [""]*(len(tiles) - len(texts)), ncol=len(texts), row_labels=[f"step {int(im.text['step']):,}" for im in strips])
+    return image_grid(
+        tiles,
+        texts + [""] * (len(tiles) - len(texts)),
+        ncol=len(texts),
+        row_labels=[f"step {int(im.text['step']):,}" for im in strips],
+    )
 
 # %% ../nbs/10_training.ipynb #10-training-037
 def run_loop(
-    s: Loop,      # of `set_up`
+    s: Loop,  # of `set_up`
     asked: list,  # of `stop_signals`
-) -> bool: # whether it was stopped before the end
+) -> bool:  # whether it was stopped before the end
     "Steps, rows of the log, previews and checkpoints until the end, or until asked to stop."
     acc, cfg, main = s.acc, s.cfg, s.acc.is_main_process
-    log, valid = (MetricsLog(s.run/"metrics.csv", s.start), cfg.valid_every and make_validation(cfg, s.prepared, s.batches.store, s.schedule.config.num_train_timesteps)) if main else (None, None)
+    log, valid = (
+        (
+            MetricsLog(s.run / "metrics.csv", s.start),
+            cfg.valid_every
+            and make_validation(cfg, s.prepared, s.batches.store, s.schedule.config.num_train_timesteps),
+        )
+        if main
+        else (None, None)
+    )
     acc.init_trackers("logs", init_kwargs={"tensorboard": {"purge_step": s.start + 1}})
     began, since, done = time.time(), time.time(), s.start
     bar, stop = tqdm(initial=s.start, total=s.total, desc=cfg.name, unit="step", disable=not main, mininterval=1), False
@@ -444,103 +601,199 @@ def run_loop(
         rows_due, judged = step % cfg.log_every == 0 or step == s.total, s.due(step, cfg.valid_every)
         stop = stop_agreed(s, asked, rows_due)
         saves = step % cfg.checkpoint_every == 0 or step == s.total or stop
-        if rows_due or judged or saves: fetch_losses(s, step)
+        if rows_due or judged or saves:
+            fetch_losses(s, step)
         if main and (rows_due or judged):
-            row = dict(step=step, epoch=round(step/s.steps_an_epoch, 3), loss=round(float(np.mean(s.window or [math.nan])), 6), lr=s.opt.param_groups[0]["lr"], grad_norm=round(s.norm, 4),
-                       images_per_s=round((step - done)*s.batches.size/(time.time() - since), 2), seconds=round(log.before + time.time() - began, 2))
-            if judged and valid: row["valid_loss"] = round(valid_loss(s, valid), 6)
+            row = dict(
+                step=step,
+                epoch=round(step / s.steps_an_epoch, 3),
+                loss=round(float(np.mean(s.window or [math.nan])), 6),
+                lr=s.opt.param_groups[0]["lr"],
+                grad_norm=round(s.norm, 4),
+                images_per_s=round((step - done) * s.batches.size / (time.time() - since), 2),
+                seconds=round(log.before + time.time() - began, 2),
+            )
+            if judged and valid:
+                row["valid_loss"] = round(valid_loss(s, valid), 6)
             log.add(**row)
             bar.set_postfix({k: f"{row[k]:.4g}" for k in ("loss", "valid_loss", "images_per_s") if k in row})
             acc.log({k: v for k, v in row.items() if k != "step"}, step=step)
             s.window.clear()
             since, done = time.time(), step
-        if main and s.due(step, cfg.preview_every): preview(s, step)
-        if main and saves: save_checkpoint(s.run, step, s.model, s.ema, s.opt, acc.scaler, {"losses": list(s.watch.losses), "window": s.window}, cfg.keep_checkpoints)
-        if stop: break
+        if main and s.due(step, cfg.preview_every):
+            preview(s, step)
+        if main and saves:
+            save_checkpoint(
+                s.run,
+                step,
+                s.model,
+                s.ema,
+                s.opt,
+                acc.scaler,
+                {"losses": list(s.watch.losses), "window": s.window},
+                cfg.keep_checkpoints,
+            )
+        if stop:
+            break
     bar.close()
-    for tracker in acc.trackers: tracker.finish() # and not `acc.end_training`, which would also part the processes
+    for tracker in acc.trackers:
+        tracker.finish()  # and not `acc.end_training`, which would also part the processes
     return stop
 
+
 def stop_agreed(
-    s: Loop,     # whose processes are asked
-    asked: list, # of `stop_signals`
-    now: bool,   # whether the processes talk to each other at this step
-) -> bool: # the same in all processes
+    s: Loop,  # whose processes are asked
+    asked: list,  # of `stop_signals`
+    now: bool,  # whether the processes talk to each other at this step
+) -> bool:  # the same in all processes
     "Whether to stop."
-    if s.acc.num_processes == 1: return bool(asked)
+    if s.acc.num_processes == 1:
+        return bool(asked)
     return now and s.acc.reduce(torch.tensor(float(bool(asked)), device=s.acc.device), "sum").item() > 0
 
 # %% ../nbs/10_training.ipynb #10-training-068
 def set_up(
-    cfg: TrainConfig,   # resolved
-    run: Path,          # begun
-    prepared: Prepared, # the data
-    batches: Batches,   # of this process
-    acc: Accelerator,   # of `make_accelerator`
+    cfg: TrainConfig,  # resolved
+    run: Path,  # begun
+    prepared: Prepared,  # the data
+    batches: Batches,  # of this process
+    acc: Accelerator,  # of `make_accelerator`
 ) -> Loop:
     "Model, optimiser and average, as the newest whole checkpoint left them."
-    set_seed(cfg.seed) # after the text encoder, which may or may not have been loaded
+    set_seed(cfg.seed)  # after the text encoder, which may or may not have been loaded
     model = make_model(cfg, batches.store.width).to(acc.device, memory_format=torch.channels_last)
     vgg, rest = split_parameters(model)
-    opt = torch.optim.AdamW([{"params": rest, "frozen": False}] + [{"params": vgg, "frozen": cfg.model == "VGG16UNet_FrozenStart"}]*bool(vgg), lr=cfg.lr)
+    opt = torch.optim.AdamW(
+        [{"params": rest, "frozen": False}]
+        + [{"params": vgg, "frozen": cfg.model == "VGG16UNet_FrozenStart"}] * bool(vgg),
+        lr=cfg.lr,
+    )
     ema = EMAModel(model.parameters(), decay=cfg.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-    wrapped, opt = acc.prepare(model, opt) # before the moments are loaded, of which it would move even the step counts to the GPU
-    with acc.main_process_first(): state = load_checkpoint(run, model, ema, opt, acc.scaler)
+    wrapped, opt = acc.prepare(
+        model, opt
+    )  # before the moments are loaded, of which it would move even the step counts to the GPU
+    with acc.main_process_first():
+        state = load_checkpoint(run, model, ema, opt, acc.scaler)
     model.train()
     schedule = schedule_of(cfg)
-    schedule.alphas_cumprod = schedule.alphas_cumprod.to(acc.device) # else it would be sent at each step
-    total = cfg.steps if cfg.steps is not None else cfg.epochs*math.ceil(len(batches.rows)/batches.size)
-    if acc.is_main_process: print(f"{cfg.model}, {sum(p.numel() for p in model.parameters())/1e6:.1f} M parameters, {len(batches.rows):,} images, {total:,} steps of {batches.size} images on {acc.device}"
-                                  + f" and {acc.num_processes - 1} more"*(acc.num_processes > 1) + f", going on from step {state['step']:,}"*(state["step"] > 0), file=sys.stderr)
+    schedule.alphas_cumprod = schedule.alphas_cumprod.to(acc.device)  # else it would be sent at each step
+    total = cfg.steps if cfg.steps is not None else cfg.epochs * math.ceil(len(batches.rows) / batches.size)
+    if acc.is_main_process:
+        print(
+            f"{cfg.model}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {len(batches.rows):,} images, {total:,} steps of {batches.size} images on {acc.device}"
+            + f" and {acc.num_processes - 1} more" * (acc.num_processes > 1)
+            + f", going on from step {state['step']:,}" * (state["step"] > 0),
+            file=sys.stderr,
+        )
     history = state["history"]
-    return Loop(run, cfg, prepared, batches, acc, schedule, wrapped, model, opt, ema, total, state["step"], Watch(history.get("losses", ())), window=list(history.get("window", ())))
+    return Loop(
+        run,
+        cfg,
+        prepared,
+        batches,
+        acc,
+        schedule,
+        wrapped,
+        model,
+        opt,
+        ema,
+        total,
+        state["step"],
+        Watch(history.get("losses", ())),
+        window=list(history.get("window", ())),
+    )
+
 
 def card_facts(
-    cfg: TrainConfig,   # resolved
-    prepared: Prepared, # the data
-) -> dict: # for the model card
+    cfg: TrainConfig,  # resolved
+    prepared: Prepared,  # the data
+) -> dict:  # for the model card
     "What a finished model should say of itself."
     c, names = prepared.manifest["config"], prepared.names
     known = {"PHANTOM_": LICENCES["phantoms"], "ROCOv2_": LICENCES["rocov2"]}
-    licence = next((licence for prefix, licence in known.items() if prepared.rows("train").id.str.startswith(prefix).all()), None)
-    kept = ("model", "size", "image_size", "caption_mode", "prediction", "betas", "zero_snr", "shift", "snr_gamma", "text_drop", "lr", "lr_schedule", "batch_size", "grad_accum", "epochs", "steps", "ema_decay", "equalize", "crop", "seed")
-    return {"name": cfg.name, "data": Path(c["data_path"]).name, "images": len(prepared.rows("train")), "concepts": {u: names.get(u, "") for u in prepared.manifest["selected"]}, "recipe": cfg.recipe,
-            "options": {k: getattr(cfg, k) for k in kept}, "text_encoder": Path(cfg.encoder).name if Path(cfg.encoder).is_dir() else cfg.encoder, "llm": c["llm"], "licence": licence,
-            "stand_ins": [f"{what} as text encoder" for name, what in LABELS.items() if name == cfg.encoder] + ["VGG16 of the Keras training, for torchvision's"]*(cfg.vgg_weights == "keras")}
+    licence = next(
+        (licence for prefix, licence in known.items() if prepared.rows("train").id.str.startswith(prefix).all()), None
+    )
+    kept = (
+        "model",
+        "size",
+        "image_size",
+        "caption_mode",
+        "prediction",
+        "betas",
+        "zero_snr",
+        "shift",
+        "snr_gamma",
+        "text_drop",
+        "lr",
+        "lr_schedule",
+        "batch_size",
+        "grad_accum",
+        "epochs",
+        "steps",
+        "ema_decay",
+        "equalize",
+        "crop",
+        "seed",
+    )
+    return {
+        "name": cfg.name,
+        "data": Path(c["data_path"]).name,
+        "images": len(prepared.rows("train")),
+        "concepts": {u: names.get(u, "") for u in prepared.manifest["selected"]},
+        "recipe": cfg.recipe,
+        "options": {k: getattr(cfg, k) for k in kept},
+        "text_encoder": Path(cfg.encoder).name if Path(cfg.encoder).is_dir() else cfg.encoder,
+        "llm": c["llm"],
+        "licence": licence,
+        "stand_ins": [f"{what} as text encoder" for name, what in LABELS.items() if name == cfg.encoder]
+        + ["VGG16 of the Keras training, for torchvision's"] * (cfg.vgg_weights == "keras"),
+    }
+
 
 def write_final(
-    s: Loop, # at its last step
+    s: Loop,  # at its last step
 ):
     "Write `final`: the averaged weights as a pipeline with its model card."
     clean = type(s.model)(**{k: v for k, v in s.model.config.items() if not k.startswith("_")})
     clean.load_state_dict(s.model.state_dict())
     s.ema.copy_to(clean.parameters())
-    pipe = RadGenPipeline(clean.eval(), schedule_of(s.cfg), s.cfg.encoder, s.cfg.max_length, s.cfg.equalize, card_facts(s.cfg, s.prepared))
-    with told_disk("the finished model", s.run), atomic_dir(s.run/"final") as d: pipe.save_pretrained(d)
+    pipe = RadGenPipeline(
+        clean.eval(), schedule_of(s.cfg), s.cfg.encoder, s.cfg.max_length, s.cfg.equalize, card_facts(s.cfg, s.prepared)
+    )
+    with told_disk("the finished model", s.run), atomic_dir(s.run / "final") as d:
+        pipe.save_pretrained(d)
 
 # %% ../nbs/10_training.ipynb #10-training-035
 def train(
-    cfg: TrainConfig, # as the user gave it
-) -> Run: # finished
+    cfg: TrainConfig,  # as the user gave it
+) -> Run:  # finished
     "Begin a run or go on with it; raises `RadgenError` for options or data that cannot work and where the loss goes wrong, `KeyboardInterrupt` or `Preempted` where it was asked to stop."
     cfg = resolve(cfg)
     acc = make_accelerator(cfg)
-    cfg = replace(cfg, precision=acc.mixed_precision) # what `auto` became is part of what the run is
-    with run_lock(cfg.runs/cfg.name) if acc.is_main_process else nullcontext():
+    cfg = replace(cfg, precision=acc.mixed_precision)  # what `auto` became is part of what the run is
+    with run_lock(cfg.runs / cfg.name) if acc.is_main_process else nullcontext():
         with acc.main_process_first():
             prepared = open_data(cfg)
             config = describe(cfg, prepared, acc.num_processes)
             run = open_run(cfg, config)
-            finished = (run/"final").exists() and not cfg.overwrite
+            finished = (run / "final").exists() and not cfg.overwrite
             if not finished:
                 batches = make_batches(cfg, prepared, acc.device, acc.num_processes, acc.process_index)
-                if acc.is_main_process: start_run(run, config, cfg.overwrite)
+                if acc.is_main_process:
+                    start_run(run, config, cfg.overwrite)
         if finished:
-            if acc.is_main_process: print(f"{run} is finished.", file=sys.stderr)
+            if acc.is_main_process:
+                print(f"{run} is finished.", file=sys.stderr)
             return Run(run, cfg, prepared)
         s = set_up(cfg, run, prepared, batches, acc)
-        with stop_signals() as asked: stopped = run_loop(s, asked)
-        if acc.is_main_process and not stopped: write_final(s)
+        with stop_signals() as asked:
+            stopped = run_loop(s, asked)
+        if acc.is_main_process and not stopped:
+            write_final(s)
         acc.wait_for_everyone()
-    if stopped: raise (KeyboardInterrupt if signal.SIGINT in asked else Preempted)("with a checkpoint; the same command goes on")
+    if stopped:
+        raise (KeyboardInterrupt if signal.SIGINT in asked else Preempted)(
+            "with a checkpoint; the same command goes on"
+        )
     return Run(run, cfg, prepared)

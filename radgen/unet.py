@@ -22,43 +22,59 @@ from .encoders import TextEmbedding
 
 # %% ../nbs/07_unet.ipynb #07-unet-040
 def no_autocast(
-    x: torch.Tensor, # decides the device
-): # context manager
+    x: torch.Tensor,  # decides the device
+):  # context manager
     "Switch autocast off for the device of `x`; tensors without data (meta) have none."
     return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
 
+
 class GroupNorm(nn.GroupNorm):
     "Group normalisation that keeps the type of its input under autocast."
+
     def forward(self, x):
         "(B, C, H, W) -> the same"
-        with no_autocast(x): return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        with no_autocast(x):
+            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
 
 class LayerNorm(nn.LayerNorm):
     "Layer normalisation that keeps the type of its input under autocast."
+
     def forward(self, x):
         "(..., C) -> the same"
-        with no_autocast(x): return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        with no_autocast(x):
+            return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 # %% ../nbs/07_unet.ipynb #07-unet-006
 class DoubleConv(nn.Sequential):
     "Two 3x3 convolutions with GroupNorm(1) and a GELU between. Source: paper, denoisers."
-    def __init__(self,
+
+    def __init__(
+        self,
         cin: int,  # channels in
-        cout: int, # channels out
+        cout: int,  # channels out
     ):
-        super().__init__(nn.Conv2d(cin, cout, 3, padding=1, bias=False), GroupNorm(1, cout), nn.GELU(),
-                         nn.Conv2d(cout, cout, 3, padding=1, bias=False), GroupNorm(1, cout))
+        super().__init__(
+            nn.Conv2d(cin, cout, 3, padding=1, bias=False),
+            GroupNorm(1, cout),
+            nn.GELU(),
+            nn.Conv2d(cout, cout, 3, padding=1, bias=False),
+            GroupNorm(1, cout),
+        )
 
     def forward(self, x, emb=None):
         "(B, cin, H, W) -> (B, cout, H, W); takes an embedding as other blocks do and leaves it: the paper's bottleneck is not told the time"
         return super().forward(x)
 
+
 class PaperBlock(nn.Module):
     "Residual double convolution, widening double convolution, additive embedding. Source: paper, denoisers."
-    def __init__(self,
-        cin: int,     # channels in
-        cout: int,    # channels out
-        emb_dim: int, # width of the time-and-text embedding
+
+    def __init__(
+        self,
+        cin: int,  # channels in
+        cout: int,  # channels out
+        emb_dim: int,  # width of the time-and-text embedding
     ):
         super().__init__()
         self.same, self.widen = DoubleConv(cin, cin), DoubleConv(cin, cout)
@@ -71,28 +87,36 @@ class PaperBlock(nn.Module):
 
 # %% ../nbs/07_unet.ipynb #07-unet-008
 def zero(
-    module: nn.Module, # changed in place
-) -> nn.Module: # the same
+    module: nn.Module,  # changed in place
+) -> nn.Module:  # the same
     "Set a module's parameters to zero."
-    for p in module.parameters(): nn.init.zeros_(p)
+    for p in module.parameters():
+        nn.init.zeros_(p)
     return module
 
+
 def group_norm(
-    channels: int, # of the feature map
+    channels: int,  # of the feature map
 ) -> GroupNorm:
     "As many groups as divide the channels, at most 32, of two channels or more."
-    return GroupNorm(next(g for g in (32, 24, 16, 12, 8, 6, 4, 3, 2, 1) if channels % g == 0 and channels//g >= 2 or g == 1), channels)
+    return GroupNorm(
+        next(g for g in (32, 24, 16, 12, 8, 6, 4, 3, 2, 1) if channels % g == 0 and channels // g >= 2 or g == 1),
+        channels,
+    )
+
 
 class ResBlock(nn.Module):
     "Pre-normalised residual block with scale and shift by the embedding. Source: Dhariwal and Nichol 2021, section 3."
-    def __init__(self,
-        cin: int,     # channels in
-        cout: int,    # channels out
-        emb_dim: int, # width of the time-and-text embedding
+
+    def __init__(
+        self,
+        cin: int,  # channels in
+        cout: int,  # channels out
+        emb_dim: int,  # width of the time-and-text embedding
     ):
         super().__init__()
         self.norm1, self.conv1 = group_norm(cin), nn.Conv2d(cin, cout, 3, padding=1)
-        self.emb = zero(nn.Linear(emb_dim, 2*cout))
+        self.emb = zero(nn.Linear(emb_dim, 2 * cout))
         self.norm2, self.conv2 = group_norm(cout), zero(nn.Conv2d(cout, cout, 3, padding=1))
         self.skip = nn.Conv2d(cin, cout, 1) if cin != cout else nn.Identity()
 
@@ -100,23 +124,31 @@ class ResBlock(nn.Module):
         "(B, cin, H, W), (B, emb_dim) -> (B, cout, H, W)"
         h = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.emb(F.silu(emb))[:, :, None, None].chunk(2, dim=1)
-        return self.skip(x) + self.conv2(F.silu(self.norm2(h)*(1 + scale) + shift))
+        return self.skip(x) + self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
 
-BLOCKS = {"paper": PaperBlock, "radgen": ResBlock} # at every size
-MIDDLE = {"paper": lambda cin, cout, emb_dim: DoubleConv(cin, cout), "radgen": ResBlock} # in the bottleneck
+
+BLOCKS = {"paper": PaperBlock, "radgen": ResBlock}  # at every size
+MIDDLE = {"paper": lambda cin, cout, emb_dim: DoubleConv(cin, cout), "radgen": ResBlock}  # in the bottleneck
 
 # %% ../nbs/07_unet.ipynb #07-unet-012
 class Attention(nn.Module):
     "Multi-head attention by the fused kernel, from pixels to pixels or from pixels to words."
-    def __init__(self,
-        dim: int,          # channels of the queries
-        heads: int = 4,    # paper: 4
-        context: int|None = None, # channels of keys and values; None for self-attention
+
+    def __init__(
+        self,
+        dim: int,  # channels of the queries
+        heads: int = 4,  # paper: 4
+        context: int | None = None,  # channels of keys and values; None for self-attention
     ):
         super().__init__()
-        if heads < 1 or dim % heads: raise ConfigError(f"{dim} channels cannot be shared by {heads} attention heads: change widths or heads.")
+        if heads < 1 or dim % heads:
+            raise ConfigError(f"{dim} channels cannot be shared by {heads} attention heads: change widths or heads.")
         self.heads = heads
-        self.q, self.kv, self.out = nn.Linear(dim, dim, bias=False), nn.Linear(context or dim, 2*dim, bias=False), zero(nn.Linear(dim, dim))
+        self.q, self.kv, self.out = (
+            nn.Linear(dim, dim, bias=False),
+            nn.Linear(context or dim, 2 * dim, bias=False),
+            zero(nn.Linear(dim, dim)),
+        )
 
     def split(self, z):
         "(B, N, dim) -> (B, heads, N, dim/heads)"
@@ -125,25 +157,35 @@ class Attention(nn.Module):
     def forward(self, x, context=None, mask=None):
         "x (B, N, dim), context (B, L, C), mask (B, L) bool -> (B, N, dim)"
         k, v = self.kv(x if context is None else context).chunk(2, dim=-1)
-        h = F.scaled_dot_product_attention(self.split(self.q(x)), self.split(k), self.split(v), attn_mask=None if mask is None else mask[:, None, None])
+        h = F.scaled_dot_product_attention(
+            self.split(self.q(x)), self.split(k), self.split(v), attn_mask=None if mask is None else mask[:, None, None]
+        )
         return self.out(h.transpose(1, 2).flatten(2))
 
     def weights(self, x, context, mask):
         "What the fused kernel never forms, averaged over heads: (B, N, L), each pixel's shares of the words summing to 1."
         q, k = self.split(self.q(x)), self.split(self.kv(context).chunk(2, dim=-1)[0])
-        return (q @ k.transpose(-1, -2)/q.shape[-1]**0.5).masked_fill(~mask[:, None, None], -torch.inf).softmax(-1).mean(1)
+        return (
+            (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5)
+            .masked_fill(~mask[:, None, None], -torch.inf)
+            .softmax(-1)
+            .mean(1)
+        )
+
 
 class AttentionBlock(nn.Module):
     "Self-attention, cross-attention to the text and a small feed-forward net, each on a residual path."
-    def __init__(self,
-        dim: int,      # channels
+
+    def __init__(
+        self,
+        dim: int,  # channels
         context: int,  # channels of the text tokens
-        heads: int = 4,# paper: 4
+        heads: int = 4,  # paper: 4
     ):
         super().__init__()
         self.norms = nn.ModuleList(LayerNorm(dim) for _ in range(3))
         self.self_attn, self.cross_attn = Attention(dim, heads), Attention(dim, heads, context)
-        self.ff = nn.Sequential(nn.Linear(dim, 2*dim), nn.GELU(), zero(nn.Linear(2*dim, dim)))
+        self.ff = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), zero(nn.Linear(2 * dim, dim)))
 
     def forward(self, x, tokens, mask):
         "x (B, dim, H, W), tokens (B, L, context), mask (B, L) bool -> (B, dim, H, W)"
@@ -156,22 +198,35 @@ class AttentionBlock(nn.Module):
 # %% ../nbs/07_unet.ipynb #07-unet-016
 class TextConditioning(nn.Module):
     "Projects a `TextEmbedding` to the network's width, owns the null text, and embeds the time step."
-    def __init__(self,
-        text_dim: int, # width of the text encoder
-        cond_dim: int, # width of the projected text (paper: 256)
+
+    def __init__(
+        self,
+        text_dim: int,  # width of the text encoder
+        cond_dim: int,  # width of the projected text (paper: 256)
         emb_dim: int,  # width of the embedding that the blocks receive
     ):
         super().__init__()
-        self.null_token, self.null_pooled = nn.Parameter(0.02*torch.randn(1, 1, text_dim)), nn.Parameter(torch.zeros(1, text_dim))
+        self.null_token, self.null_pooled = (
+            nn.Parameter(0.02 * torch.randn(1, 1, text_dim)),
+            nn.Parameter(torch.zeros(1, text_dim)),
+        )
         self.tokens = nn.Sequential(nn.Linear(text_dim, cond_dim), LayerNorm(cond_dim))
-        self.pooled = nn.Sequential(nn.Linear(text_dim, cond_dim), LayerNorm(cond_dim), nn.SiLU(), nn.Linear(cond_dim, emb_dim))
-        self.wave, self.time = Timesteps(128, flip_sin_to_cos=True, downscale_freq_shift=0), TimestepEmbedding(128, emb_dim)
+        self.pooled = nn.Sequential(
+            nn.Linear(text_dim, cond_dim), LayerNorm(cond_dim), nn.SiLU(), nn.Linear(cond_dim, emb_dim)
+        )
+        self.wave, self.time = (
+            Timesteps(128, flip_sin_to_cos=True, downscale_freq_shift=0),
+            TimestepEmbedding(128, emb_dim),
+        )
 
     def drop(self, text: TextEmbedding, drop: torch.Tensor) -> TextEmbedding:
         "Replace the text of samples where `drop` (B,) bool is True by the null text."
         first = torch.arange(text.mask.shape[1], device=text.mask.device) == 0
-        return TextEmbedding(torch.where(drop[:, None, None], self.null_token, text.tokens),
-                             torch.where(drop[:, None], first, text.mask), torch.where(drop[:, None], self.null_pooled, text.pooled))
+        return TextEmbedding(
+            torch.where(drop[:, None, None], self.null_token, text.tokens),
+            torch.where(drop[:, None], first, text.mask),
+            torch.where(drop[:, None], self.null_pooled, text.pooled),
+        )
 
     def forward(self, t: torch.Tensor, text: TextEmbedding):
         "t (B,), text -> emb (B, emb_dim), tokens (B, L, cond_dim)"
@@ -181,15 +236,25 @@ class TextConditioning(nn.Module):
 # %% ../nbs/07_unet.ipynb #07-unet-019
 class Denoiser(ModelMixin, ConfigMixin):
     "Text, checks, loading and checkpointing, common to all denoisers: `model(x_t, t, text) -> prediction`."
+
     _supports_gradient_checkpointing = True
     gradient_checkpointing = False
 
     def check(self, x_t: torch.Tensor, t: torch.Tensor, text: TextEmbedding):
         "Raise `ConfigError` for inputs that this network cannot take."
-        c, n = self.config.in_channels, 2**(len(self.config.widths) - 1)
-        if x_t.ndim != 4 or x_t.shape[1] != c: raise ConfigError(f"images of shape {tuple(x_t.shape)} where this network takes (B, {c}, H, W): bring them to {c} channel{'s'*(c > 1)}.")
-        if x_t.shape[2] % n or x_t.shape[3] % n: raise ConfigError(f"images of {x_t.shape[3]} x {x_t.shape[2]} pixels: a multiple of {n} is needed, for the network halves them {n.bit_length() - 1} times.")
-        if t.shape != x_t.shape[:1] or len(text.pooled) != len(x_t): raise ConfigError(f"{len(x_t)} images with time steps of shape {tuple(t.shape)} and {len(text.pooled)} texts: give one of each an image.")
+        c, n = self.config.in_channels, 2 ** (len(self.config.widths) - 1)
+        if x_t.ndim != 4 or x_t.shape[1] != c:
+            raise ConfigError(
+                f"images of shape {tuple(x_t.shape)} where this network takes (B, {c}, H, W): bring them to {c} channel{'s' * (c > 1)}."
+            )
+        if x_t.shape[2] % n or x_t.shape[3] % n:
+            raise ConfigError(
+                f"images of {x_t.shape[3]} x {x_t.shape[2]} pixels: a multiple of {n} is needed, for the network halves them {n.bit_length() - 1} times."
+            )
+        if t.shape != x_t.shape[:1] or len(text.pooled) != len(x_t):
+            raise ConfigError(
+                f"{len(x_t)} images with time steps of shape {tuple(t.shape)} and {len(text.pooled)} texts: give one of each an image."
+            )
         text.check(self.config.text_dim)
 
     def drop_text(self, text: TextEmbedding, drop: torch.Tensor) -> TextEmbedding:
@@ -198,31 +263,57 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     def run(self, module, *args):
         "Apply a module, keeping only its inputs for the way back where gradient checkpointing is on."
-        if self.gradient_checkpointing and torch.is_grad_enabled(): return self._gradient_checkpointing_func(module, *args)
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(module, *args)
         return module(*args)
 
     @classmethod
     def from_pretrained(cls, path, **kwargs):
         "Read a folder that `save_pretrained` wrote; raises `ConfigError` for another model's, and for weights that are missing, do not fit or are not finite."
-        try: kind = cls.load_config(path, **{k: kwargs[k] for k in ("subfolder", "revision", "cache_dir", "token", "local_files_only") if k in kwargs}).get("_class_name")
-        except (OSError, ValueError) as e: raise ConfigError(f"{path} holds no model ({first_line(e, 120)}): give a folder that save_pretrained wrote.") from None
-        if kind != cls.__name__: raise ConfigError(f"{path} holds a {kind}, not a {cls.__name__}: load it with {kind}.from_pretrained.")
-        try: model, info = super().from_pretrained(path, **{**kwargs, "use_safetensors": True, "output_loading_info": True})
-        except (OSError, ValueError, SafetensorError) as e: raise ConfigError(f"the weights in {path} could not be read as safetensors of this {kind} ({first_line(e, 200)}): save them again with save_pretrained.") from None
-        wrong = [*info["missing_keys"], *info["unexpected_keys"]] or [k for k, p in model.named_parameters() if not p.isfinite().all()]
-        if wrong: raise ConfigError(f"{path} has weights that are missing, unknown or not finite: {', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}. Use another copy or checkpoint.")
+        try:
+            kind = cls.load_config(
+                path,
+                **{
+                    k: kwargs[k]
+                    for k in ("subfolder", "revision", "cache_dir", "token", "local_files_only")
+                    if k in kwargs
+                },
+            ).get("_class_name")
+        except (OSError, ValueError) as e:
+            raise ConfigError(
+                f"{path} holds no model ({first_line(e, 120)}): give a folder that save_pretrained wrote."
+            ) from None
+        if kind != cls.__name__:
+            raise ConfigError(f"{path} holds a {kind}, not a {cls.__name__}: load it with {kind}.from_pretrained.")
+        try:
+            model, info = super().from_pretrained(
+                path, **{**kwargs, "use_safetensors": True, "output_loading_info": True}
+            )
+        except (OSError, ValueError, SafetensorError) as e:
+            raise ConfigError(
+                f"the weights in {path} could not be read as safetensors of this {kind} ({first_line(e, 200)}): save them again with save_pretrained."
+            ) from None
+        wrong = [*info["missing_keys"], *info["unexpected_keys"]] or [
+            k for k, p in model.named_parameters() if not p.isfinite().all()
+        ]
+        if wrong:
+            raise ConfigError(
+                f"{path} has weights that are missing, unknown or not finite: {', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}. Use another copy or checkpoint."
+            )
         return model
 
 # %% ../nbs/07_unet.ipynb #07-unet-036
 class Stage(nn.Module):
     "A block, then attention where it is wanted."
-    def __init__(self,
-        cin: int,      # channels in
-        cout: int,     # channels out
+
+    def __init__(
+        self,
+        cin: int,  # channels in
+        cout: int,  # channels out
         emb_dim: int,  # width of the time-and-text embedding
-        cond_dim: int, # width of the projected text
-        heads: int,    # attention heads
-        block: str,    # a key of `BLOCKS`
+        cond_dim: int,  # width of the projected text
+        heads: int,  # attention heads
+        block: str,  # a key of `BLOCKS`
         attend: bool,  # whether attention follows
     ):
         super().__init__()
@@ -237,32 +328,49 @@ class Stage(nn.Module):
 # %% ../nbs/07_unet.ipynb #07-unet-020
 class UNet(Denoiser):
     "The paper's text-conditioned denoiser for grey images: `model(x_t, t, text) -> prediction`. Source: paper, denoisers."
+
     @register_to_config
-    def __init__(self,
-        sample_size: int = 64,         # pixels a side, to be halved once a step down
-        text_dim: int = 768,           # width of the text encoder
-        widths: tuple = (64, 128, 256, 256), # channels of the stem and of each step down
-        mid_width: int = 512,          # channels of the bottleneck
-        cond_dim: int = 256,           # width of the projected text
-        emb_dim: int = 256,            # width of the time-and-text embedding
-        heads: int|None = 4,           # attention heads; None for one per 64 channels, which is what fused kernels are best at
-        attention_max: int = 1024,     # attention where the feature map is at most this many pixels a side
-        block: str = "paper",          # 'paper' or 'radgen'
-        in_channels: int = 1,          # grey
+    def __init__(
+        self,
+        sample_size: int = 64,  # pixels a side, to be halved once a step down
+        text_dim: int = 768,  # width of the text encoder
+        widths: tuple = (64, 128, 256, 256),  # channels of the stem and of each step down
+        mid_width: int = 512,  # channels of the bottleneck
+        cond_dim: int = 256,  # width of the projected text
+        emb_dim: int = 256,  # width of the time-and-text embedding
+        heads: int | None = 4,  # attention heads; None for one per 64 channels, which is what fused kernels are best at
+        attention_max: int = 1024,  # attention where the feature map is at most this many pixels a side
+        block: str = "paper",  # 'paper' or 'radgen'
+        in_channels: int = 1,  # grey
     ):
         super().__init__()
         w, levels = tuple(widths), len(widths) - 1
-        if sample_size < 2**levels or sample_size % 2**levels: raise ConfigError(f"image size {sample_size} is not a multiple of {2**levels}: the network halves it {levels} times, so use {max(1, round(sample_size/2**levels))*2**levels}.")
-        if block not in BLOCKS: raise ConfigError(f"no block is called {block!r}: choose one of {', '.join(BLOCKS)}.")
+        if sample_size < 2**levels or sample_size % 2**levels:
+            raise ConfigError(
+                f"image size {sample_size} is not a multiple of {2**levels}: the network halves it {levels} times, so use {max(1, round(sample_size / 2**levels)) * 2**levels}."
+            )
+        if block not in BLOCKS:
+            raise ConfigError(f"no block is called {block!r}: choose one of {', '.join(BLOCKS)}.")
         self.cond = TextConditioning(text_dim, cond_dim, emb_dim)
-        stage = lambda cin, cout, i, attend=True: Stage(cin, cout, emb_dim, cond_dim, max(1, cout//64) if heads is None else heads, block, attend and sample_size//2**i <= attention_max)
+        stage = lambda cin, cout, i, attend=True: Stage(
+            cin,
+            cout,
+            emb_dim,
+            cond_dim,
+            max(1, cout // 64) if heads is None else heads,
+            block,
+            attend and sample_size // 2**i <= attention_max,
+        )
         self.pool = nn.MaxPool2d(2) if block == "paper" else nn.AvgPool2d(2)
         self.build_encoder(w, stage)
-        self.mid = nn.ModuleList(MIDDLE[block](a, b, emb_dim) for a, b in ((w[-1], mid_width), (mid_width, mid_width), (mid_width, w[-1])))
-        up = [w[0], *(c//2 for c in w[1:-1]), w[-1]] # channels at each size on the way up, finest first
+        self.mid = nn.ModuleList(
+            MIDDLE[block](a, b, emb_dim) for a, b in ((w[-1], mid_width), (mid_width, mid_width), (mid_width, w[-1]))
+        )
+        up = [w[0], *(c // 2 for c in w[1:-1]), w[-1]]  # channels at each size on the way up, finest first
         self.ups = nn.ModuleList(stage(up[i + 1] + w[i], up[i], i) for i in reversed(range(levels)))
         self.out = nn.Conv2d(up[0], in_channels, 1)
-        if block == "radgen": self.out = nn.Sequential(group_norm(up[0]), nn.SiLU(), zero(self.out))
+        if block == "radgen":
+            self.out = nn.Sequential(group_norm(up[0]), nn.SiLU(), zero(self.out))
 
     def build_encoder(self, w, stage):
         "Make the half that shrinks; the VGG16 variant makes another."
@@ -273,39 +381,57 @@ class UNet(Denoiser):
     def encode(self, x, emb, tokens, mask):
         "Feature maps at full, half, quarter, ... size."
         skips = [self.stem(x)]
-        for down in self.downs: skips.append(self.run(down, self.pool(skips[-1]), emb, tokens, mask))
+        for down in self.downs:
+            skips.append(self.run(down, self.pool(skips[-1]), emb, tokens, mask))
         return skips
 
-    def forward(self,
-        x_t: torch.Tensor,   # (B, C, H, W) noisy images, about unit variance
-        t: torch.Tensor,     # (B,) time steps 0..T-1
-        text: TextEmbedding, # what the images should show; never None, see `drop_text`
-    ) -> torch.Tensor:       # (B, C, H, W) the predicted noise, velocity or picture
+    def forward(
+        self,
+        x_t: torch.Tensor,  # (B, C, H, W) noisy images, about unit variance
+        t: torch.Tensor,  # (B,) time steps 0..T-1
+        text: TextEmbedding,  # what the images should show; never None, see `drop_text`
+    ) -> torch.Tensor:  # (B, C, H, W) the predicted noise, velocity or picture
         "Predict what chapter 9 asks for; raises `ConfigError` for inputs that do not fit."
         self.check(x_t, t, text)
         emb, tokens = self.cond(t, text)
         *skips, h = self.encode(x_t, emb, tokens, text.mask)
-        for block in self.mid: h = self.run(block, h, emb)
+        for block in self.mid:
+            h = self.run(block, h, emb)
         for up, skip in zip(self.ups, reversed(skips)):
-            h = self.run(up, torch.cat([F.interpolate(h, scale_factor=2, mode="nearest"), skip], 1), emb, tokens, text.mask)
+            h = self.run(
+                up, torch.cat([F.interpolate(h, scale_factor=2, mode="nearest"), skip], 1), emb, tokens, text.mask
+            )
         return self.out(h)
 
 # %% ../nbs/07_unet.ipynb #07-unet-022
 SIZES: dict[str, dict] = {
-    "paper": dict(widths=(64, 128, 256, 256), mid_width=512, cond_dim=256, emb_dim=256), # paper, denoisers
+    "paper": dict(widths=(64, 128, 256, 256), mid_width=512, cond_dim=256, emb_dim=256),  # paper, denoisers
     "small": dict(widths=(48, 96, 144, 192), mid_width=256, cond_dim=128, emb_dim=192),  # two CPU cores, 32 px
-    "tiny": dict(widths=(8, 16, 16, 16), mid_width=16, cond_dim=16, emb_dim=16), # tests
+    "tiny": dict(widths=(8, 16, 16, 16), mid_width=16, cond_dim=16, emb_dim=16),  # tests
 }
+
 
 def unet_options(
     preset: str = "radgen",  # 'paper' or 'radgen'
-    size: str = "paper",     # a key of `SIZES`
-    sample_size: int = 64,   # pixels a side, a multiple of 8
-) -> dict: # keyword arguments of `UNet`
+    size: str = "paper",  # a key of `SIZES`
+    sample_size: int = 64,  # pixels a side, a multiple of 8
+) -> dict:  # keyword arguments of `UNet`
     "Options of a preset for a size of network and of image."
-    if preset not in BLOCKS: raise ConfigError(f"no preset is called {preset!r}: choose one of {', '.join(BLOCKS)}.")
-    if size not in SIZES: raise ConfigError(f"no size of network is called {size!r}: choose one of {', '.join(SIZES)}.")
-    levels = max(i for i in range(3, 12) if i == 3 or preset == "radgen" and sample_size % 2**i == 0 and sample_size >= 2**(i + 3))
+    if preset not in BLOCKS:
+        raise ConfigError(f"no preset is called {preset!r}: choose one of {', '.join(BLOCKS)}.")
+    if size not in SIZES:
+        raise ConfigError(f"no size of network is called {size!r}: choose one of {', '.join(SIZES)}.")
+    levels = max(
+        i
+        for i in range(3, 12)
+        if i == 3 or preset == "radgen" and sample_size % 2**i == 0 and sample_size >= 2 ** (i + 3)
+    )
     widths = SIZES[size]["widths"]
-    return {**SIZES[size], "sample_size": sample_size, "block": preset, "widths": widths + widths[-1:]*(levels - 3),
-            "attention_max": 1024 if preset == "paper" else 32 if size == "paper" else 8, "heads": 4 if preset == "paper" else None}
+    return {
+        **SIZES[size],
+        "sample_size": sample_size,
+        "block": preset,
+        "widths": widths + widths[-1:] * (levels - 3),
+        "attention_max": 1024 if preset == "paper" else 32 if size == "paper" else 8,
+        "heads": 4 if preset == "paper" else None,
+    }

