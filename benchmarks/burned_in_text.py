@@ -1,4 +1,4 @@
-"""Whether text burned into a picture can be told by something simple: `python benchmarks/burned_in_text.py` (chapter 4 reports it: not well enough).
+"""Whether text burned into a picture can be told by something simple: `python benchmarks/burned_in_text.py` (chapter 200 reports it: not well enough).
 
 A line of text is drawn into copies of 300 pictures; the area under the curve says how often a measure is larger with it than without.
 """
@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import white_tophat
 
-from radgen.core import write_json
-from radgen.images import ImageError, load_grey
-from radgen.phantoms import make_phantoms
+from radgen.core.files import write_json
+from radgen.data.images import ImageError, load_grey
+from radgen.data.phantoms import make_phantoms
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT.parent / "shared" / "data" / "radiology_sample"

@@ -6,7 +6,7 @@ Ratios of things run in turn in this process. Results of parts that are not run 
 import argparse, multiprocessing, statistics, time
 from pathlib import Path
 
-from radgen.core import write_json, read_json
+from radgen.core.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "captions.json"
@@ -16,8 +16,8 @@ CT, XR, MR, US = "C0040405", "C1306645", "C0024485", "C0041618"
 
 def literal_chats(n):
     "Questions about captions of our own wording: kinds of image times findings, each once."
-    from radgen.rewrite import prompt
-    from radgen.captions import source
+    from radgen.captions.prompt import prompt
+    from radgen.captions.facts import source
 
     kinds = [
         (CT, "Axial computed tomography of the chest of a {a}-year-old man showing {f}"),
@@ -45,9 +45,11 @@ def literal_chats(n):
 
 def rules(threads=None):
     "From published caption to verified record by rules, on one core: the official valid and test captions where they are, else those of the phantoms."
-    from radgen.captions import render, rewrite_by_rules, source
-    from radgen.phantoms import make_phantoms
-    from radgen.rewrite import read_texts
+    from radgen.captions.facts import source
+    from radgen.captions.rules import render
+    from radgen.captions.verify import rewrite_by_rules
+    from radgen.data.phantoms import make_phantoms
+    from radgen.captions.rewrite import read_texts
 
     official = ROOT.parent / "shared" / "data" / "rocov2_text"
     table, names = read_texts(official if official.is_dir() else make_phantoms(ROOT / "work" / "phantoms"), None)
@@ -70,7 +72,8 @@ def rules(threads=None):
 def hf(threads=None):
     "The embedded model on the processor: questions each alone and in batches, in turn."
     import torch
-    from radgen.llm import BATCH, backend
+    from radgen.captions.backends import BATCH
+    from radgen.captions.server import backend
 
     if threads:
         torch.set_num_threads(threads)
@@ -162,7 +165,7 @@ def fixed_latency(port, seconds):
 
 def http(latency=0.1, threads=None):
     "A server that takes 100 ms: 32 questions in flight against one, in turn."
-    from radgen.llm import OpenAIServer
+    from radgen.captions.server import OpenAIServer
 
     spawn = multiprocessing.get_context("spawn")
     port = spawn.Queue()

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from radgen.core import save_figure
-from radgen.evaluation import EvaluateConfig, find_samples, read_samples
-from radgen.report import comparison_figure
-from radgen.runs import load_run
+from radgen.core.figures import save_figure
+from radgen.evaluation.config import EvaluateConfig
+from radgen.evaluation.scores import find_samples, read_samples
+from radgen.evaluation.figures import comparison_figure
+from radgen.training.run import load_run
 
 ROOT = Path(__file__).resolve().parents[1]
 

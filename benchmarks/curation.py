@@ -16,24 +16,14 @@ import simplejpeg
 from PIL import Image
 from skimage.measure import shannon_entropy
 
-from radgen.core import write_json
-from radgen.cuis import choose_cuis, select_rows
-from radgen.data import read_rocov2
-from radgen.duplicates import close_pairs
-from radgen.entropy import (
-    BATCH,
-    SMALL,
-    grey_histogram,
-    histogram_brightness,
-    histogram_entropy,
-    measure_batch,
-    measure_images,
-    perceptual_hash,
-    small_version,
-)
-from radgen.explore import count_cuis
-from radgen.images import ImageError, load_grey
-from radgen.phantoms import make_phantoms
+from radgen.core.files import write_json
+from radgen.data.cuis import choose_cuis, select_rows
+from radgen.data.tables import read_rocov2
+from radgen.data.duplicates import close_pairs
+from radgen.data.entropy import BATCH, SMALL, grey_histogram, histogram_brightness, histogram_entropy, measure_batch, measure_images, perceptual_hash, small_version
+from radgen.data.explore import count_cuis
+from radgen.data.images import ImageError, load_grey
+from radgen.data.phantoms import make_phantoms
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from scipy.linalg import sqrtm
 
-from radgen.core import write_json
-from radgen.distance import Features, Statistics, frechet_distance, make_features, matrix_root, shown, statistics
+from radgen.core.files import write_json
+from radgen.evaluation.distance import Statistics, frechet_distance, matrix_root, statistics
+from radgen.evaluation.features import Features, make_features, shown
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "fid.json"
 

@@ -6,11 +6,12 @@ Run it (two threads, about five minutes when all is new) after a change of the p
 
 from pathlib import Path
 
-from radgen.rewrite import replay_path, transform_captions, write_replay
-from radgen.cuis import choose_cuis, select_rows
-from radgen.data import read_rocov2
-from radgen.explore import count_cuis
-from radgen.phantoms import make_phantoms
+from radgen.captions.prompt import replay_path
+from radgen.captions.rewrite import transform_captions, write_replay
+from radgen.data.cuis import choose_cuis, select_rows
+from radgen.data.tables import read_rocov2
+from radgen.data.explore import count_cuis
+from radgen.data.phantoms import make_phantoms
 
 data = read_rocov2(make_phantoms(Path(__file__).resolve().parents[1] / "work" / "phantoms"))
 table = select_rows(data.table, choose_cuis(count_cuis(data.table, data.names), 10), data.names)

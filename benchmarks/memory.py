@@ -1,6 +1,6 @@
 """Peak memory of whole training steps, predicted without a GPU: `python benchmarks/memory.py [--part table] [--part calibration]`, both parts by default.
 
-table: batch 12, texts of 64 tokens, 64, 128 and 256 px, by chapter 9b on fake tensors (no data, no device). calibration: the same prediction in 32 bits for three steps that are then really taken on this machine, each in a process of its own, beside the largest growth of its
+table: batch 12, texts of 64 tokens, 64, 128 and 256 px, by chapter 550 on fake tensors (no data, no device). calibration: the same prediction in 32 bits for three steps that are then really taken on this machine, each in a process of its own, beside the largest growth of its
 resident memory. The parts that were run are written to benchmarks/results/memory.json.
 """
 
@@ -13,11 +13,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from naive import NaiveUNet
 from diffusers.training_utils import EMAModel
-from radgen.core import read_json, write_json
-from radgen.cost import example_inputs, peak_memory, step_peak
-from radgen.diffusion import diffusion_loss, make_schedule, q_sample
-from radgen.unet import UNet, unet_options
-from radgen.vgg_unet import VGG16UNet, vgg_unet_options
+from radgen.core.files import read_json, write_json
+from radgen.networks.cost import example_inputs
+from radgen.training.memory import peak_memory, step_peak
+from radgen.diffusion.process import diffusion_loss, make_schedule, q_sample
+from radgen.networks.unet import UNet, unet_options
+from radgen.networks.vgg_unet import VGG16UNet, vgg_unet_options
 
 RESULTS = Path(__file__).resolve().parent / "results" / "memory.json"
 MODELS = {

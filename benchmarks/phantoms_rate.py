@@ -3,8 +3,8 @@
 import os, tempfile, time
 from pathlib import Path
 
-from radgen.core import write_json
-from radgen.phantoms import make_phantoms
+from radgen.core.files import write_json
+from radgen.data.phantoms import make_phantoms
 
 
 def rate(workers: int, n: int = 400) -> float:  # images a second

@@ -13,13 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from radgen.core import read_json, write_json
-from radgen.distance import floor, frechet_distance, make_features, statistics
-from radgen.evaluation import read_samples
-from radgen.phantoms import make_phantoms
-from radgen.prepare import PrepareConfig, prepare
-from radgen.runs import RECIPES, TrainConfig, resolve
-from radgen.sampling import SampleConfig, sample
+from radgen.core.files import read_json, write_json
+from radgen.evaluation.distance import floor, frechet_distance, statistics
+from radgen.evaluation.features import make_features
+from radgen.evaluation.scores import read_samples
+from radgen.data.phantoms import make_phantoms
+from radgen.prepared.config import PrepareConfig
+from radgen.prepared.prepare import prepare
+from radgen.training.config import RECIPES, TrainConfig
+from radgen.training.run import resolve
+from radgen.training.config import SampleConfig
+from radgen.training.sampling import sample
 from radgen.training import train
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,12 +15,16 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler
 
-from radgen.core import atomic_path, index_generator, read_json, save_figure, to_uint8, write_json
-from radgen.encoders import build_store
-from radgen.distance import floor, frechet_distance, make_features, statistics
-from radgen.evaluation import read_samples
-from radgen.runs import load_run
-from radgen.sampling import SampleConfig, sample
+from radgen.core.devices import index_generator, to_uint8
+from radgen.core.figures import save_figure
+from radgen.core.files import atomic_path, read_json, write_json
+from radgen.text.store import build_store
+from radgen.evaluation.distance import floor, frechet_distance, statistics
+from radgen.evaluation.features import make_features
+from radgen.evaluation.scores import read_samples
+from radgen.training.run import load_run
+from radgen.training.config import SampleConfig
+from radgen.training.sampling import sample
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DRAWN, FIGURE = (

@@ -18,12 +18,16 @@ from diffusers import UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 
 from naive import NaiveEMA, NaiveUNet, encode_in_the_loop
-from radgen.core import read_json, write_json
-from radgen.diffusion import guided, make_schedule, q_sample
-from radgen.encoders import TextEmbedding, build_store
-from radgen.runs import TrainConfig, resolve, schedule_of
-from radgen.training import draw_step, step_loss
-from radgen.unet import UNet, unet_options
+from radgen.core.files import read_json, write_json
+from radgen.diffusion.guidance import guided
+from radgen.diffusion.process import make_schedule, q_sample
+from radgen.text.embedding import TextEmbedding
+from radgen.text.store import build_store
+from radgen.training.config import TrainConfig
+from radgen.training.run import resolve, schedule_of
+from radgen.training.batches import draw_step
+from radgen.training.loop import step_loss
+from radgen.networks.unet import UNet, unet_options
 
 RESULTS = Path(__file__).resolve().parent / "results" / "step.json"
 B, PX, L, D = 12, 64, 64, 768
@@ -51,7 +55,7 @@ def roberta(folder):
 
 
 class Ours:
-    "The training step of chapter 10 on stored texts, and a guided evaluation."
+    "The training step of chapter 660 on stored texts, and a guided evaluation."
 
     def __init__(self, preset, dtype, store, rows, **options):
         self.model = UNet(text_dim=D, **{**unet_options(preset, "paper", PX), **options}).to(

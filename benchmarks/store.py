@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from radgen.core import write_json
-from radgen.encoders import EmbeddingStore, TextEmbedding, fill_store, store_bytes
+from radgen.core.files import write_json
+from radgen.text.embedding import TextEmbedding
+from radgen.text.store import EmbeddingStore, fill_store, store_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "store.json"

@@ -14,10 +14,12 @@ from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file
 
 import radgen.training as T
-from radgen.core import write_json
-from radgen.phantoms import make_phantoms
-from radgen.prepare import PrepareConfig, prepare
-from radgen.runs import TrainConfig, load_run
+from radgen.core.files import write_json
+from radgen.data.phantoms import make_phantoms
+from radgen.prepared.config import PrepareConfig
+from radgen.prepared.prepare import prepare
+from radgen.training.config import TrainConfig
+from radgen.training.run import load_run
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "training.json"

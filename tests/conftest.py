@@ -16,7 +16,7 @@ def phantoms():
     from filelock import FileLock
 
     (ROOT / "work").mkdir(exist_ok=True)
-    from radgen.phantoms import make_phantoms
+    from radgen.data.phantoms import make_phantoms
 
     with FileLock(ROOT / "work" / ".phantoms.lock"):
         return make_phantoms(ROOT / "work" / "phantoms")  # two workers need it at once
@@ -25,7 +25,8 @@ def phantoms():
 @pytest.fixture(scope="session")
 def prepared(phantoms, tmp_path_factory):
     "The phantoms prepared without a language model."
-    from radgen.prepare import PrepareConfig, prepare
+    from radgen.prepared.config import PrepareConfig
+    from radgen.prepared.prepare import prepare
 
     return prepare(PrepareConfig(phantoms, tmp_path_factory.mktemp("data") / "prepared", llm="rules"))
 
@@ -34,7 +35,8 @@ def prepared(phantoms, tmp_path_factory):
 def shared_data(phantoms):
     "work/prepared, which many chapters open, made before two workers run them; the paths are those that a notebook gives."
     from filelock import FileLock
-    from radgen.prepare import PrepareConfig, prepare
+    from radgen.prepared.config import PrepareConfig
+    from radgen.prepared.prepare import prepare
 
     with FileLock(ROOT / "work" / ".prepared.lock"):
         prepare(PrepareConfig(ROOT / "nbs" / ".." / "work" / "phantoms", ROOT / "nbs" / ".." / "work" / "prepared"))
@@ -43,8 +45,9 @@ def shared_data(phantoms):
 @pytest.fixture(scope="session")
 def few(tmp_path_factory):
     "Fewer phantoms, for tests that evaluate again and again."
-    from radgen.phantoms import make_phantoms
-    from radgen.prepare import PrepareConfig, prepare
+    from radgen.data.phantoms import make_phantoms
+    from radgen.prepared.config import PrepareConfig
+    from radgen.prepared.prepare import prepare
 
     d = tmp_path_factory.mktemp("few")
     return prepare(PrepareConfig(make_phantoms(d / "raw", 240, 20, 110), d / "prepared", llm="rules"))

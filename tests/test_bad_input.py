@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from radgen.data import read_csv, read_rocov2
-from radgen.entropy import filter_images, measure_images
-from radgen.images import load_grey
+from radgen.data.sources import read_csv
+from radgen.data.tables import read_rocov2
+from radgen.data.entropy import measure_images
+from radgen.data.quality import filter_images
+from radgen.data.images import load_grey
 
 NAMES = "CUI,Canonical name\nC0040405,X-Ray Computed Tomography\nC1306645,Plain x-ray\nC0817096,Chest\n"
 GOOD = ["good_1", "good_2", "good_3"]

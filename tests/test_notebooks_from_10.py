@@ -1,4 +1,4 @@
-"""The notebooks from chapter 10 on; see test_notebooks.py."""
+"""The notebooks from chapter 660 on; see test_notebooks.py."""
 
 import pytest
 

@@ -150,7 +150,7 @@ def example(name):
 def test_examples_for_contributors(tmp_path):
     "The denoiser learns, and is saved and loaded; the metric is right for two points."
     import torch
-    from radgen.encoders import TextEmbedding
+    from radgen.text.embedding import TextEmbedding
 
     made = {}
     for name in ("denoiser", "metric"):

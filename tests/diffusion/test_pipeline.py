@@ -1,0 +1,666 @@
+"""The pipeline: repeatable pictures, requests that are refused, labelled files, cards, and folders that must not be trusted."""
+
+import inspect, json, re, shutil
+from pathlib import Path
+
+import diffusers.utils.hub_utils as hub
+import mistune
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput
+from huggingface_hub import ModelCard
+from PIL import Image
+
+import radgen.pipeline as P
+from radgen.core.errors import ConfigError, DataError
+from radgen.diffusion.process import make_schedule
+from radgen.diffusion.samplers import SAMPLERS
+from radgen.text.embedding import TextEmbedding
+from radgen.diffusion.card import LICENCES, model_card, save_png, weights_fingerprint
+from radgen.diffusion.pipeline import RadGenPipeline, update_card
+from radgen.networks.unet import SIZES, UNet
+from radgen.networks.vgg_unet import VGG16UNet
+
+D = 24  # width of the vectors, so that no text encoder is needed
+
+
+def tiny(**options):
+    torch.manual_seed(0)
+    pipe = RadGenPipeline(
+        UNet(sample_size=16, text_dim=D, block="paper", **SIZES["tiny"]).eval(),
+        make_schedule("v_prediction"),
+        **options,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def vectors(n, length=5):
+    g = torch.Generator().manual_seed(n)
+    return TextEmbedding(
+        torch.randn(n, length, D, generator=g), torch.ones(n, length).bool(), torch.randn(n, D, generator=g)
+    )
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    "A pipeline whose encoder is a function of the text's bytes and notes what it encodes."
+    pipe = tiny()
+    seen = []
+
+    def encoder(texts):
+        seen.append(list(texts))
+        rows = [vectors(sum(t.encode()) % 1000 + 1)[:1] for t in texts]
+        return TextEmbedding(*(torch.cat(x) for x in zip(*rows)))
+
+    pipe._encoder, pipe.seen = encoder, seen
+    return pipe
+
+
+@pytest.fixture()
+def folder(tmp_path):
+    tiny(about={"name": "tiny"}).save_pretrained(tmp_path / "final")
+    return tmp_path / "final"
+
+
+def pixels(pipe, *args, **kw):
+    return pipe(*args, output_type="pt", **{"num_inference_steps": 4, "seed": 3, **kw}).images.int()
+
+
+def apart(a, b):
+    return (a - b).abs().max().item()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_picture_depends_on_seed_and_index_alone(pipe, sampler):
+    e = vectors(5)
+    full = pixels(pipe, prompt_embeds=e, sampler=sampler)
+    assert torch.equal(pixels(pipe, prompt_embeds=e, sampler=sampler), full)
+    for size in (1, 2, 3):
+        assert apart(pixels(pipe, prompt_embeds=e, sampler=sampler, batch_size=size), full) <= 1
+    some = [4, 1]
+    assert apart(pixels(pipe, prompt_embeds=e[some], indices=some, sampler=sampler), full[some]) <= 1
+    halves = [
+        pixels(pipe, prompt_embeds=e[r], indices=r, sampler=sampler) for r in ([0, 2, 4], [1, 3])
+    ]  # as two processes share them
+    assert apart(halves[0], full[0::2]) <= 1 and apart(halves[1], full[1::2]) <= 1
+    assert apart(pixels(pipe, prompt_embeds=e, sampler=sampler, seed=4), full) > 5
+    assert apart(pixels(pipe, prompt_embeds=e, sampler=sampler, indices=[5, 6, 7, 8, 9]), full) > 5
+
+
+def test_the_global_generator_is_not_read(pipe):
+    e = vectors(2)
+    torch.manual_seed(1)
+    a = pixels(pipe, prompt_embeds=e, sampler="ddpm")
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    b = pixels(pipe, prompt_embeds=e, sampler="ddpm")
+    assert torch.equal(a, b) and torch.equal(torch.get_rng_state(), state)
+
+
+def test_noise_is_drawn_on_the_cpu_in_32_bits():
+    "A network of 16 bits starts from the same noise as one of 32."
+    pipe, starts = tiny(), []
+    real = P.randn_tensor
+
+    def watched(shape, **kw):
+        starts.append((real(shape, **kw), {g.device.type for g in kw["generator"]}))
+        return starts[-1][0]
+
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(P, "randn_tensor", watched)
+        pixels(pipe, prompt_embeds=vectors(2))
+        pixels(pipe.to(torch.bfloat16), prompt_embeds=vectors(2))
+    (a, devices), (b, _) = starts
+    assert devices == {"cpu"} and a.dtype == b.dtype == torch.float32 and torch.equal(a, b)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_one_step_draws(pipe, sampler):
+    assert pixels(pipe, "head", sampler=sampler, num_inference_steps=1).float().std() > 0
+
+
+def test_output_and_order_of_pictures(pipe):
+    out = pipe(
+        ["head", "chest"],
+        num_images_per_prompt=2,
+        num_inference_steps=2,
+        negative_prompt=["bright", "dark"],
+        guidance_interval=(0.2, 0.8),
+        guidance_rescale=0.5,
+        guidance_scale=2.5,
+    )
+    assert isinstance(out, ImagePipelineOutput) and all(im.mode == "L" and im.size == (16, 16) for im in out.images)
+    assert [(im.info["prompt"], im.info["negative_prompt"], im.info["index"]) for im in out.images] == [
+        ("head", "bright", "0"),
+        ("head", "bright", "1"),
+        ("chest", "dark", "2"),
+        ("chest", "dark", "3"),
+    ]
+    told = out.images[0].info
+    assert (
+        told["guidance"],
+        told["guidance_interval"],
+        told["guidance_rescale"],
+        told["steps"],
+        told["sampler"],
+        told["synthetic"],
+    ) == ("2.5", "0.2 to 0.8", "0.5", "2", "dpm++", "true")
+    assert (
+        told["model"] == pipe.fingerprint
+        and "not for diagnosis" in told["Software"]
+        and all(isinstance(v, str) for v in told.values())
+    )
+    same = pixels(pipe, ["head", "head", "chest", "chest"], num_inference_steps=2)
+    assert apart(pixels(pipe, ["head", "chest"], num_images_per_prompt=2, num_inference_steps=2), same) == 0
+    assert "negative_prompt" not in pipe("head", num_inference_steps=1).images[0].info
+
+
+def test_distinct_prompts_are_encoded_once(pipe):
+    pipe.seen.clear()
+    pixels(pipe, ["head", "chest", "head"], num_images_per_prompt=2, negative_prompt="dark", num_inference_steps=1)
+    assert pipe.seen == [["head", "chest"], ["dark"]]
+
+
+def test_prompt_embeds_replace_encoding(pipe):
+    pipe.seen.clear()
+    e = pipe.encode(["head", "chest"])
+    pipe.seen.clear()
+    long = "x" * 5000  # nobody encodes it, so its length is nobody's business
+    images = pipe(["head", long], prompt_embeds=e, num_inference_steps=2).images
+    assert (
+        not pipe.seen
+        and images[1].info["prompt"] == long
+        and "prompt" not in pipe(prompt_embeds=e, num_inference_steps=2).images[0].info
+    )
+    assert torch.equal(pixels(pipe, ["head", "chest"]), pixels(pipe, prompt_embeds=e))
+
+
+def test_progress_counts_all_steps_of_all_batches(pipe, monkeypatch):
+    made = []
+
+    class Bar:
+        n = 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *a):
+            pass
+
+        def update(self, n=1):
+            self.n += n
+
+    def bar(iterable=None, total=None):
+        made.append((Bar(), total))
+        return made[-1][0]
+
+    monkeypatch.setattr(pipe, "progress_bar", bar)
+    pixels(pipe, ["a", "b", "c"], batch_size=2, num_inference_steps=5)
+    assert [(b.n, total) for b, total in made] == [(10, 10)]
+
+
+def passes(pipe, **kw):
+    "Rows that each call of the network saw."
+    rows = []
+    hook = pipe.denoiser.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    try:
+        pixels(pipe, "head", num_inference_steps=5, **kw)
+    finally:
+        hook.remove()
+    return rows
+
+
+def test_guidance_interval_and_passes(pipe):
+    plain, strong = pixels(pipe, "head", guidance_scale=1), pixels(pipe, "head", guidance_scale=4)
+    assert torch.equal(pixels(pipe, "head", guidance_scale=4, guidance_interval=(0, 0)), plain)
+    assert torch.equal(pixels(pipe, "head", guidance_scale=4, guidance_interval=(0, 1)), strong)
+    assert passes(pipe, guidance_scale=4) == [2] * 5 and passes(pipe, guidance_scale=1) == [1] * 5
+    assert passes(pipe, guidance_scale=4, guidance_interval=(0.4, 0.8)) == [1, 1, 2, 2, 1]
+    assert passes(pipe, guidance_scale=4, guidance_interval=(1, 1)) == [1] * 5
+
+
+def test_rescale(pipe):
+    "Rescaling takes contrast away from strong guidance, and does nothing to none."
+    strong, rescaled = (
+        pixels(pipe, "head", guidance_scale=20, guidance_rescale=r, num_inference_steps=1).float() for r in (0, 1)
+    )
+    assert rescaled.std() < strong.std() and apart(strong, rescaled) > 5
+    assert torch.equal(
+        pixels(pipe, "head", guidance_scale=1, guidance_rescale=1), pixels(pipe, "head", guidance_scale=1)
+    )
+
+
+def test_negative_prompt(pipe):
+    plain, strong = pixels(pipe, "head", guidance_scale=1), pixels(pipe, "head", guidance_scale=4)
+    assert apart(pixels(pipe, "head", guidance_scale=4, negative_prompt="head"), plain) <= 1
+    assert apart(pixels(pipe, "head", guidance_scale=4, negative_prompt="chest"), strong) > 5
+    assert (
+        apart(pixels(pipe, "head", guidance_scale=0, negative_prompt="chest"), pixels(pipe, "chest", guidance_scale=1))
+        <= 1
+    )
+    two = pixels(pipe, ["head", "head"], guidance_scale=4, negative_prompt=["head", "chest"], indices=[0, 0])
+    assert apart(two[0], plain[0]) <= 1 and apart(two[1], strong[0]) > 5
+
+
+nan, inf = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        (dict(prompt=""), "empty"),
+        (dict(prompt=" \n"), "empty"),
+        (dict(prompt="x" * 10_000), "10000 characters"),
+        (dict(prompt=7), "no text"),
+        (dict(prompt=b"head"), "no text"),
+        (dict(prompt=None), "neither"),
+        (dict(prompt=[]), "empty"),
+        (dict(prompt=["head", ""]), "prompt 2 is empty"),
+        (dict(prompt=["head", 3]), "prompt 2"),
+        (dict(prompt=["head", "x" * 10_000]), "prompt 2 has 10000"),
+        (dict(prompt="\udc00"), "Unicode"),
+        (dict(prompt={"head": 1}), "no text"),
+        (dict(negative_prompt=["a", "b"]), "2 negative prompts for 1"),
+        (dict(negative_prompt=""), "negative prompt is empty"),
+        (dict(negative_prompt=[3]), "negative prompt"),
+        (dict(prompt_embeds=torch.zeros(1, D)), "TextEmbedding"),
+        (dict(prompt_embeds=vectors(3)), "1 prompts and 3 rows"),
+        (dict(prompt=None, prompt_embeds=vectors(3)[:0]), "empty"),
+        (dict(prompt=[3], prompt_embeds=vectors(1)), "no text"),
+        (dict(prompt=["a"] * 2, indices=[0]), "1 indices for 2"),
+        (dict(indices=[0, 1]), "2 indices for 1"),
+        (dict(indices=[-1]), "index"),
+        (dict(indices=[0.5]), "index"),
+        (dict(num_inference_steps=0), "steps is 0"),
+        (dict(num_inference_steps=-3), "steps is -3"),
+        (dict(num_inference_steps=1001), "between 1 and 1000"),
+        (dict(num_inference_steps=5.0), "whole"),
+        (dict(num_inference_steps=True), "whole"),
+        (dict(guidance_scale=nan), "guidance scale is nan"),
+        (dict(guidance_scale=inf), "guidance scale is inf"),
+        (dict(guidance_scale=-1), "negative_prompt"),
+        (dict(guidance_scale=-inf), "negative_prompt"),
+        (dict(guidance_scale="2"), "guidance scale"),
+        (dict(guidance_interval=(0.5, 0.4)), "interval"),
+        (dict(guidance_interval=(-0.1, 1)), "interval"),
+        (dict(guidance_interval=(0, 1.1)), "interval"),
+        (dict(guidance_interval=(nan, 1)), "interval"),
+        (dict(guidance_interval=0.5), "interval"),
+        (dict(guidance_interval=(0, 0.5, 1)), "interval"),
+        (dict(guidance_interval="01"), "interval"),
+        (dict(guidance_rescale=-0.1), "rescale"),
+        (dict(guidance_rescale=1.1), "rescale"),
+        (dict(guidance_rescale=nan), "rescale"),
+        (dict(image_size=32), "16 pixels"),
+        (dict(sampler="euler"), "no sampler"),
+        (dict(sampler=["ddim"]), "no sampler"),
+        (dict(batch_size=0), "batch size"),
+        (dict(batch_size=2.0), "batch size"),
+        (dict(seed=1.0), "seed"),
+        (dict(seed=None), "seed"),
+        (dict(seed="0"), "seed"),
+        (dict(num_images_per_prompt=0), "images per prompt"),
+        (dict(output_type="latent"), "output type"),
+    ],
+    ids=lambda x: str(x)[:40],
+)
+def test_a_bad_request_is_one_sentence_and_nothing_is_drawn(pipe, monkeypatch, wrong, says):
+    monkeypatch.setattr(P, "draw", lambda *a, **kw: pytest.fail("it drew"))
+    with pytest.raises(ConfigError, match=says) as e:
+        pipe(**{"prompt": "head", **wrong})
+    assert len(str(e.value)) < 300 and "\n" not in str(e.value)
+
+
+def test_fingerprint_is_of_the_weights():
+    a, b = tiny(), tiny()
+    assert a.fingerprint == b.fingerprint == weights_fingerprint(a.denoiser.state_dict()) and len(a.fingerprint) == 64
+    with torch.no_grad():
+        next(b.denoiser.parameters()).view(-1)[0] += 1e-6
+    assert weights_fingerprint(b.denoiser.state_dict()) != a.fingerprint
+    assert weights_fingerprint(a.denoiser.to(memory_format=torch.channels_last).state_dict()) == a.fingerprint
+    assert (
+        weights_fingerprint({"s": torch.tensor(1.0), "h": torch.zeros(3, dtype=torch.bfloat16), "e": torch.zeros(0)})
+        != a.fingerprint
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["computed tomography, head", "Schädel é ÿ", "頭部 CT 🩻", "a\0b \x1b[31m", '<b>|x|</b> \\ "q"', "x" * 1000]
+)
+def test_png_text_round_trips(pipe, tmp_path, text):
+    im = pipe(text, num_inference_steps=1).images[0]
+    save_png(im, tmp_path / "sub" / "x.png")
+    with Image.open(tmp_path / "sub" / "x.png") as again:
+        assert again.text == im.info and again.text["prompt"] == text and again.mode == "L"
+        assert np.array_equal(np.array(again), np.array(im))
+    assert [p.name for p in (tmp_path / "sub").iterdir()] == ["x.png"]
+
+
+# Saving and loading
+
+
+def test_parent_signatures_are_kept():
+    for name in ("save_pretrained", "from_pretrained", "push_to_hub"):
+        ours, theirs = (inspect.signature(getattr(c, name)).parameters for c in (RadGenPipeline, DiffusionPipeline))
+        assert [(p.name, p.kind, p.default) for p in ours.values()] == [
+            (p.name, p.kind, p.default) for p in theirs.values()
+        ]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"max_shard_size": "100KB"}, {"variant": "fp16"}], ids=["whole", "parts", "variant"]
+)
+def test_saved_and_loaded_draws_the_same(tmp_path, options):
+    pipe = tiny(about={"name": "n", "scores": {"FID": 3.5}}, max_length=32, equalize=True, encoder="minilm")
+    pipe.save_pretrained(str(tmp_path / "a"), **options)
+    again = RadGenPipeline.from_pretrained(str(tmp_path / "a"), **{k: v for k, v in options.items() if k == "variant"})
+    again.set_progress_bar_config(disable=True)
+    assert torch.equal(pixels(again, prompt_embeds=vectors(3)), pixels(pipe, prompt_embeds=vectors(3)))
+    assert again.fingerprint == pipe.fingerprint and not again.denoiser.training
+    assert {k: again.config[k] for k in ("encoder", "max_length", "equalize", "about")} == {
+        "encoder": "minilm",
+        "max_length": 32,
+        "equalize": True,
+        "about": {"name": "n", "scores": {"FID": 3.5}},
+    }
+    again.save_pretrained(tmp_path / "b", **options)
+    files = [
+        {p.relative_to(d): p.read_bytes() for p in d.rglob("*") if p.is_file()}
+        for d in (tmp_path / "a", tmp_path / "b")
+    ]
+    assert files[0] == files[1] and not any(str(tmp_path).encode() in b for b in files[1].values())
+
+
+def test_vgg_pipeline_and_16_bits(tmp_path):
+    torch.manual_seed(0)
+    m = VGG16UNet(sample_size=16, text_dim=D, widths=(64, 128, 256), mid_width=16, cond_dim=16, emb_dim=16)
+    RadGenPipeline(m, make_schedule()).save_pretrained(tmp_path)
+    again = RadGenPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert type(again.denoiser) is VGG16UNet and again.denoiser.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kw", [{"safe_serialization": False}, {"use_flashpack": True}], ids=str)
+def test_pickles_are_not_written(tmp_path, kw):
+    with pytest.raises(ConfigError, match="safetensors only"):
+        tiny().save_pretrained(tmp_path / "x", **kw)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "kw", [{"custom_pipeline": "x"}, {"trust_remote_code": True}, {"use_safetensors": False}], ids=str
+)
+def test_code_is_not_asked_for(folder, kw):
+    with pytest.raises(ConfigError, match="leave it out"):
+        RadGenPipeline.from_pretrained(folder, **kw)
+
+
+def edit(path, **new):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **new}))
+
+
+def index(**new):
+    return lambda d: edit(d / "model_index.json", **new)
+
+
+W = "denoiser/diffusion_pytorch_model.safetensors"
+
+
+class Bomb:
+    "Writes a file when it is unpickled."
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.write_text, (self.path, "boom")
+
+
+def pickled(d):
+    (d / W).unlink()
+    torch.save({"x": Bomb(d.parent / "boom")}, d / "denoiser" / "diffusion_pytorch_model.bin")
+
+
+def pickled_by_index(d):
+    torch.save({"x": Bomb(d.parent / "boom")}, d / "evil.bin")
+    (d / W).unlink()
+    (d / "denoiser" / "diffusion_pytorch_model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": {"x": "../evil.bin"}})
+    )
+
+
+def code(d):
+    for name in (
+        "denoiser/evil.py",
+        "denoiser/radgen.unet.py",
+        "pipeline.py",
+        "RadGenPipeline.py",
+        "evil.py",
+        "scheduler/diffusers.py",
+    ):
+        (d / name).write_text(f"open({str(d.parent / 'boom')!r}, 'w').write('boom')\nclass UNet: pass\n")
+
+
+def without(name):
+    def change(d):
+        from safetensors.torch import load_file, save_file
+
+        state = load_file(d / W)
+        save_file(
+            {k: v for k, v in state.items() if k != "out.bias"}
+            if name == "tensor"
+            else {**state, "out.bias": state["out.bias"] * nan},
+            d / W,
+        )
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (pickled, "pickle"),
+        (pickled_by_index, "pickle"),
+        (lambda d: (d / W).unlink(), "no weights"),
+        (lambda d: shutil.rmtree(d / "denoiser"), "no weights"),
+        (lambda d: shutil.rmtree(d / "scheduler"), "could not be loaded"),
+        (lambda d: (d / W).write_bytes((d / W).read_bytes()[:-100]), "could not be read"),
+        (lambda d: (d / W).write_bytes(b""), "could not be read"),
+        (lambda d: (d / W).write_bytes(b"\xff" * 200), "could not be read"),
+        (without("tensor"), "missing"),
+        (without("number"), "not finite"),
+        (lambda d: (d / "model_index.json").unlink(), "no model_index.json"),
+        (lambda d: (d / "model_index.json").write_text('{"_cla'), "damaged"),
+        (lambda d: (d / "model_index.json").write_bytes(b"\xff\xfe\0"), "damaged"),
+        (lambda d: (d / "model_index.json").write_text("[1]"), "no pipeline"),
+        (index(_class_name="StableDiffusionPipeline"), "StableDiffusionPipeline"),
+        (index(_class_name=["evil", "RadGenPipeline"]), "not a RadGenPipeline"),
+        (lambda d: (code(d), edit(d / "model_index.json", denoiser=["evil", "UNet"])), "as the denoiser"),
+        (index(denoiser=["os", "system"]), "as the denoiser"),
+        (index(denoiser=None), "as the denoiser"),
+        (index(denoiser=7), "as the denoiser"),
+        (index(scheduler=["diffusers", "EulerDiscreteScheduler"]), "as the scheduler"),
+        (index(denoiser=["radgen.vgg_unet", "VGG16UNet"]), "holds a UNet"),
+        (index(encoder=["os", "system"]), "text encoder"),
+        (index(max_length="many"), "max_length"),
+        (index(about={"autor": "x"}), "no place"),
+        (index(about="x"), "about"),
+        (index(about={"concepts": ["x"]}), "concepts"),
+        (lambda d: edit(d / "scheduler" / "scheduler_config.json", prediction_type="flow"), "predicts 'flow'"),
+        (lambda d: edit(d / "scheduler" / "scheduler_config.json", beta_schedule="evil"), "could not be loaded"),
+        (lambda d: edit(d / "denoiser" / "config.json", sample_size="big"), "could not be loaded"),
+        (lambda d: edit(d / "denoiser" / "config.json", mid_width=32), "could not"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_a_folder_that_is_not_sound_is_refused(folder, change, says):
+    change(folder)
+    with pytest.raises(DataError, match=says) as e:
+        RadGenPipeline.from_pretrained(folder)
+    assert "\n" not in str(e.value) and not (folder.parent / "boom").exists()
+
+
+def test_code_in_a_folder_is_never_run(folder):
+    code(folder)
+    edit(folder / "model_index.json", safety_checker=["evil", "UNet"])
+    assert type(RadGenPipeline.from_pretrained(folder).denoiser) is UNet and not (folder.parent / "boom").exists()
+
+
+def test_there_is_no_folder(tmp_path, monkeypatch):
+    for name in (tmp_path / "none", "a/b/c", "none", "../x", ""):
+        with pytest.raises(DataError, match="no pipeline folder"):
+            RadGenPipeline.from_pretrained(name)
+
+    def offline(name, **kw):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(P, "snapshot_download", offline)
+    with pytest.raises(DataError, match="the hub gave none.*ConnectionError"):
+        RadGenPipeline.from_pretrained("owner/name")
+
+
+def test_only_data_is_fetched_from_the_hub(folder, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(P, "snapshot_download", lambda name, **kw: asked.update(kw, name=name) or str(folder))
+    assert RadGenPipeline.from_pretrained("owner/name", revision="v1").config.about == {"name": "tiny"}
+    assert asked == {"name": "owner/name", "revision": "v1", "allow_patterns": ["*.json", "*.safetensors"]}
+
+
+@pytest.mark.parametrize("how", ["push_to_hub", "save_pretrained"])
+def test_our_card_is_what_is_pushed(folder, tmp_path, monkeypatch, how):
+    "The hub is a folder here; the repository holds an older, generated card, which diffusers would write over ours."
+    pushed = tmp_path / "hub"
+
+    class Repo:
+        repo_id = "owner/name"
+
+    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.create_repo", lambda *a, **kw: Repo)
+    monkeypatch.setattr(hub, "create_repo", lambda *a, **kw: Repo)
+    monkeypatch.setattr(hub, "upload_folder", lambda repo_id, folder_path, **kw: shutil.copytree(folder_path, pushed))
+    monkeypatch.setattr(
+        hub.ModelCard, "load", lambda *a, **kw: ModelCard("---\nlicense: mit\n---\nautomatically generated")
+    )
+    pipe = RadGenPipeline.from_pretrained(folder)
+    if how == "push_to_hub":
+        pipe.push_to_hub("owner/name")
+    else:
+        pipe.save_pretrained(tmp_path / "name", push_to_hub=True)
+    assert (pushed / "README.md").read_text(encoding="utf-8") == model_card({"name": "tiny"})
+    assert not any(str(tmp_path).encode() in p.read_bytes() for p in pushed.rglob("*") if p.is_file())
+    again = RadGenPipeline.from_pretrained(pushed)
+    assert again.fingerprint == pipe.fingerprint and again.config.about == {"name": "tiny"}
+
+
+# The card
+
+page = mistune.create_markdown(escape=False, plugins=["table", "strikethrough", "url"])
+HOSTILE = [
+    "|x|<script>alert(1)</script>",
+    "a\n\n# b\n---\n",
+    "`code` **b** [l](javascript:x) ![i](http://x)",
+    "<img src=x onerror=y>",
+    "\u202eabc\u200b",
+    "```\n",
+    "---\nlicense: mit\n---",
+    "\\|",
+    "x" * 5000,
+    "",
+    "&lt;script&gt;",
+    "<!--",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_card_is_not_broken_by_what_it_says(text):
+    tame = lambda v: dict(
+        name=v,
+        data=v,
+        images=3,
+        concepts={"C1": v, v or "C2": "name"},
+        recipe=v,
+        options={v or "o": v},
+        text_encoder=v,
+        llm=v,
+        scores={v or "s": v},
+        licence=v,
+        stand_ins=[v],
+    )
+    card, calm = ModelCard(model_card(tame(text))), ModelCard(model_card(tame("calm")))
+    shown, expected = page(card.text), page(calm.text)
+    tags = lambda h: re.findall(r"</?[a-z0-9]+", h)
+    assert tags(shown) == tags(expected)  # the same structure, whatever the words
+    assert (
+        not set(card.text) & {"\u202e", "\u200b"}
+        and card.data.license == "other"
+        and max(map(len, card.text.splitlines())) < 2000
+    )
+
+
+def test_a_card_of_nothing_is_sensible():
+    card = ModelCard(model_card({}))
+    assert (
+        card.data.to_dict()["license"] == "unknown"
+        and card.data.pipeline_tag == "text-to-image"
+        and "not-for-diagnosis" in card.data.tags
+    )
+    for says in ("not for diagnosis", "not recorded", "It has not been evaluated", "## Intended use", "## Limits"):
+        assert says in card.text
+    assert "None" not in card.text and "{}" not in card.text and "null" not in card.text
+    assert model_card({"name": None, "scores": {}}) == model_card({})
+
+
+def test_licences_of_known_data():
+    assert [ModelCard(model_card({"licence": v})).data.license for v in LICENCES.values()] == [
+        "apache-2.0",
+        "cc-by-nc-sa-4.0",
+    ]
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        [],
+        {"autor": "x"},
+        {"images": "3"},
+        {"images": True},
+        {"scores": {"FID": nan}},
+        {"options": {"out": Path("x")}},
+        {"stand_ins": "x"},
+        {"concepts": {1: "a", "b": "c"}},
+    ],
+    ids=str,
+)
+def test_about_has_a_form(about):
+    with pytest.raises(ConfigError):
+        model_card(about)
+    with pytest.raises(ConfigError):
+        tiny(about=about or [1])
+
+
+def test_update_card_changes_both_files_or_none(folder, monkeypatch):
+    weights = (folder / W).read_bytes()
+    update_card(folder, scores={"FID": 3.5}, recipe="paper")
+    update_card(folder, scores={"KID": 0.01}, name="later", recipe=None)
+    about = {"name": "later", "scores": {"FID": 3.5, "KID": 0.01}}
+    assert (
+        RadGenPipeline.from_pretrained(folder).config.about == about
+        and (folder / "README.md").read_text(encoding="utf-8") == model_card(about)
+        and (folder / W).read_bytes() == weights
+    )
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    with pytest.raises(ConfigError):
+        update_card(folder, scores=3)
+    real = P.model_card
+
+    def killed(a):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(P, "model_card", killed)  # between the two files
+    with pytest.raises(KeyboardInterrupt):
+        update_card(folder, scores={"FID": 9.0})
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before and [
+        p.name for p in folder.parent.iterdir()
+    ] == ["final"]
+    with pytest.raises(DataError):
+        update_card(folder.parent / "none", name="x")

@@ -1,0 +1,362 @@
+"""The web page as its visitors meet it: what a request may be, a browser that types, draws and downloads, and two hundred requests in a row."""
+
+import importlib.util, re, shutil, signal, subprocess, sys, time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from conftest import free_port
+from radgen.tools.app import References, concept_names, examples, generate, training_text
+from radgen.tools.config import AppConfig
+from radgen.core.errors import ConfigError
+from radgen.diffusion.process import make_schedule
+from radgen.text.embedding import TextEmbedding
+from radgen.diffusion.pipeline import RadGenPipeline
+from radgen.training.config import TrainConfig
+from radgen.training import train
+from radgen.networks.unet import SIZES, UNet
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_gradio = pytest.mark.skipif(
+    importlib.util.find_spec("gradio") is None, reason="gradio is an optional extra: pip install -e '.[app]'"
+)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+
+
+def test_default_address_is_loopback():
+    assert AppConfig("run").host == "127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = RadGenPipeline(UNet(sample_size=16, text_dim=24, block="paper", **SIZES["tiny"]).eval(), make_schedule())
+    pipe.set_progress_bar_config(disable=True)
+    pipe._encoder = lambda texts: TextEmbedding(
+        torch.ones(len(texts), 3, 24), torch.ones(len(texts), 3).bool(), torch.ones(len(texts), 24)
+    )
+    return pipe
+
+
+def test_pictures_carry_the_request(pipe):
+    images = generate(pipe, " head,\n CT ", n=2, guidance=0, steps=2, seed=5)
+    assert [(im.size, im.info["prompt"], im.info["seed"], im.info["index"]) for im in images] == [
+        ((16, 16), "head, CT", "5", str(i)) for i in range(2)
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        (dict(n=0), "images is 0"),
+        (dict(n=17), "between 1 and 16"),
+        (dict(n="4"), "images"),
+        (dict(guidance=10.5), "between 0 and 10"),
+        (dict(guidance=-1), "guidance"),
+        (dict(guidance=float("nan")), "guidance"),
+        (dict(steps=201), "between 1 and 200"),
+        (dict(steps=0), "steps"),
+        (dict(seed=None), "seed"),
+        (dict(sampler="../etc"), "no sampler"),
+        (dict(prompt=""), "empty"),
+        (dict(prompt="x" * 1001), "at most 1000"),
+        (dict(prompt=["head"] * 1000), "no text"),
+    ],
+    ids=lambda x: str(x)[:30],
+)
+def test_a_request_out_of_bounds_is_refused(pipe, wrong, says):
+    with pytest.raises(ConfigError, match=says):
+        generate(pipe, **{"prompt": "head", **wrong})
+
+
+@pytest.fixture(scope="module")
+def run(few, tmp_path_factory):
+    return train(
+        TrainConfig(
+            few.dir,
+            image_size=16,
+            batch_size=4,
+            size="tiny",
+            encoder="minilm",
+            steps=1,
+            runs=tmp_path_factory.mktemp("runs"),
+            name="r",
+            device="cpu",
+            preview_every=0,
+        )
+    )
+
+
+def test_captions_are_read_as_in_training(run):
+    p, test = run.prepared, run.prepared.rows("test")
+    read = [training_text(r.caption, [p.names[c] for c in r.cuis if c in p.names], run) for r in test[:40].itertuples()]
+    assert read == p.texts("test", 2)[:40]  # prepared by rules, as the page does it
+    assert training_text("", [p.names[test.cuis[0][0]]], run) and training_text(
+        "CT of the head", ["no such concept"], run
+    ).startswith("Computed tomography, Head")
+    with pytest.raises(ConfigError, match="caption is empty"):
+        training_text(" \n", [], run)
+    with pytest.raises(ConfigError, match="at most 1000"):
+        training_text("x" * 1001, [], run)
+
+
+def test_examples_are_of_the_test_split(run):
+    shown, p = examples(run), run.prepared
+    assert len(shown) == 5 and {c for c, _ in shown} <= set(p.rows("test").caption) and all(names for _, names in shown)
+    offered = concept_names(run)
+    assert len(set(offered)) == len(offered) and {name for _, names in shown for name in names} <= set(
+        offered
+    )  # else the page would refuse what it shows
+
+
+def test_a_training_image_is_found_and_noise_is_far_from_all(run):
+    references, real, noise = (
+        References(run),
+        run.prepared.images("train", 16)[7],
+        np.random.default_rng(0).integers(0, 256, (16, 16)).astype(np.uint8),
+    )
+    near, seen = references([Image.fromarray(x) for x in (real, noise)])
+    assert (
+        np.array_equal(near[0][0], real)
+        and near[0][1] == f"0%: {run.prepared.rows('train').id[7]}"
+        and int(near[1][1].split("%")[0]) > 90
+    )
+    assert seen.seen.between(0, 1).all() and seen.seen.is_monotonic_decreasing and seen.auroc.median() > 0.9
+    asked = set(map(run.prepared.names.get, run.prepared.rows("train").cuis[7]))
+    alone = references([Image.fromarray(real)])[1]
+    assert alone.concept[0] in asked
+
+
+def start(run, folder):
+    "`radgen app` in a process of its own, that is given its command in `folder`: the process, its address and its log."
+    port, log = free_port(), folder / "log.txt"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).parent / "radgen"), "app", str(run.dir), "--port", str(port), "--device", "cpu"],
+            stderr=out,
+            stdout=out,
+            cwd=folder,
+        )
+    deadline = time.time() + 240
+    while f"http://127.0.0.1:{port}" not in log.read_text():
+        if process.poll() is not None or time.time() > deadline:
+            process.kill()
+            pytest.fail(log.read_text()[-3000:])
+        time.sleep(0.2)
+    return process, f"http://127.0.0.1:{port}", log
+
+
+@pytest.fixture(scope="module")
+def server(run, tmp_path_factory):
+    "A page for all tests of this file: its address and its process."
+    process, url, log = start(run, tmp_path_factory.mktemp("app"))
+    try:
+        yield url, process
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0 and "Traceback" not in log.read_text(), log.read_text()[-3000:]
+        assert not list((run.dir / "app").iterdir()) and [p.name for p in log.parent.iterdir()] == [
+            "log.txt"
+        ]  # nothing is left, neither in the run nor where the command was given
+    finally:
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as p:
+        b = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield b
+        b.close()
+
+
+@pytest.fixture
+def visit(browser, server):
+    "Open the page, as many times as wanted; whatever the browser asks of other machines is remembered."
+    opened, elsewhere = [], []
+
+    def go(**size):
+        context = browser.new_context(viewport=size or None)
+        page = context.new_page()
+        page.on(
+            "request", lambda r: None if r.url.startswith((server[0], "data:", "blob:")) else elsewhere.append(r.url)
+        )
+        page.goto(server[0])
+        typed_into(page).wait_for()
+        opened.append(context)
+        return page
+
+    yield go
+    for context in opened:
+        context.close()
+    assert not elsewhere
+
+
+def clear(page):
+    return page.get_by_role("button", name="Clear", exact=True)
+
+
+def typed_into(page):
+    return page.get_by_role("textbox", name=re.compile("^Caption"))
+
+
+def ask(page, caption, **numbers):
+    "Type a caption without concepts, set numbers by their labels, and wait for what the model will read."
+    if clear(page).count():
+        clear(page).click()
+    typed_into(page).fill(caption)
+    for label, value in {"Steps": 2, **numbers}.items():
+        page.get_by_role("spinbutton", name=label).fill(str(value))
+    page.keyboard.press("Tab")
+
+
+def pictures(page, n):
+    "Wait for `n` generated pictures."
+    page.wait_for_function(f"document.querySelectorAll('#generated .thumbnail-item img').length == {n}", timeout=90_000)
+
+
+read = lambda page: page.get_by_label("What the model reads").input_value()
+
+
+@needs_gradio
+@needs_browser
+def test_type_draw_and_download(visit, tmp_path):
+    page = visit(width=1300, height=1000)
+    ask(page, "Axial CT of the head, 63-year-old man: left subdural haematoma!!", Pictures=3, Seed=11)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    pictures(page, 3)
+    assert read(page) == "Computed tomography, Head, Axial view, Left subdural haematoma"
+    page.wait_for_function("document.querySelectorAll('#nearest .thumbnail-item img').length == 3")
+    page.get_by_role("grid", name="Dataframe").get_by_text("Plain x-ray").wait_for()
+    page.locator("#generated .thumbnail-item").nth(1).click()
+    with page.expect_download() as d:
+        page.locator("#generated").get_by_label("Download").first.click()
+    d.value.save_as(tmp_path / "picture.png")
+    im = Image.open(tmp_path / "picture.png")
+    assert im.size == (16, 16) and (im.text["prompt"], im.text["seed"], im.text["index"], im.text["synthetic"]) == (
+        read(page),
+        "11",
+        "1",
+        "true",
+    )
+    page.screenshot(path=tmp_path / "page.png")
+    assert np.asarray(Image.open(tmp_path / "page.png").convert("L")).std() > 10
+
+
+@needs_gradio
+@needs_browser
+def test_an_empty_caption_is_a_sentence_and_the_page_goes_on(visit):
+    page = visit()
+    ask(page, "   ", Pictures=1)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_text("the caption is empty").first.wait_for()
+    ask(page, "<script>document.title='owned'</script> ultrasound of the abdomen", Pictures=1)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    pictures(page, 1)
+    assert "radgen" in page.title() and read(page).startswith("Ultrasonography, Abdomen")
+
+
+@needs_gradio
+@needs_browser
+def test_two_visitors_at_once_get_their_own(visit):
+    pages = [visit(), visit()]
+    for page, caption in zip(pages, ("CT of the head", "X-ray of the chest")):
+        ask(page, caption, Pictures=2, Steps=10)
+    for page in pages:
+        page.get_by_role("button", name="Draw", exact=True).click()
+    for page, kind in zip(pages, ("Computed tomography, Head", "X-ray, Chest")):
+        pictures(page, 2)
+        assert read(page).startswith(kind)
+    addresses = [page.locator("#generated .thumbnail-item img").first.get_attribute("src") for page in pages]
+    assert addresses[0] != addresses[1]
+
+
+@needs_gradio
+@needs_browser
+def test_a_page_that_is_reloaded_in_the_middle_draws_again(visit):
+    page = visit()
+    ask(page, "CT of the head", Pictures=16, Steps=200)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_text("drawing").first.wait_for()
+    page.reload()
+    typed_into(page).wait_for()
+    ask(page, "X-ray of the chest", Pictures=1)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    pictures(page, 1)
+
+
+@needs_gradio
+@needs_browser
+def test_by_keyboard_on_a_phone(visit):
+    page = visit(width=390, height=844)
+    ask(page, "MRI of the brain", Pictures=1)
+    typed_into(page).focus()
+    page.keyboard.press("Shift+Enter")
+    pictures(page, 1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def memory(pid):
+    return psutil.Process(pid).memory_info().rss / 2**20  # MiB
+
+
+@needs_gradio
+def test_no_way_past_the_queue_and_no_upload(server):
+    import httpx
+
+    url = server[0] + "/gradio_api"
+    ask = lambda how, path, **kw: httpx.request(how, url + path, timeout=30, **kw).status_code
+    assert ask("GET", "/info") == 200
+    for name in ("/run/draw", "/api/draw", "/run/read"):
+        assert ask("POST", name, json=dict(data=["CT", [], True, 16, 2, 200, 0, "dpm++"])) in (404, 405)
+    assert ask("POST", "/upload", files=dict(files=("a.png", b"0" * 1000))) >= 400
+    assert ask("GET", "/run-history/runs") in (404, 405)
+    for path in ("/file=/etc/passwd", "/file=../config.json"):
+        assert ask("GET", path) in (403, 404)
+    assert ask("GET", "/info", headers=dict(Host="evil.example")) == 400
+
+
+@needs_gradio
+def test_ctrl_c_ends_a_page_that_is_drawing(run, tmp_path):
+    from gradio_client import Client
+
+    process, url, log = start(run, tmp_path)
+    try:
+        job = Client(url, verbose=False, download_files=False).submit(
+            "CT of the head", [], True, 16, 2, 200, 0, "dpm++", api_name="/draw"
+        )
+        while job.status().code.name != "PROCESSING" and not job.done():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert (
+            process.wait(60) == 130
+            and "interrupted" in log.read_text()
+            and not list((run.dir / "app").glob(str(process.pid)))
+        )
+    finally:
+        process.kill()
+
+
+@needs_gradio
+def test_two_hundred_requests_in_bounded_memory(server, run):
+    from gradio_client import Client
+
+    url, process = server
+    client, used = Client(url, verbose=False, download_files=False), []
+    for i in range(200):
+        text, pictures, near, seen = client.predict("CT of the head", [], True, 1, 2, 1, i, "dpm++", api_name="/draw")
+        assert (
+            text.startswith("Computed tomography, Head")
+            and len(pictures) == len(near) == 1
+            and seen["headers"] == ["concept", "seen", "auroc"]
+        )
+        if i in (60, 199):
+            used.append(memory(process.pid))
+    assert used[1] - used[0] < 30, used  # MiB
+    with pytest.raises(Exception, match="empty"):
+        client.predict("", [], True, 1, 2, 1, 0, "dpm++", api_name="/draw")
+    assert sum(p.stat().st_size for p in (run.dir / "app").rglob("*") if p.is_file()) < 2**22
