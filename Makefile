@@ -1,45 +1,67 @@
-# Two commands for a newcomer: `make demo` and `make test`. Both set up what they need, once.
+# Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs, once.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+DEMO := $(VENV)/.installed-demo
+DEV := $(VENV)/.installed-dev
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test coverage setup assets readme export docs
+.PHONY: demo test soak coverage setup assets lint export readme docs
 .DEFAULT_GOAL := demo
 
-# A path file and no import hook (compat): a script that lies beside a checkout called radgen would otherwise find the checkout and not the package in it.
-$(STAMP): settings.ini setup.py
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# A path file and no import hook (compat): a script that lies beside a checkout called radgen would otherwise find
+# the checkout and not the package in it. Versions are pinned by constraints.txt.
+install = $(BIN)/python -m pip install -q --no-build-isolation --config-settings editable_mode=compat -c constraints.txt
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip setuptools wheel
-	$(BIN)/python -m pip install -q --no-build-isolation --config-settings editable_mode=compat -e .[dev,app,ray]
+
+$(DEMO): settings.ini setup.py constraints.txt | $(BIN)/python
+	$(install) -e .[demo]
 	touch $@
 
-setup: $(STAMP)
+$(DEV): settings.ini setup.py constraints.txt | $(BIN)/python
+	$(install) -e .[all,dev]
+	touch $@ $(DEMO)
 
-assets: $(STAMP)
-	$(BIN)/python -c "from radgen.core import fetch_asset; [fetch_asset(a) for a in ('minilm', 'vgg16')]"
+setup: $(DEV)
 
-demo: assets
+# Both need the weights of two small networks; `radgen demo` fetches them itself.
+assets: $(DEV)
+	$(BIN)/python -c "from radgen.core.assets import fetch_asset; [fetch_asset(a) for a in ('minilm', 'vgg16')]"
+
+demo: $(DEMO)
 	$(BIN)/radgen demo
 
-# Two workers of one thread each (pytest-xdist): two thirds of the time that one of two threads takes on two cores. Files in the order of their names:
-# left to itself the plugin begins with those of many tests, and ends with one worker on a slow file of few.
+# Two workers of one thread each (pytest-xdist): two thirds of the time that one worker of two threads takes on two cores.
 test: assets
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs --durations=20 -n 2 --dist loadfile --no-loadscope-reorder tests
+	$(PYTEST) -m "not soak" --durations=20 $(PARALLEL) tests
 
-# Which lines of radgen/ the tests reach. The chapters reach more and are not counted. Not part of `make test`, since following every line takes time.
+# Many kills, hundreds of requests, launches of several processes: what `make test` does once, many times.
+soak: assets
+	$(PYTEST) -m soak $(PARALLEL) tests
+
+# Which lines of radgen/ the tests reach. The chapters reach more and are not counted.
 coverage: assets
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --ignore-glob='tests/test_notebooks*' --cov=radgen --cov-report=term:skip-covered tests
+	$(PYTEST) $(PARALLEL) --ignore-glob='tests/test_notebooks*' --cov=radgen --cov-report=term:skip-covered tests
+
+lint: $(DEV)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
 
 # For those who edit notebooks.
-export: $(STAMP)
+export: $(DEV)
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 
-readme: $(STAMP)
+readme: $(DEV)
 	$(BIN)/python tests/readme.py
 
-# The book, into _docs, where Quarto is installed (quarto.org); .github/workflows/docs.yml does the same.
-docs: $(STAMP) readme
-	command -v quarto > /dev/null || { echo "Quarto is not here: see https://quarto.org/docs/get-started"; exit 2; }
-	$(BIN)/nbdev_docs
+# The book, into _docs: nbdev prepares the pages, smalldocs (pure Python) renders them.
+docs: $(DEV) readme
+	$(BIN)/nbdev_proc_nbs
+	$(BIN)/smalldocs check _proc
+	$(BIN)/smalldocs render _proc

@@ -24,7 +24,7 @@ from radgen.training.config import RECIPES, TrainConfig
 from radgen.training.run import resolve
 from radgen.training.config import SampleConfig
 from radgen.training.sampling import sample
-from radgen.training import train
+from radgen.training.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, RUNS = ROOT / "benchmarks" / "results" / "recipes.json", ROOT / "runs" / "recipes"

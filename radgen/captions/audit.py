@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from . import verify
 from .audit_files import _FRONTAL, places, planes, read_rewriting, same_place
 from .cleaning import clean_caption, plain_caption
 from .facts import Evidence, Facts, Source, concept_facts, evidence, possible_views, resolve, type_of
@@ -22,7 +21,7 @@ from .lexicon import SEQUENCES
 from .prompt import FIELDS
 from .reading import read, seen
 from .rules import INVALID, Record, condition_phrase
-from .verify import changed_fact
+from .verify import changed_fact, verify
 
 # %% ../../nbs/392_audit.ipynb #392-audit-006
 def _numbers(new, own, whole):

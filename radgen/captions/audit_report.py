@@ -21,7 +21,6 @@ from ..core.errors import ConfigError, DataError
 from ..core.figures import save_figure
 from ..core.files import atomic_path
 from ..data.tables import read_cells
-from ..text.encoders import token_counter
 
 # %% ../../nbs/394_audit_report.ipynb #394-audit-report-006
 def compare(
@@ -232,6 +231,7 @@ def examples(
 # %% ../../nbs/394_audit_report.ipynb #394-audit-report-012
 def audit_files(
     cfg: AuditConfig,
+    count,  # `TokenCounter` of the encoder
 ) -> str:  # what the command prints
     "Audit files side by side; raises `RadgenError` for files or options that cannot work."
     if not cfg.files:
@@ -246,8 +246,7 @@ def audit_files(
     if cfg.out is not None and Path(cfg.out).exists() and not Path(cfg.out).is_dir():
         raise ConfigError(f"--out {cfg.out} is a file: name a folder.")
     files = {label: read_captions(p, cfg.names)._replace(label=label) for label, p in zip(_labels(paths), paths)}
-    count, most = token_counter(cfg.encoder)
-    limit = min(cfg.limit, most)
+    limit = min(cfg.limit, count.limit)
     audits = {label: audit(f.table, f.names, count, limit, True, label) for label, f in files.items()}
     text = f"Audit of rewritten captions; tokens by {cfg.encoder}, which reads {limit}.\n\n{audit_text(audits)}"
     if cfg.out is not None:

@@ -6,7 +6,10 @@
 __all__ = ['evenly', 'image_grid', 'save_figure']
 
 # %% ../../nbs/040_figures.ipynb #040-figures-004
+import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,60 +27,54 @@ def evenly(
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
 
 
+def _grey(image: Any) -> np.ndarray:
+    "An image of any accepted kind as (H, W) bytes."
+    x = image.detach().cpu() if torch.is_tensor(image) else torch.from_numpy(np.array(image))
+    if x.dtype != torch.uint8:
+        x = to_uint8(x)
+    return x.reshape(x.shape[-2:]).numpy()
+
+
+def _wrapped(title: str, width: int, lines: int) -> str:
+    "A title over several lines, cut with an ellipsis; matplotlib would read a dollar sign as mathematics."
+    text = "\n".join(textwrap.wrap(title, width, max_lines=lines, placeholder=" …"))
+    return text.replace("$", r"\$")
+
+# %% ../../nbs/040_figures.ipynb #040-figures-009
 def image_grid(
-    images,  # sequence of (H, W) or (1, H, W) arrays or tensors: uint8 0..255, or float -1..1
-    titles=None,  # one string an image, or None
-    ncol: int = 8,  # images a row
-    size: float = 1.6,  # inches an image
-    wrap: int = 26,  # characters a line of a title
-    lines: int = 3,  # lines a title may take
-    row_labels=None,  # one string a row, written at its left
+    images: Iterable,  # (H, W) or (1, H, W) arrays or tensors: uint8 0..255, or float -1..1
+    titles: Sequence | None = None,  # one string per image
+    ncol: int = 8,  # images per row
+    size: float = 1.6,  # inches per image
+    wrap: int = 26,  # characters per line of a title
+    lines: int = 3,  # lines that a title may take
+    row_labels: Sequence[str] | None = None,  # one string per row, written at its left
     aspect: float = 1.0,  # height of an image over its width
 ) -> plt.Figure:
     "Lay grey images out in rows with wrapped titles."
-    import textwrap
-
-    images = [_grey(im) for im in images]
-    nrow = -(-len(images) // ncol)
-    fig, axs = plt.subplots(
-        nrow,
-        ncol,
-        figsize=(size * ncol, (size * aspect + (0.14 * lines if titles else 0)) * nrow),
-        squeeze=False,
-        layout="constrained",
-    )
+    grey = [_grey(image) for image in images]
+    nrow = -(-len(grey) // ncol)
+    height = size * aspect + (0.14 * lines if titles else 0)
+    fig, axs = plt.subplots(nrow, ncol, figsize=(size * ncol, height * nrow), squeeze=False, layout="constrained")
     for i, ax in enumerate(axs.flat):
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
         if i % ncol == 0 and row_labels:
             ax.set_ylabel(row_labels[i // ncol], fontsize=7)
-        if i >= len(images):
-            continue
-        ax.imshow(images[i], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        if titles:
-            ax.set_title(
-                textwrap.shorten(str(titles[i]), wrap * lines, placeholder="…")
-                and "\n".join(textwrap.wrap(str(titles[i]), wrap, max_lines=lines, placeholder=" …")).replace(
-                    "$", r"\$"
-                ),
-                fontsize=6,
-            )
+        if i < len(grey):
+            ax.imshow(grey[i], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            if titles:
+                ax.set_title(_wrapped(str(titles[i]), wrap, lines), fontsize=6)
     return fig
-
-
-def _grey(im):
-    im = im.detach().cpu() if torch.is_tensor(im) else torch.from_numpy(np.array(im))
-    if im.dtype != torch.uint8:
-        im = to_uint8(im)
-    return im.reshape(im.shape[-2:]).numpy()
 
 
 def save_figure(
     fig: plt.Figure,  # closed afterwards
     path: str | Path,  # .png, .pdf or .svg
-    dpi: int = 110,  # dots an inch
+    dpi: int = 110,  # dots per inch
 ):
     "Write a figure atomically and close it."
     with atomic_path(path) as p:
-        fig.savefig(p, dpi=dpi, bbox_inches="tight", metadata={"Software": None} if p.suffix == ".png" else None)
+        metadata = {"Software": None} if p.suffix == ".png" else None
+        fig.savefig(p, dpi=dpi, bbox_inches="tight", metadata=metadata)
     plt.close(fig)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args
 
 import pydantic.dataclasses
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from .errors import ConfigError
 
@@ -119,9 +119,12 @@ def _plain_number(value: Any) -> Any:
 
 @dataclass_transform()
 def options(
-    cls: type[T],  # a class with annotated fields; the comment next to a field is its help text
-) -> type[T]:
+    cls: type[T] | None = None,  # a class with annotated fields; the comment next to a field is its help text
+    prefix: str = "--",  # written before the name of a field in a message; '' for the arguments of a function
+) -> Any:  # the dataclass; a decorator where `cls` is None
     "Make a dataclass whose fields are checked when it is made; a violation raises `ConfigError`."
+    if cls is None:
+        return functools.partial(options, prefix=prefix)
     made: Any = pydantic.dataclasses.dataclass(config=ConfigDict(extra="forbid"))(cls)
     init = made.__init__
 
@@ -133,7 +136,7 @@ def options(
             init(self, *args[len(names) :], **{name: _plain_number(value) for name, value in given.items()})
         except ValidationError as error:
             annotations = {field.name: _annotation(made, field.name) for field in dataclasses.fields(made)}
-            raise ConfigError(violation(error, annotations)) from None
+            raise ConfigError(violation(error, annotations, prefix)) from None
 
     made.__init__ = checked
     return made

@@ -23,12 +23,12 @@ from .config import BUDGETS, EvaluateConfig, ExperimentConfig
 from .report import evaluate
 from ..networks.cost import block_table
 from ..prepared.folder import is_prepared, load_prepared
-from ..training import train
 from ..training.batches import network
 from ..training.config import SampleConfig, TrainConfig
 from ..training.memory import peak_memory
 from ..training.run import resolve
 from ..training.sampling import sample
+from ..training.train import train
 
 # %% ../../nbs/810_experiments.ipynb #810-experiments-003
 TEXTS = {0: "caption", 1: "caption + CUI", 2: "transformed", 3: "all three"}  # the caption modes in words

@@ -6,13 +6,47 @@
 __all__ = ['TextEmbedding']
 
 # %% ../../nbs/400_embedding.ipynb #400-embedding-004
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from ..core.errors import ConfigError
 
 # %% ../../nbs/400_embedding.ipynb #400-embedding-006
+def _shape_fault(tokens: torch.Tensor, mask: torch.Tensor, pooled: torch.Tensor, width: int) -> str:
+    "Which of the three parts does not fit the others or `width`, in words; '' where all fit."
+    shape = tuple(tokens.shape)
+    if tokens.ndim != 3:
+        return f"token vectors have the shape {shape}: (captions, tokens, width) is needed."
+    if shape[2] != width:
+        return (
+            f"the text is {shape[2]} wide and the model was made for {width}: use the text encoder it was trained with."
+        )
+    if mask.dtype != torch.bool:
+        return f"the text's mask is {mask.dtype}: it must be torch.bool, True at real tokens."
+    if mask.shape != tokens.shape[:2]:
+        return (
+            f"the text's mask has the shape {tuple(mask.shape)} beside token vectors of {shape}: "
+            "the first two sizes must agree."
+        )
+    if pooled.shape != (shape[0], width):
+        return (
+            f"pooled vectors have the shape {tuple(pooled.shape)} beside token vectors of {shape}: "
+            f"({shape[0]}, {width}) is needed."
+        )
+    return ""
+
+
+def _empty_row(mask: torch.Tensor) -> str:
+    "Which row of a mask has no real token, in words; asked only where looking at values costs nothing."
+    if torch.compiler.is_compiling() or type(mask) is not torch.Tensor or mask.device.type != "cpu":
+        return ""
+    empty = (~mask.any(1)).nonzero().flatten().tolist()
+    return (
+        f"row {empty[0]} of the text's mask is all false: every caption has at least one real token." if empty else ""
+    )
+
+# %% ../../nbs/400_embedding.ipynb #400-embedding-010
 class TextEmbedding(NamedTuple):
     "A batch of encoded captions."
 
@@ -20,17 +54,18 @@ class TextEmbedding(NamedTuple):
     mask: torch.Tensor  # (B, L) bool, True at real tokens
     pooled: torch.Tensor  # (B, D) float
 
-    def to(self, *args, **kwargs):
+    def to(
+        self,
+        *args: Any,  # device or type, as for `torch.Tensor.to`
+        **kwargs: Any,
+    ) -> "TextEmbedding":
         "Move or cast as `torch.Tensor.to` does; the mask keeps its type."
         kept = {k: v for k, v in kwargs.items() if k != "dtype"}
         moved = [a for a in args if not isinstance(a, torch.dtype)]
-        return TextEmbedding(
-            self.tokens.to(*args, **kwargs),
-            self.mask.to(*moved, **kept) if moved or kept else self.mask,
-            self.pooled.to(*args, **kwargs),
-        )
+        mask = self.mask.to(*moved, **kept) if moved or kept else self.mask
+        return TextEmbedding(self.tokens.to(*args, **kwargs), mask, self.pooled.to(*args, **kwargs))
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         "Rows `i` (a slice, index list or tensor) of the batch; an integer selects a field, as in every tuple."
         if isinstance(i, int):
             return tuple.__getitem__(self, i)
@@ -38,32 +73,9 @@ class TextEmbedding(NamedTuple):
 
     def check(
         self,
-        width: int,  # D that the reader was made for
-    ):
-        "Raise `ConfigError` unless the three parts fit each other and `width`; an empty row is looked for only in real CPU tensors and outside of `torch.compile`."
-        tokens, mask, pooled = self
-        if tokens.ndim != 3:
-            raise ConfigError(
-                f"token vectors have the shape {tuple(tokens.shape)}: (captions, tokens, width) is needed."
-            )
-        if tokens.shape[2] != width:
-            raise ConfigError(
-                f"the text is {tokens.shape[2]} wide and the model was made for {width}: use the text encoder it was trained with."
-            )
-        if mask.dtype != torch.bool:
-            raise ConfigError(f"the text's mask is {mask.dtype}: it must be torch.bool, True at real tokens.")
-        if mask.shape != tokens.shape[:2]:
-            raise ConfigError(
-                f"the text's mask has the shape {tuple(mask.shape)} beside token vectors of {tuple(tokens.shape)}: the first two sizes must agree."
-            )
-        if pooled.shape != (tokens.shape[0], width):
-            raise ConfigError(
-                f"pooled vectors have the shape {tuple(pooled.shape)} beside token vectors of {tuple(tokens.shape)}: ({tokens.shape[0]}, {width}) is needed."
-            )
-        if torch.compiler.is_compiling() or type(mask) is not torch.Tensor or mask.device.type != "cpu":
-            return
-        empty = (~mask.any(1)).nonzero().flatten().tolist()
-        if empty:
-            raise ConfigError(
-                f"row {empty[0]} of the text's mask is all false: every caption has at least one real token."
-            )
+        width: int,  # D that the denoiser was made for
+    ) -> None:
+        "Raise `ConfigError` unless the three parts fit each other and `width`, and no row of the mask is empty."
+        fault = _shape_fault(*self, width) or _empty_row(self.mask)
+        if fault:
+            raise ConfigError(fault)

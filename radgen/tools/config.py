@@ -5,52 +5,53 @@
 # %% auto #0
 __all__ = ['AppConfig', 'DemoConfig', 'CompletionConfig', 'DoctorConfig']
 
-# %% ../../nbs/900_tool_options.ipynb #900-tool-options-004
-from dataclasses import dataclass
+# %% ../../nbs/900_tool_options.ipynb #900-tool-options-006
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-import tyro
+from pydantic import Field
 from tyro.conf import Positional
 
+from ..core.options import Count, Natural, NonNegative, Whole, options
+
 # %% ../../nbs/900_tool_options.ipynb #900-tool-options-005
-@dataclass
+@options
 class AppConfig:
     "Options of the web page."
 
     run: Positional[Path]  # runs/NAME, finished
     host: str = "127.0.0.1"  # address to listen on; the default is this machine alone
-    port: int = 7860  # 1..65535
+    port: Annotated[int, Field(strict=True, ge=1, le=65535)] = 7860  # 1..65535
     device: str = "cuda"  # cuda, cuda:N, mps or cpu
 
 # %% ../../nbs/900_tool_options.ipynb #900-tool-options-008
-@dataclass
+@options
 class DemoConfig:
     "Options of the demonstration."
 
     name: str = "demo"  # the run is written to RUNS/NAME
     runs: Path = Path("runs")  # folder of all runs
     work: Path = Path("work")  # the phantoms and the prepared folder go here
-    steps: int = 900  # optimiser steps
-    n: int = 256  # images drawn for test captions
-    n_train: int = 1600  # phantoms of the training split; a quarter of it for test, a sixteenth for validation
+    steps: Count = 900  # optimiser steps
+    n: Count = 256  # images drawn for test captions
+    n_train: Count = 1600  # phantoms of the training split; a quarter of it for test, a sixteenth for validation
     size: Literal["small", "tiny"] = "small"  # width of the network
-    guidance: float = 2.0  # classifier-free guidance scale
-    curves: int = 40  # images a point of the report's curves, 0 for none
+    guidance: NonNegative = 2.0  # classifier-free guidance scale
+    curves: Natural = 40  # images per point of the report's curves, 0 for none
     classifiers: bool = True  # also train small classifiers on the generated images, to see of what use they are
     device: str = "cuda"  # cuda, cuda:N, mps or cpu
-    seed: int = 0  # decides everything random
-    overwrite: bool = False  # start anew
+    seed: Whole = 0  # decides everything random
+    overwrite: bool = False  # start again
 
 # %% ../../nbs/900_tool_options.ipynb #900-tool-options-009
-@dataclass
+@options
 class CompletionConfig:
     "For which shell."
 
-    shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]]  # bash, zsh or fish
+    shell: Positional[Literal["bash", "zsh", "fish"]]  # bash, zsh or fish
 
 
-@dataclass
+@options
 class DoctorConfig:
     "Where to look."
 

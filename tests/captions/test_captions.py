@@ -5,7 +5,7 @@ import random, re, time
 import pytest
 
 from radgen import captions
-from radgen.captions import verify
+from radgen.captions.verify import verify
 from radgen.captions.cleaning import clean_caption, expand, plain_caption
 from radgen.captions.facts import Facts, concept_facts, evidence, own_text, resolve, source
 from radgen.captions.lexicon import CONTRAST, FINDINGS, ORGANS, PART_OF, REGIONS, SEQUENCES, TYPES, VIEWS, is_finding

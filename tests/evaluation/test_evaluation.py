@@ -23,7 +23,7 @@ from radgen.evaluation.report import as_page, evaluate, report_text
 from radgen.training.config import TrainConfig
 from radgen.training.config import SampleConfig
 from radgen.training.sampling import sample
-from radgen.training import train
+from radgen.training.train import train
 
 
 def test_spread_over_takes_every_type():

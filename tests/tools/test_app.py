@@ -17,7 +17,7 @@ from radgen.diffusion.process import make_schedule
 from radgen.text.embedding import TextEmbedding
 from radgen.diffusion.pipeline import RadGenPipeline
 from radgen.training.config import TrainConfig
-from radgen.training import train
+from radgen.training.train import train
 from radgen.networks.unet import SIZES, UNet
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

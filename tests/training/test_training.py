@@ -21,7 +21,7 @@ from radgen.training.config import TrainConfig
 from radgen.training.run import load_run
 from radgen.training.config import SampleConfig
 from radgen.training.sampling import sample
-from radgen.training import train
+from radgen.training.train import train
 from radgen.training.batches import batch_indices
 
 
