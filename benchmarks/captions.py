@@ -72,8 +72,8 @@ def rules(threads=None):
 def hf(threads=None):
     "The embedded model on the processor: questions each alone and in batches, in turn."
     import torch
-    from radgen.captions.backends import BATCH
-    from radgen.captions.server import backend
+    from radgen.data.rows import BATCH
+    from radgen.captions.backends import backend
 
     if threads:
         torch.set_num_threads(threads)

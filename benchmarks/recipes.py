@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from radgen.core.files import read_json, write_json
-from radgen.evaluation.distance import floor, frechet_distance, statistics
+from radgen.evaluation.distance import real_baseline, frechet_distance, statistics
 from radgen.evaluation.features import make_features
 from radgen.evaluation.scores import read_samples
 from radgen.data.phantoms import make_phantoms
@@ -125,7 +125,7 @@ def measure(data, contenders, seeds, minutes, n, results, workers):
     "Train and judge what is missing, `workers` runs at a time; `results` is written after each."
     p, part = prepared(data), results.setdefault(data, {})
     features = make_features("vgg16")
-    mean, std = floor(features(p.images("train", 32)), features(p.images("test", 32)), n)
+    mean, std = real_baseline(features(p.images("train", 32)), features(p.images("test", 32)), n)
     part.update(floor=mean, floor_std=std, generated=n, real=len(p.rows("test")), training=len(p.rows("train")))
     seconds = results.setdefault("seconds", {})  # one network and batch cost the same on both data sets
     seconds.update(seconds_a_step(p.dir, [c for c in contenders.values() if kind(c) not in seconds]))

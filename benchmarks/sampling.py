@@ -18,8 +18,8 @@ from diffusers import DDPMScheduler
 from radgen.core.devices import index_generator, to_uint8
 from radgen.core.figures import save_figure
 from radgen.core.files import atomic_path, read_json, write_json
-from radgen.text.store import build_store
-from radgen.evaluation.distance import floor, frechet_distance, statistics
+from radgen.text.store_writer import build_store
+from radgen.evaluation.distance import real_baseline, frechet_distance, statistics
 from radgen.evaluation.features import make_features
 from radgen.evaluation.scores import read_samples
 from radgen.training.run import load_run
@@ -188,7 +188,7 @@ def main():
         write_json(RESULTS, results)
 
     def curve(n, distances):
-        return dict(n=n, floor=floor(train, test, n)[0], distance=distances)
+        return dict(n=n, floor=real_baseline(train, test, n)[0], distance=distances)
 
     if "speed" in parts:
         keep("speed", speed(m, a.rounds))
@@ -208,7 +208,7 @@ def main():
             "slow",
             dict(
                 n=a.n,
-                floor=floor(train, test, a.n)[0],
+                floor=real_baseline(train, test, a.n)[0],
                 ancestral=m.distance(m.slow(a.n, a.workers)),
                 fast=m.distance(m.fast(a.n)),
             ),

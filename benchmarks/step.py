@@ -22,11 +22,11 @@ from radgen.core.files import read_json, write_json
 from radgen.diffusion.guidance import guided
 from radgen.diffusion.process import make_schedule, q_sample
 from radgen.text.embedding import TextEmbedding
-from radgen.text.store import build_store
+from radgen.text.store_writer import build_store
 from radgen.training.config import TrainConfig
 from radgen.training.run import resolve, schedule_of
 from radgen.training.batches import draw_step
-from radgen.training.loop import step_loss
+from radgen.training.minimal import step_loss
 from radgen.networks.unet import UNet, unet_options
 
 RESULTS = Path(__file__).resolve().parent / "results" / "step.json"

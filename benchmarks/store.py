@@ -12,7 +12,8 @@ import torch
 
 from radgen.core.files import write_json
 from radgen.text.embedding import TextEmbedding
-from radgen.text.store import EmbeddingStore, fill_store, store_bytes
+from radgen.text.store import EmbeddingStore, store_bytes
+from radgen.text.store_writer import fill_store
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "store.json"

@@ -1,56 +1,66 @@
 """Shared by all tests: where things are, the embedded data made once, and the closing line that counts what ran."""
 
-import os, socket
+import os
+import socket
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 OFFICIAL = SHARED / "rocov2_text"
+WORK = ROOT / "work"
 
 
 @pytest.fixture(scope="session")
 def phantoms():
     "The default phantoms, the same folder that chapters and the demonstration use."
-    from filelock import FileLock
-
-    (ROOT / "work").mkdir(exist_ok=True)
     from radgen.data.phantoms import make_phantoms
 
-    with FileLock(ROOT / "work" / ".phantoms.lock"):
-        return make_phantoms(ROOT / "work" / "phantoms")  # two workers need it at once
+    WORK.mkdir(exist_ok=True)
+    with FileLock(WORK / ".phantoms.lock"):  # two workers need it at once
+        return make_phantoms(WORK / "phantoms")
 
 
 @pytest.fixture(scope="session")
-def prepared(phantoms, tmp_path_factory):
+def shared_folder(tmp_path_factory):
+    "A folder that the workers of one session share."
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def prepared(phantoms, shared_folder):
     "The phantoms prepared without a language model."
     from radgen.prepared.config import PrepareConfig
     from radgen.prepared.prepare import prepare
 
-    return prepare(PrepareConfig(phantoms, tmp_path_factory.mktemp("data") / "prepared", llm="rules"))
+    with FileLock(shared_folder / "prepared.lock"):
+        return prepare(PrepareConfig(phantoms, shared_folder / "prepared", llm="rules"))
 
 
 @pytest.fixture(scope="session")
 def shared_data(phantoms):
-    "work/prepared, which many chapters open, made before two workers run them; the paths are those that a notebook gives."
-    from filelock import FileLock
+    "work/prepared, which many chapters open, made before two workers run them; with the paths that a notebook gives."
     from radgen.prepared.config import PrepareConfig
     from radgen.prepared.prepare import prepare
 
-    with FileLock(ROOT / "work" / ".prepared.lock"):
-        prepare(PrepareConfig(ROOT / "nbs" / ".." / "work" / "phantoms", ROOT / "nbs" / ".." / "work" / "prepared"))
+    work = ROOT / "nbs" / ".." / "work"
+    with FileLock(WORK / ".prepared.lock"):
+        prepare(PrepareConfig(work / "phantoms", work / "prepared"))
 
 
 @pytest.fixture(scope="session")
-def few(tmp_path_factory):
+def few(shared_folder):
     "Fewer phantoms, for tests that evaluate again and again."
     from radgen.data.phantoms import make_phantoms
     from radgen.prepared.config import PrepareConfig
     from radgen.prepared.prepare import prepare
 
-    d = tmp_path_factory.mktemp("few")
-    return prepare(PrepareConfig(make_phantoms(d / "raw", 240, 20, 110), d / "prepared", llm="rules"))
+    folder = shared_folder / "few"
+    with FileLock(shared_folder / "few.lock"):
+        return prepare(PrepareConfig(make_phantoms(folder / "raw", 240, 20, 110), folder / "prepared", llm="rules"))
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +81,7 @@ def official_text():
 
 
 def free_port():
-    "A port of the loopback that nobody listens at."
+    "A port of the loopback at which nobody listens."
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]

@@ -3,23 +3,23 @@
 import re
 from pathlib import Path
 
+import nbformat
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def render() -> str:
-    "The text of README: cells marked `#| hide` left out, of those marked `#| echo: false` what they show; paths as seen from the root."
-    import nbformat
+def shown(cell):
+    "A cell as README shows it: of cells marked `#| echo: false` only what they display."
+    if cell.source.startswith("#| echo: false"):
+        return nbformat.v4.new_markdown_cell(cell.outputs[0].data["text/markdown"])
+    return cell
 
+
+def render() -> str:
+    "The text of README: cells marked `#| hide` are left out; paths as seen from the root."
     nb = nbformat.read(ROOT / "nbs" / "index.ipynb", 4)
-    nb.cells = [
-        nbformat.v4.new_markdown_cell(c.outputs[0].data["text/markdown"])
-        if c.source.startswith("#| echo: false")
-        else c
-        for c in nb.cells
-        if not c.source.startswith("#| hide")
-    ]
+    nb.cells = [shown(c) for c in nb.cells if not c.source.startswith("#| hide")]
     body, _ = MarkdownExporter().from_notebook_node(nb)
     body = re.sub(r"\]\((?=\w+\.ipynb)", "](nbs/", body)  # before the paths that begin with the root
     return body.replace("](../", "](").replace('src="../', 'src="').strip() + "\n"

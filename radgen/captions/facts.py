@@ -14,7 +14,7 @@ from typing import NamedTuple
 from .cleaning import plain_caption
 from .lexicon import _STOP, _UNITS, is_finding
 from .reading import read, seen
-from ..data.explore import CURATED
+from ..data.tables import CURATED
 
 # %% ../../nbs/330_facts.ipynb #330-facts-007
 class Evidence(NamedTuple):

@@ -48,7 +48,7 @@ def pick_device(
     device: str = "cuda",  # 'cuda', 'cuda:N', 'mps' or 'cpu'
 ) -> torch.device:  # the requested device, or the next best after one line that says so
     "Turn a device name into a `torch.device`: cuda, then mps, then cpu, and never another one in silence."
-    name = re.fullmatch(r"(cuda|mps|cpu)(?::\d+)?", device)
+    name = re.fullmatch(r"(cuda|mps|cpu)(?::\d{1,2})?", str(device))
     if name is None:
         raise ConfigError(f"no device is called {device!r}: use cuda, cuda:0, mps or cpu.")
     wanted = torch.device(device)

@@ -42,7 +42,7 @@ def weights_fingerprint(
         h.update(x.reshape(-1).contiguous().view(torch.uint8).numpy())
     return h.hexdigest()
 
-
+# %% ../../nbs/625_card.ipynb #625-card-019
 def labelled_image(
     pixels: torch.Tensor,  # (H, W) uint8
     model: str,  # fingerprint of its weights
@@ -128,18 +128,24 @@ def markdown_table(
 # %% ../../nbs/625_card.ipynb #625-card-017
 _SECTIONS = """## Intended use
 
-Research and teaching: studying text-guided image generation, its evaluation and its failures. Its pictures may be shown where it is said that they are generated.
+Research and teaching: studying text-guided image generation, its evaluation and its failures. \
+Its pictures may be shown where it is said that they are generated.
 
 ## Not for
 
-**Not for diagnosis**, treatment, or any decision about a person; not for passing off as the image of a patient; not as the only data by which a medical product is trained or judged.
+**Not for diagnosis**, treatment, or any decision about a person; \
+not for passing off as the image of a patient; \
+not as the only data by which a medical product is trained or judged.
 
 ## Limits
 
 - One grey image of one size. Grey values have no physical unit, and lengths no scale.
-- The words are no guarantee: a picture may lack the finding that was asked for, or show it on the wrong side. What the training data show rarely is drawn badly, and for what they never show something is drawn all the same.
-- Pictures inherit the errors and the bias of the training data, and may come close to single training images: compare them before they are passed on.
-- Each PNG that radgen writes holds its prompt, seed, index and the fingerprint of the weights, with the word that it is synthetic. Other programs may drop this text."""
+- The words are no guarantee: a picture may lack the finding that was asked for, or show it on the wrong side. \
+What the training data show rarely is drawn badly, and for what they never show something is drawn all the same.
+- Pictures inherit the errors and the bias of the training data, and may come close to single training images: \
+compare them before they are passed on.
+- Each PNG that radgen writes holds its prompt, seed, index and the fingerprint of the weights, \
+with the word that it is synthetic. Other programs may drop this text."""
 
 _USE = """## Use
 

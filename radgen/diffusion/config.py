@@ -71,7 +71,7 @@ Interval = Annotated[tuple[UpToOne, UpToOne], AfterValidator(_ordered)]
 
 @options(prefix="")
 class SamplingTrajectory:
-    "The way from noise to an image. Source: Kynkäänniemi et al. 2024 for the interval, which theirs gives in noise levels."
+    "The way from noise to an image. Source: Kynkäänniemi et al. 2024, who give the interval in noise levels."
 
     sampler: SamplerName = "dpm++"  # a key of `SAMPLERS`
     num_inference_steps: Steps = 25  # sampler steps

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HUB_OPTIONS', 'WEIGHT_OPTIONS', 'image_record', 'check_size', 'TextToImage', 'write_card', 'check_weights',
-           'read_index', 'take', 'refuse_code', 'local_folder', 'load_parts', 'SavedPipeline', 'PipelineOptions',
+           'read_index', 'take', 'refuse_code', 'local_folder', 'load_parts', 'PipelineOptions', 'SavedPipeline',
            'read_request', 'RadGenPipeline', 'update_card']
 
 # %% ../../nbs/630_pipeline.ipynb #630-pipeline-004
@@ -12,7 +12,7 @@ import os
 import re
 import reprlib
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -176,7 +176,7 @@ def refuse_code(
     if asked:
         raise ConfigError(f"{asked[0]} would run code that comes with a model, which radgen does not: leave it out.")
 
-
+# %% ../../nbs/630_pipeline.ipynb #630-pipeline-035
 def local_folder(
     name: str | Path,  # a folder, or OWNER/NAME on the hub
     **hub_options,  # of `snapshot_download`
@@ -195,19 +195,30 @@ def local_folder(
 
 def load_parts(
     folder: Path,  # of a saved pipeline
+    index: dict,  # of `read_index`
     kwargs: dict,  # of `from_pretrained`; what concerns the parts is taken out
 ) -> dict:  # denoiser and scheduler
     "Load the parts of a saved pipeline that the caller has not given."
-    location, weight_options = read_index(folder)["denoiser"], take(kwargs, WEIGHT_OPTIONS)
+    weight_options = take(kwargs, WEIGHT_OPTIONS)
     scheduler = kwargs.pop("scheduler", None) or DDPMScheduler.from_pretrained(folder / "scheduler")
     kind = scheduler.config.prediction_type
     if kind not in PREDICTIONS:
         raise DataError(f"the schedule in {folder} predicts {reprlib.repr(kind)}: only {', '.join(PREDICTIONS)} works.")
     denoiser = kwargs.pop("denoiser", None)
     if denoiser is None:
-        network = denoiser_classes()[tuple(location)].load()
+        network = denoiser_classes()[tuple(index["denoiser"])].load()
         denoiser = network.from_pretrained(folder / "denoiser", **weight_options)
     return {"scheduler": scheduler, "denoiser": denoiser}
+
+# %% ../../nbs/630_pipeline.ipynb #630-pipeline-036
+@options(prefix="")
+class PipelineOptions:
+    "What a pipeline records besides denoiser and schedule."
+
+    encoder: str = "radbert"  # text encoder, as for `TextEncoder`
+    max_length: Count = 64  # tokens a caption is cut to
+    equalize: bool = False  # whether training images had their histogram equalised
+    about: dict | None = None  # what its card says: fields of `About`
 
 # %% ../../nbs/630_pipeline.ipynb #630-pipeline-030
 class SavedPipeline(DiffusionPipeline):
@@ -239,9 +250,10 @@ class SavedPipeline(DiffusionPipeline):
         "Load a folder or hub name that `save_pretrained` wrote; raises `DataError` where it is missing or unsound."
         refuse_code(kwargs)
         folder = local_folder(pretrained_model_name_or_path, **take(kwargs, HUB_OPTIONS))
+        index = read_index(folder)
+        options = {field.name: index[field.name] for field in fields(PipelineOptions) if field.name in index}
         try:
-            parts = load_parts(folder, kwargs)
-            return super().from_pretrained(str(folder), **parts, **kwargs)
+            return cls(**load_parts(folder, index, kwargs), **{**options, **kwargs})
         except RadgenError as e:
             reason = str(e)
         except Exception as e:  # whatever a foreign file provokes
@@ -250,16 +262,6 @@ class SavedPipeline(DiffusionPipeline):
         raise DataError(reason)
 
 # %% ../../nbs/630_pipeline.ipynb #630-pipeline-032
-@options(prefix="")
-class PipelineOptions:
-    "What a pipeline records besides denoiser and schedule."
-
-    encoder: str = "radbert"  # text encoder, as for `TextEncoder`
-    max_length: Count = 64  # tokens a caption is cut to
-    equalize: bool = False  # whether training images had their histogram equalised
-    about: dict | None = None  # what its card says: fields of `About`
-
-
 def read_request(
     prompt: str | list[str] | None,  # what to generate
     embeds: TextEmbedding | None,  # of the prompts, where they are encoded already

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..data.quality import Bounds
+from ..data.config import Bounds
 
 # %% ../../nbs/396_prepare_options.ipynb #396-prepare-options-006
 @dataclass

@@ -18,7 +18,7 @@ import pandas as pd
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from ..captions.rewrite import caption_texts
+from ..captions.modes import caption_texts
 from ..core.errors import DataError
 from ..core.files import atomic_path, file_digest, fingerprint, read_json
 from ..data.images import load_grey, member

@@ -19,11 +19,12 @@ from ..captions.prompt import prompt_version
 from ..core.errors import ConfigError, DataError
 from ..core.figures import evenly, image_grid, save_figure
 from ..core.files import atomic_dir, check_out, fingerprint, read_json, write_json
-from ..data.cuis import modality_balance, plot_balance, plot_choice, reason_kind
+from ..data.cuis import modality_balance, plot_balance, plot_choice
 from ..data.duplicates import copies_report, plot_copies
-from ..data.entropy import MEASURES, MEASURES_VERSION
+from ..data.entropy import MEASURES_VERSION
 from ..data.images import decoders, square
 from ..data.quality import plot_quality
+from ..data.rows import reason_kind
 from ..data.sources import local_source
 from ..data.tables import SPLITS
 from .config import PrepareConfig
@@ -167,7 +168,7 @@ def _check(cfg):
         raise ConfigError(f"--workers is {cfg.workers}: at least one must read.")
     if cfg.limit is not None and cfg.limit < 1:
         raise ConfigError(f"--limit is {cfg.limit}: at least one image of each split is needed.")
-    bounds(cfg).numbers(pd.DataFrame({"split": ["train"], **{m: [0.0] for m in MEASURES}}))
+    bounds(cfg)  # refuses bounds that are no numbers
     out = Path(cfg.out)
     check_out(out, "table.parquet")
 

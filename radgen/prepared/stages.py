@@ -18,12 +18,14 @@ from ..captions.rewrite import transform_captions
 from ..core.assets import cache_dir
 from ..core.errors import ConfigError, DataError
 from ..core.files import atomic_path, fingerprint
-from ..data.cuis import choose_cuis, drop_rows, knee, reason_kind, require_rows, select_rows
+from ..data.config import Bounds
+from ..data.cuis import choose_cuis, knee, select_rows
 from ..data.duplicates import drop_copies, find_copies
 from ..data.entropy import MEASURES, MEASURES_VERSION, measure_images
 from ..data.explore import count_cuis
 from ..data.images import member
-from ..data.quality import Bounds, filter_images
+from ..data.quality import filter_images
+from ..data.rows import drop_rows, reason_kind, require_rows
 from ..data.sources import read_data
 from .config import PrepareConfig
 from .folder import _stat

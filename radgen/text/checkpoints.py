@@ -145,7 +145,7 @@ def _download(name: str, hub: str, weights: bool) -> str:
             f"(configuration, tokenizer, weights) into {own_folder(name)}, or {way_out(name)}."
         ) from None
 
-
+# %% ../../nbs/410_checkpoints.ipynb #410-checkpoints-021
 def _hub_files(hub: str, seconds: float = 5) -> list[str]:
     "Names of a model's files: one request, answered in time or `TimeoutError`."
     from huggingface_hub import HfApi

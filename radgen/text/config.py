@@ -6,28 +6,32 @@
 __all__ = ['ClipConfig']
 
 # %% ../../nbs/435_clip_options.ipynb #435-clip-options-004
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ..core.options import Count, NonNegative, Probability, Whole, options
 
 # %% ../../nbs/435_clip_options.ipynb #435-clip-options-006
-@dataclass
+@options
 class ClipConfig:
     "Options of fine-tuning CLIP."
 
     data_path: Path  # folder written by `radgen prepare`
     out: Path  # folder to write; radgen train --use-clip True --encoder OUT takes it
-    model: str = "clip"  # clip (openai/clip-vit-base-patch32), the id of another CLIP on the Hugging Face hub, or a folder that holds one
-    caption_mode: Literal[0, 1, 2, 3] = (
-        2  # 0 caption, 1 + concept names, 2 transformed, 3 all three; as the diffusion model will be given
-    )
-    epochs: int = 20  # passes over the training pairs, at most
-    batch_size: int = 128  # pairs held against each other in a step
-    lr: float = 1e-5  # peak learning rate of AdamW
-    weight_decay: float = 0.1  # of AdamW, on matrices alone
-    warmup: float = 0.1  # share of the steps in which the rate rises; half a cosine takes it down to zero
-    patience: int = 3  # epochs without a lower validation loss, after which it stops
+    # clip (openai/clip-vit-base-patch32), the id of another CLIP on the Hugging Face hub, or a folder that holds one
+    model: str = "clip"
+    # 0 caption, 1 + concept names, 2 transformed, 3 all three; as the diffusion model will be given
+    caption_mode: Literal[0, 1, 2, 3] = 2
+    epochs: Count = 20  # passes over the training pairs, at most
+    batch_size: Annotated[int, Field(strict=True, ge=2)] = 128  # pairs compared with each other in a step
+    lr: Annotated[float, Field(strict=True, gt=0, lt=1)] = 1e-5  # peak learning rate of AdamW
+    weight_decay: NonNegative = 0.1  # of AdamW, on matrices alone
+    # share of the steps in which the learning rate rises; half a cosine takes it down to zero
+    warmup: Probability = 0.1
+    patience: Count = 3  # epochs without a lower validation loss, after which it stops
     device: str = "cuda"  # cuda, cuda:N, mps or cpu
     precision: Literal["auto", "no", "bf16"] = "auto"  # auto: bf16 on a GPU that has it
-    seed: int = 0  # decides order and crops
+    seed: Whole = 0  # decides order and crops
     overwrite: bool = False  # replace a fine-tuned CLIP in OUT

@@ -9,7 +9,7 @@ __all__ = ['TokenCounter', 'truncation']
 import numpy as np
 import pandas as pd
 
-from ..captions.rewrite import MODES, caption_texts
+from ..captions.modes import MODES, caption_texts
 from .checkpoints import load_tokenizer, token_lengths
 
 # %% ../../nbs/425_token_counts.ipynb #425-token-counts-007

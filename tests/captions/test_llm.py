@@ -11,7 +11,8 @@ from radgen import llm
 from radgen.core.assets import fetch_asset
 from radgen.core.errors import ConfigError
 from radgen.captions.backends import Transformers
-from radgen.captions.server import OpenAIServer, backend
+from radgen.captions.backends import backend
+from radgen.captions.server import OpenAIServer
 
 SCHEMA = {"type": "object", "properties": {"condition": {"type": "string"}}}
 

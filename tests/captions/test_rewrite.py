@@ -14,7 +14,8 @@ from radgen.core.assets import fetch_asset
 from radgen.core.errors import ConfigError, DataError
 from radgen.captions.config import RewriteConfig
 from radgen.captions.prompt import Answers, REASONS, prompt, read_answers, replay_path
-from radgen.captions.rewrite import caption_texts, read_texts, transform_captions, write_replay
+from radgen.captions.modes import caption_texts
+from radgen.captions.rewrite import read_texts, transform_captions, write_replay
 
 NAMES = {"C0040405": "X-Ray Computed Tomography", "C1306645": "Plain x-ray", "C0817096": "Chest"}
 

@@ -9,7 +9,8 @@ import pytest
 
 from conftest import OFFICIAL
 from radgen.core.errors import ConfigError
-from radgen.data.cuis import choose_cuis, drop_rows, kept_by_k, knee, modality_balance, plot_balance, plot_choice, require_rows, select_rows
+from radgen.data.cuis import choose_cuis, kept_by_k, knee, modality_balance, plot_balance, plot_choice, select_rows
+from radgen.data.rows import drop_rows, require_rows
 from radgen.data.tables import read_rocov2
 from radgen.data.explore import count_cuis
 

@@ -10,7 +10,8 @@ from radgen.data.tables import read_rocov2
 from radgen.data.duplicates import SAME, bits_apart, close_pairs, compare_pairs, copies_report, drop_copies, find_copies, hash_codes, look_batch, plot_copies, similarity
 from radgen.data.entropy import measure_images, perceptual_hash, small_version
 from radgen.data.quality import filter_images
-from radgen.data.phantoms import COPIES, plant_copies
+from radgen.data.copies import COPIES
+from radgen.data.copies import inject_copies
 
 
 def random_codes(n, seed=0):
@@ -109,7 +110,7 @@ def test_similarity_by_a_loop():
 @pytest.fixture(scope="module")
 def planted(phantoms, tmp_path_factory):
     "Another draw of copies than that of the chapter, measured; and the truth."
-    folder = plant_copies(phantoms, tmp_path_factory.mktemp("copies") / "c", n=400, seed=5)
+    folder = inject_copies(phantoms, tmp_path_factory.mktemp("copies") / "c", n=400, seed=5)
     table = filter_images(measure_images(read_rocov2(folder).table, progress=False))
     return find_copies(table, progress=False), pd.read_csv(folder / "truth.csv", keep_default_na=False).set_index("ID")
 

@@ -11,7 +11,8 @@ from skimage.measure import shannon_entropy
 from radgen.core.errors import ConfigError
 from radgen.data.tables import read_rocov2
 from radgen.data.entropy import border_share, grey_histogram, histogram_brightness, histogram_contrast, histogram_saturation, image_entropy, measure_images, small_version
-from radgen.data.quality import Bounds, filter_images
+from radgen.data.config import Bounds
+from radgen.data.quality import filter_images
 from radgen.data.images import load_grey
 
 rng = np.random.default_rng(0)

@@ -12,7 +12,8 @@ from conftest import OFFICIAL
 from radgen.core.errors import ConfigError
 from radgen.data.tables import read_rocov2
 from radgen.data.drift import NOISE, caption_noise, concept_drift, drift_distance, noise_examples, plot_caption_noise, plot_concept_drift
-from radgen.data.explore import CURATED, count_cuis, modality_by_region, percentiles, plot_caption_lengths, plot_concept_counts, plot_modality_by_region, plot_samples, plot_splits, plot_top_concepts, splits_table
+from radgen.data.explore import count_cuis, modality_by_region, percentiles, plot_caption_lengths, plot_concept_counts, plot_modality_by_region, plot_samples, plot_splits, plot_top_concepts, splits_table
+from radgen.data.tables import CURATED
 
 SPLITS = ("train", "valid", "test")
 IMAGES = {"train": 59962, "valid": 9904, "test": 9927}

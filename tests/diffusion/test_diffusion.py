@@ -13,7 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from radgen.core.errors import ConfigError
 from radgen.diffusion.guidance import guided
 from radgen.diffusion.process import BETAS, PREDICTIONS, diffusion_loss, make_schedule, predict_noise, predict_x0, q_posterior, q_sample, resolution_shift, snr_weights, target
-from radgen.diffusion.samplers import SAMPLERS, make_sampler
+from radgen.diffusion.config import SAMPLERS
+from radgen.diffusion.samplers import make_sampler
 from radgen.text.embedding import TextEmbedding
 from radgen.networks.unet import UNet, unet_options
 

@@ -15,7 +15,7 @@ from PIL import Image
 import radgen.pipeline as P
 from radgen.core.errors import ConfigError, DataError
 from radgen.diffusion.process import make_schedule
-from radgen.diffusion.samplers import SAMPLERS
+from radgen.diffusion.config import SAMPLERS
 from radgen.text.embedding import TextEmbedding
 from radgen.diffusion.card import LICENCES, model_card, save_png, weights_fingerprint
 from radgen.diffusion.pipeline import RadGenPipeline, update_card

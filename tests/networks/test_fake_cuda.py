@@ -9,7 +9,7 @@ from radgen.text.embedding import TextEmbedding
 from radgen.training.config import TrainConfig
 from radgen.training.run import resolve, schedule_of
 from radgen.training.batches import Draws, random_crop
-from radgen.training.loop import step_loss
+from radgen.training.minimal import step_loss
 from radgen.networks.denoiser import TextConditioning
 from radgen.networks.unet import UNet, unet_options
 from radgen.networks.pretrained import Preprocess

@@ -13,9 +13,11 @@ import pytest
 import radgen.entropy, radgen.prepare
 from radgen.core.errors import ConfigError, DataError
 from radgen.core.files import read_json
-from radgen.data.cuis import reason_kind, select_rows
+from radgen.data.cuis import select_rows
+from radgen.data.rows import reason_kind
 from radgen.data.tables import SPLITS
-from radgen.data.phantoms import make_phantoms, plant_copies
+from radgen.data.copies import inject_copies
+from radgen.data.phantoms import make_phantoms
 from radgen.prepared.config import PrepareConfig
 from radgen.prepared.folder import load_prepared
 from radgen.prepared.prepare import funnel, plot_funnel, prepare
@@ -26,7 +28,7 @@ from radgen.prepared.stages import run_stage
 def raw(phantoms, tmp_path, monkeypatch):
     "A small data set with copies, and a cache of its own."
     monkeypatch.setenv("RADGEN_CACHE", str(tmp_path / "cache"))
-    return plant_copies(make_phantoms(tmp_path / "plain", 90, 20, 30, seed=3), tmp_path / "raw", n=25)
+    return inject_copies(make_phantoms(tmp_path / "plain", 90, 20, 30, seed=3), tmp_path / "raw", n=25)
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from radgen.core.errors import AssetError, ConfigError, DataError
 from radgen.text.checkpoints import encoder_source, load_tokenizer
 from radgen.text.embedding import TextEmbedding
 from radgen.text.encoders import TextEncoder, embed_tokens, holds_clip
-from radgen.text.store import EmbeddingStore, build_store, fill_store, store_bytes, store_key
+from radgen.text.store import EmbeddingStore, store_bytes, store_key
+from radgen.text.store_writer import build_store, fill_store
 
 TEXTS = [
     "computed tomography, head, axial, Normal",

@@ -62,7 +62,7 @@ def radgen(args, err, limit=None):
 @pytest.fixture(scope="module")
 def start(prepared, tmp_path_factory):
     "Start a command in a process forked from one that has everything imported, which takes half a second instead of ten."
-    from radgen.text.store import build_store
+    from radgen.text.store_writer import build_store
 
     build_store(
         [t for s in ("train", "valid", "test") for t in prepared.texts(s, 2)], prepared.dir / "embeddings", "minilm", 64

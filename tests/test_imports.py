@@ -1,0 +1,116 @@
+"""Imports run downwards through the packages, in no circle, and cost nothing before there is work to do."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+import radgen
+from conftest import ROOT
+
+LAYERS = (
+    "core",
+    "data",
+    "captions",
+    "prepared",
+    "text",
+    "networks",
+    "diffusion",
+    "training",
+    "evaluation",
+    "tools",
+    "cli",
+)
+HEAVY = {"torch", "transformers", "matplotlib", "pandas", "numpy", "diffusers", "sklearn"}
+CHEAP = ("cli", "core.options", "core.files", "core.errors") + tuple(
+    f"{package}.config" for package in ("captions", "prepared", "text", "training", "evaluation", "tools")
+)
+
+
+def modules():
+    "The name and syntax tree of each module below a package."
+    for path in sorted((ROOT / "radgen").rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if path.name not in ("__init__.py", "_modidx.py"):
+            yield name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(name, tree):
+    "The modules of radgen that a module imports, those inside functions included."
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        base = ".".join(name.split(".")[: -node.level]) if node.level else ""
+        module = ".".join(filter(None, (base, node.module)))
+        if module.startswith("radgen."):
+            yield module
+
+
+GRAPH = {name: sorted(set(imported(name, tree))) for name, tree in modules()}
+
+
+def layer(module):
+    return LAYERS.index(module.split(".")[1])
+
+
+def test_no_import_runs_upwards():
+    upwards = [(a, b) for a, targets in GRAPH.items() for b in targets if layer(a) < layer(b)]
+    assert not upwards
+
+
+def test_every_import_names_a_module_that_exists():
+    assert {b for targets in GRAPH.values() for b in targets} <= set(GRAPH)
+
+
+def test_there_is_no_circle():
+    done = set()
+
+    def visit(module, path):
+        assert module not in path, f"a circle of imports: {' -> '.join((*path, module))}"
+        if module in done:
+            return
+        for target in GRAPH[module]:
+            visit(target, (*path, module))
+        done.add(module)
+
+    for module in GRAPH:
+        visit(module, ())
+
+
+def loaded(code):
+    "Which heavy libraries a program has loaded when it ends."
+    program = f"import sys\n{code}\nprint(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("module", CHEAP)
+def test_options_and_command_line_load_no_heavy_library(module):
+    assert loaded(f"import radgen.{module}") == "[]"
+
+
+COMMANDS = (["--help"], ["train", "--help"], ["captions", "audit", "--help"], ["completion", "bash"], [])
+
+
+@pytest.mark.parametrize("args", COMMANDS, ids=lambda args: " ".join(args) or "no command")
+def test_help_loads_no_heavy_library(args):
+    code = f"import contextlib\nfrom radgen.cli import main\nwith contextlib.suppress(SystemExit): main({args!r})"
+    assert loaded(code) == "[]"
+
+
+def test_public_names_are_those_of_their_modules():
+    for name, module in radgen.PUBLIC.items():
+        assert module in GRAPH
+        assert getattr(radgen, name).__module__ == module
+    assert set(radgen.PUBLIC) <= set(dir(radgen))
+
+
+def test_an_unknown_public_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        radgen.nothing  # noqa: B018
+
+
+def test_version_is_that_of_the_settings():
+    assert f"version = {radgen.__version__}\n" in (ROOT / "settings.ini").read_text(encoding="utf-8")

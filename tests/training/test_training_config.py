@@ -1,0 +1,85 @@
+"""The options of training and sampling: constraints on the fields, no heavy import, and what a recipe leaves open."""
+
+import subprocess
+import sys
+from dataclasses import asdict, fields, replace
+
+import pytest
+
+from radgen.core.errors import ConfigError
+from radgen.networks.registry import DENOISERS
+from radgen.training.config import RECIPES, ResolvedConfig, SampleConfig, TrainConfig
+from radgen.training.run import resolve
+
+NAN = float("nan")
+
+
+def test_import_of_the_options_loads_nothing_heavy():
+    code = "import sys, radgen.training.config; print([m for m in sys.argv[1:] if m in sys.modules])"
+    heavy = ["torch", "transformers", "diffusers", "numpy", "pandas", "matplotlib"]
+    assert subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(epochs=0), "--epochs is 0: it must be a whole number of at least 1."),
+        (dict(epochs=True), "--epochs is True: it must be a whole number of at least 1."),
+        (dict(steps=-1), "--steps is -1: it must be a whole number of at least 0."),
+        (dict(keep_checkpoints=1), "--keep-checkpoints is 1: it must be a whole number of at least 2."),
+        (dict(max_length=1), "--max-length is 1: it must be a whole number of at least 2."),
+        (dict(image_size=30), "--image-size is 30: it must be a whole number of at least 8 and a multiple of 8."),
+        (dict(lr=1.0), "--lr is 1.0: it must be above 0 and below 1."),
+        (dict(lr=NAN), "--lr is nan"),
+        (dict(crop=0.0), "--crop is 0.0: it must be above 0 and at most 1."),
+        (dict(snr_gamma=float("inf")), "--snr-gamma is inf"),
+        (dict(text_drop=1.0), "--text-drop is 1.0: it must be at least 0 and below 1."),
+        (dict(model="unet"), f"--model is 'unet': choose one of {', '.join(DENOISERS)}."),
+        (dict(recipe="best"), "--recipe is 'best': it must be one of radgen, paper."),
+        (dict(prediction="image"), "--prediction is 'image': it must be one of epsilon, v_prediction, sample."),
+        (dict(name="a/b"), "--name is 'a/b': it must be a plain folder name"),
+        (dict(name=".hidden"), "--name is '.hidden': it must be a plain folder name"),
+    ],
+    ids=str,
+)
+def test_value_out_of_bounds_is_reported_with_its_bounds(wrong, message):
+    with pytest.raises(ConfigError) as e:
+        TrainConfig("data", **wrong)
+    assert message in str(e.value)
+
+
+@pytest.mark.parametrize("wrong", [dict(n=0), dict(batch_size=0), dict(steps=0), dict(guidance=NAN), dict(sampler="x")])
+def test_request_out_of_bounds_is_rejected(wrong):
+    with pytest.raises(ConfigError, match=f"--{next(iter(wrong)).replace('_', '-')} is"):
+        SampleConfig("runs/r", **wrong)
+
+
+def test_clipping_may_be_switched_off():
+    assert TrainConfig("data", max_grad_norm=float("inf")).max_grad_norm == float("inf")
+
+
+def test_resolved_options_keep_the_order_of_the_fields():
+    assert [f.name for f in fields(ResolvedConfig)] == [f.name for f in fields(TrainConfig)]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_resolve_fills_what_is_open_and_keeps_what_is_given(recipe):
+    resolved = asdict(resolve(TrainConfig("data", recipe=recipe, lr=0.5, crop=0.7)))
+    assert resolved["lr"] == 0.5
+    assert resolved["crop"] == 0.7
+    for name, value in (RECIPES[recipe] | {"crop": 0.7}).items():
+        assert resolved[name] == value, name
+    assert {name for name, value in resolved.items() if value is None} == {"vgg_weights", "steps"}
+
+
+def test_resolving_twice_changes_nothing():
+    once = resolve(TrainConfig("data", model="VGG16UNet", image_size=256))
+    assert resolve(once) == once
+    assert replace(once, lr=0.1).lr == 0.1
+
+
+def test_options_that_contradict_each_other_are_rejected():
+    with pytest.raises(ConfigError, match="divides by zero"):
+        resolve(TrainConfig("data", prediction="epsilon", zero_snr=True))
+    with pytest.raises(ConfigError, match="contradict each other"):
+        resolve(TrainConfig("data", use_clip=True, encoder="minilm"))
