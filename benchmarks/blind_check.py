@@ -5,16 +5,16 @@
 
 50 validation rows that Llama 3 rewrote, too, drawn by seed; the two rewritings of each in random order, A and B. FOLDER lies outside the
 repository: rows.json holds captions of the data set. judgement.csv has the columns row,which (A or B) and the marks, 0 or 1, that
-`radgen.caption_audit.blind_check` reads; the rules for the reader are the names of the columns, spelt out in chapter 392.
+`radgen.captions.blind_check.blind_check` reads; the rules for the reader are the names of the columns, spelt out in chapter 392.
 """
 
 import argparse, json, random
 from pathlib import Path
 
-from radgen.captions.audit_report import BLIND
+from radgen.captions.blind_check import BLIND
 from radgen.captions.facts import source
-from radgen.captions.rules import render
-from radgen.captions.verify import rewrite_by_rules
+from radgen.captions.template import render
+from radgen.captions.records import rewrite_by_rules
 from radgen.data.tables import read_cells, read_names
 
 ROOT = Path(__file__).resolve().parents[1]

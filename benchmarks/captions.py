@@ -46,8 +46,8 @@ def literal_chats(n):
 def rules(threads=None):
     "From published caption to verified record by rules, on one core: the official valid and test captions where they are, else those of the phantoms."
     from radgen.captions.facts import source
-    from radgen.captions.rules import render
-    from radgen.captions.verify import rewrite_by_rules
+    from radgen.captions.template import render
+    from radgen.captions.records import rewrite_by_rules
     from radgen.data.phantoms import make_phantoms
     from radgen.captions.rewrite import read_texts
 
@@ -72,7 +72,7 @@ def rules(threads=None):
 def hf(threads=None):
     "The embedded model on the processor: questions each alone and in batches, in turn."
     import torch
-    from radgen.data.rows import BATCH
+    from radgen.captions.local import BATCH
     from radgen.captions.backends import backend
 
     if threads:

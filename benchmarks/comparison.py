@@ -1,4 +1,4 @@
-"""Draw fig/comparison.png from the run of `make demo`: phantoms of the test split and what was generated for their captions."""
+"""Draw fig/comparison.png from the run of `make demo`: phantoms of the test split, generated images under them."""
 
 from pathlib import Path
 

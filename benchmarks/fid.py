@@ -1,11 +1,19 @@
 """What the distance costs: `python benchmarks/fid.py [--d 2048] [--n 4096] [--rounds 3]`.
 
-distance: ours, by singular values of a product of triangular factors, against scipy.linalg.sqrtm of the product of the covariances, as most implementations have it, from the same means and covariances of `d` features of `n` images, in turn; and the same from the features of 250 images a side, where ours needs no covariance.
-features: extraction (VGG16, a stand-in; bytes at 32 px in, vectors out) against the bare network's forward on tensors that are ready, in turn. memory: the most memory (anonymous, so without pages of files) that extraction and statistics take with 1,000 and with 20,000 images, above what the process had. Numbers go to
-benchmarks/results/fid.json.
+distance: ours, by singular values of a product of triangular factors, compared with scipy.linalg.sqrtm of the product
+of the covariances, as most implementations have it, from the same means and covariances of `d` features of `n` images,
+in turn; and the same from the features of 250 images a side, where ours needs no covariance.
+features: extraction (VGG16, a stand-in; bytes at 32 px in, vectors out) compared with the bare network's forward pass
+on tensors that are ready, in turn. memory: the most memory (anonymous, so without pages of files) that extraction and
+statistics take with 1,000 and with 20,000 images, above what the process had.
+Numbers go to benchmarks/results/fid.json.
 """
 
-import argparse, statistics as st, tempfile, threading, time
+import argparse
+import statistics as st
+import tempfile
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +22,7 @@ from scipy.linalg import sqrtm
 
 from radgen.core.files import write_json
 from radgen.evaluation.distance import Statistics, frechet_distance, matrix_root, statistics
-from radgen.evaluation.features import Features, make_features, shown
+from radgen.evaluation.features import Features, make_features, resize_to
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "fid.json"
 
@@ -39,36 +47,41 @@ def in_turn(rounds, **functions):
     return seconds, value
 
 
+def moments(x):
+    return x.mean(0), np.cov(x, rowvar=False)
+
+
+def compared(a, b, rounds):
+    "Seconds and values of both ways, from moments where there are more images than features."
+    if len(a) > a.shape[1]:
+        given = *moments(a), *moments(b)
+        return in_turn(rounds, ours=lambda: by_us(*given), sqrtm=lambda: by_sqrtm(*given))
+    return in_turn(
+        rounds,
+        ours=lambda: frechet_distance(statistics(a), statistics(b)),
+        sqrtm=lambda: by_sqrtm(*moments(a), *moments(b)),
+    )
+
+
 def distance(d, n, rounds):
     "Ratio of seconds and relative difference, at full rank and with few images."
     rng, out = np.random.default_rng(0), {}
-    mix = (
-        rng.normal(size=(d, d)) * np.geomspace(1, 1e-2, d) / np.sqrt(d)
-    )  # features of networks are far from independent
+    # features of networks are far from independent
+    mix = rng.normal(size=(d, d)) * np.geomspace(1, 1e-2, d) / np.sqrt(d)
     for name, images in (("full rank", n), ("few images", 250)):
         a, b = rng.normal(size=(images, d)) @ mix, (rng.normal(size=(images, d)) * 1.2 + 0.1) @ mix
-        moments = lambda x: (x.mean(0), np.cov(x, rowvar=False))
-        if images > d:
-            given = *moments(a), *moments(b)
-            seconds, value = in_turn(rounds, ours=lambda: by_us(*given), sqrtm=lambda: by_sqrtm(*given))
-        else:
-            seconds, value = in_turn(
-                rounds,
-                ours=lambda: frechet_distance(statistics(a), statistics(b)),
-                sqrtm=lambda: by_sqrtm(*moments(a), *moments(b)),
-            )
+        seconds, value = compared(a, b, rounds)
+        ratio = st.median(slow / fast for slow, fast in zip(seconds["sqrtm"], seconds["ours"]))
+        difference = abs(value["ours"] - value["sqrtm"]) / value["sqrtm"]
         out[name] = dict(
             images=images,
             d=d,
             seconds=st.median(seconds["ours"]),
             seconds_sqrtm=st.median(seconds["sqrtm"]),
-            ratio=st.median(s / o for s, o in zip(seconds["sqrtm"], seconds["ours"])),
-            difference=abs(value["ours"] - value["sqrtm"]) / value["sqrtm"],
+            ratio=ratio,
+            difference=difference,
         )
-        print(
-            f"{name}: {out[name]['ratio']:.1f} times as fast, relative difference {out[name]['difference']:.1e}",
-            flush=True,
-        )
+        print(f"{name}: {ratio:.1f} times as fast, relative difference {difference:.1e}", flush=True)
     return out
 
 
@@ -79,7 +92,7 @@ def extraction(rounds, n=256):
     images = np.random.default_rng(0).integers(0, 256, (n, 32, 32)).astype(np.uint8)
     net = features.net
     ready = [
-        net.vgg.preprocess(shown(torch.from_numpy(images[i : i + 64])[:, None].expand(-1, 3, -1, -1), 64))
+        net.vgg.preprocess(resize_to(torch.from_numpy(images[i : i + 64])[:, None].expand(-1, 3, -1, -1), 64))
         for i in range(0, n, 64)
     ]
     features(images[:64])
@@ -90,7 +103,7 @@ def extraction(rounds, n=256):
 
 
 def anonymous():
-    return int(next(l for l in open("/proc/self/status") if l.startswith("RssAnon")).split()[1]) / 1024
+    return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1]) / 1024
 
 
 class Peak:
@@ -145,13 +158,14 @@ def main():
     r = dict(distance=distance(a.d, a.n, a.rounds), extraction=extraction(a.rounds), memory=memory())
     write_json(RESULTS, r)
     far, (small, large) = r["distance"]["full rank"], r["memory"].values()
+    met = far["ratio"] >= 5 and far["difference"] <= 1e-6
     print(
-        ("met    " if far["ratio"] >= 5 and far["difference"] <= 1e-6 else "missed ")
-        + f"the distance of {a.n} images at {a.d} features is {far['ratio']:.1f} times as fast as by sqrtm, relative difference {far['difference']:.1e}; wanted 5 and 1e-6"
+        f"{'met' if met else 'missed'}: the distance of {a.n} images at {a.d} features is {far['ratio']:.1f} times as "
+        f"fast as by sqrtm, relative difference {far['difference']:.1e}; wanted 5 and 1e-6"
     )
     print(
-        ("met    " if r["extraction"] <= 1.1 else "missed ")
-        + f"extraction takes {r['extraction']:.3f} times the bare forward pass; wanted at most 1.1"
+        f"{'met' if r['extraction'] <= 1.1 else 'missed'}: extraction takes {r['extraction']:.3f} times the bare "
+        "forward pass; wanted at most 1.1"
     )
     for k in ("extraction", "statistics"):
         print(f"{k}: {small[k]:.0f} MiB with 1,000 images, {large[k]:.0f} with 20,000")

@@ -1,10 +1,16 @@
-"""Peak memory of whole training steps, predicted without a GPU: `python benchmarks/memory.py [--part table] [--part calibration]`, both parts by default.
+"""Peak memory of whole training steps, predicted without a GPU:
+`python benchmarks/memory.py [--part table] [--part calibration]`, both parts by default.
 
-table: batch 12, texts of 64 tokens, 64, 128 and 256 px, by chapter 550 on fake tensors (no data, no device). calibration: the same prediction in 32 bits for three steps that are then really taken on this machine, each in a process of its own, beside the largest growth of its
-resident memory. The parts that were run are written to benchmarks/results/memory.json.
+table: batch 12, texts of 64 tokens, 64, 128 and 256 px, by chapter 670 on fake tensors (no data, no device).
+calibration: the same prediction in 32 bits for three steps that are then really taken on this machine, each in a
+process of its own, next to the largest growth of its resident memory.
+The parts that were run are written to benchmarks/results/memory.json.
 """
 
-import argparse, re, subprocess, sys
+import argparse
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -53,10 +59,10 @@ def predictions():
 
     def add(**row):
         rows.append(row)
-        print(
-            f"{row['model']:44} {row['px']:4} px  {row['precision']:5} {'checkpointing' if row['checkpointing'] else '':14} parameters and average {2 * row['parameters']:5.2f}  moments {row['moments']:5.2f}  rest {row['rest']:7.2f}  all {row['all']:7.2f} GiB",
-            flush=True,
-        )
+        how = f"{row['px']:4} px  {row['precision']:5} {'checkpointing' if row['checkpointing'] else '':14}"
+        fixed = f"parameters and average {2 * row['parameters']:5.2f}  moments {row['moments']:5.2f}"
+        total = f"rest {row['rest']:7.2f}  all {row['all']:7.2f} GiB"
+        print(f"{row['model']:44} {how} {fixed}  {total}", flush=True)
 
     for px in (64, 128, 256):
         for name, make in MODELS.items():
@@ -108,19 +114,14 @@ def calibration():
     rows = []
     for name, px in CASES.items():
         predicted = peak_memory(lambda: MODELS[name](px), 12, "no")["all"]
-        measured = float(
-            subprocess.run(
-                [sys.executable, __file__, "--really", name], capture_output=True, text=True, check=True
-            ).stdout
-        )
-        rows.append(dict(model=name, px=px, predicted=predicted, measured=measured, factor=measured / predicted))
-        print(
-            f"{name:20} {px:4} px, 32 bits: predicted {predicted:.2f}, measured {measured:.2f} GiB, {measured / predicted:.2f} times as much",
-            flush=True,
-        )
-    print(
-        f"{'met' if max(r['factor'] for r in rows) <= MARGIN else 'missed'}: measured peaks at most {MARGIN} times the predicted ones"
-    )
+        command = [sys.executable, __file__, "--really", name]
+        measured = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        factor = measured / predicted
+        rows.append(dict(model=name, px=px, predicted=predicted, measured=measured, factor=factor))
+        sizes = f"predicted {predicted:.2f}, measured {measured:.2f} GiB"
+        print(f"{name:20} {px:4} px, 32 bits: {sizes}, {factor:.2f} times as much", flush=True)
+    met = "met" if max(row["factor"] for row in rows) <= MARGIN else "missed"
+    print(f"{met}: measured peaks at most {MARGIN} times the predicted ones")
     return rows
 
 
@@ -136,14 +137,12 @@ def main():
         results[part] = {"table": predictions, "calibration": calibration}[part]()
         write_json(RESULTS, results)
     if "table" in (a.part or ("table",)):
-        ours = next(
-            r
-            for r in results["table"]
-            if (r["model"], r["px"], r["precision"], r["checkpointing"]) == ("UNet, radgen", 256, "bf16", False)
-        )
-        print(
-            f"{'met' if MARGIN * ours['all'] < 24 else 'missed'}: radgen at 256 px, batch 12, bf16 under 24 GB: {ours['all']:.2f} GiB predicted, {MARGIN * ours['all']:.2f} with the margin"
-        )
+        wanted = ("UNet, radgen", 256, "bf16", False)
+        table = {(r["model"], r["px"], r["precision"], r["checkpointing"]): r for r in results["table"]}
+        predicted = table[wanted]["all"]
+        met = "met" if MARGIN * predicted < 24 else "missed"
+        with_margin = f"{predicted:.2f} GiB predicted, {MARGIN * predicted:.2f} with the margin"
+        print(f"{met}: radgen at 256 px, batch 12, bf16 under 24 GB: {with_margin}")
 
 
 if __name__ == "__main__":

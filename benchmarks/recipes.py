@@ -1,12 +1,20 @@
-"""What the recipes are worth at equal time: `python benchmarks/recipes.py [--data phantoms] [--data real] [--minutes 10] [--seeds 3] [--ablation-minutes 3] [--n 160] [--workers 2]`.
+"""What the recipes are worth at equal time: `python benchmarks/recipes.py [--data phantoms] [--data real]
+[--minutes 10] [--seeds 3] [--ablation-minutes 3] [--n 160] [--workers 2]`.
 
-Recipe `paper` with the paper's UNet and batch of 12 against recipe `radgen` with its small UNet and batch of 32, at 32 px, on the demonstration's phantoms and on ../shared/data/radiology_sample (numbers only). Seconds a step are measured first with all threads, all kinds in turn, and every
-run gets the steps that fit into its minutes; the runs themselves then go side by side, one thread each. Texts by MiniLM (stand-in for RadBERT), captions by rules, histograms never equalised, so that all are held against the same pictures. A run is judged by FD-VGG16 (a stand-in, not
-FID) over `n` samples for test captions, guidance 2, products in bfloat16, by DPM-Solver++ at 25 steps; where noise is predicted also by DDIM at 25 (which clips, and so forgives such a prediction more), and the better of the two counts. Then choices are changed alone, one seed, around
-recipe `radgen` with the linear schedule, from which it started. Runs lie in runs/recipes; an interrupted call goes on, and what was measured is in benchmarks/results/recipes.json.
+Recipe `paper` with the paper's UNet and batch of 12 against recipe `radgen` with its small UNet and batch of 32, at 32
+px, on the demonstration's phantoms and on ../shared/data/radiology_sample (numbers only). Seconds per step are measured
+first with all threads, all kinds in turn, and every run gets the steps that fit into its minutes; the runs themselves
+then go side by side, one thread each. Texts by MiniLM (stand-in for RadBERT), captions by rules, histograms never
+equalised, so that all are compared with the same images. A run is evaluated by FD-VGG16 (a stand-in, not FID) over `n`
+samples for test captions, guidance 2, products in bfloat16, by DPM-Solver++ at 25 steps; where noise is predicted also
+by DDIM at 25 (which clips, and so forgives such a prediction more), and the better of the two counts. Then choices are
+changed alone, one seed, around recipe `radgen` with the linear schedule, from which it started. Runs lie in
+runs/recipes; an interrupted call goes on, and what was measured is in benchmarks/results/recipes.json.
 """
 
-import argparse, multiprocessing, statistics as st
+import argparse
+import multiprocessing
+import statistics as st
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -14,7 +22,7 @@ import numpy as np
 import torch
 
 from radgen.core.files import read_json, write_json
-from radgen.evaluation.distance import real_baseline, frechet_distance, statistics
+from radgen.evaluation.distance import frechet_distance, real_baseline, statistics
 from radgen.evaluation.features import make_features
 from radgen.evaluation.scores import read_samples
 from radgen.data.phantoms import make_phantoms
@@ -85,6 +93,7 @@ COSTS = ("recipe", "size", "attention_max", "batch_size", "precision")  # option
 
 
 def kind(options):
+    "The options on which the time of a step depends, in words."
     return ", ".join(f"{k} {options[k]}" for k in COSTS if k in options)
 
 
@@ -99,7 +108,7 @@ def seconds_a_step(folder, contenders, rounds=3):
     return {k: st.median(s) for k, s in seconds.items()}
 
 
-def judge(run, n, guidance=2.0):
+def evaluate_samplers(run, n, guidance=2.0):
     "Distance of `n` samples from the test images, sampler by sampler, and the share of pixels that are black or white."
     features, out = make_features("vgg16"), {}
     real = statistics(features(run.prepared.images("test", 32)))
@@ -118,7 +127,9 @@ def judge(run, n, guidance=2.0):
 def one_run(c, n):
     "Train (or go on), judge."
     run = train(c)
-    return dict(steps=c.steps, valid_loss=float(run.metrics().valid_loss.dropna().iloc[-1]), samplers=judge(run, n))
+    return dict(
+        steps=c.steps, valid_loss=float(run.metrics().valid_loss.dropna().iloc[-1]), samplers=evaluate_samplers(run, n)
+    )
 
 
 def measure(data, contenders, seeds, minutes, n, results, workers):
@@ -150,24 +161,22 @@ def measure(data, contenders, seeds, minutes, n, results, workers):
         for job in as_completed(jobs):
             part["runs"][jobs[job]] = job.result()
             write_json(RESULTS, results)
-            print(
-                f"{data}: {jobs[job]}: "
-                + ", ".join(
-                    f"{s} {r['distance']:.1f} ({r['saturated']:.0%} black or white)"
-                    for s, r in job.result()["samplers"].items()
-                ),
-                flush=True,
-            )
+            found = []
+            for sampler, r in job.result()["samplers"].items():
+                found.append(f"{sampler} {r['distance']:.1f} ({r['saturated']:.0%} black or white)")
+            print(f"{data}: {jobs[job]}: {', '.join(found)}", flush=True)
 
 
 def best(run):
+    "The lower distance of a run's samplers."
     return min(s["distance"] for s in run["samplers"].values())
 
 
 def table(data, part):
     "Print one line a contender and what was asked for."
     print(
-        f"\n{data}: {part['training']} training images, {part['generated']} samples against {part['real']} test images, floor {part['floor']:.1f} ± {part['floor_std']:.1f} (FD-VGG16, a stand-in, not FID)"
+        f"\n{data}: {part['training']} training images, {part['generated']} samples against {part['real']} test images, "
+        f"floor {part['floor']:.1f} ± {part['floor_std']:.1f} (FD-VGG16, a stand-in, not FID)"
     )
     groups = {}
     for key, run in part["runs"].items():
@@ -203,18 +212,11 @@ def main():
         if a.seeds:
             measure(data, CONTENDERS, a.seeds, a.minutes, a.n, results, a.workers)
         if a.ablation_minutes:
-            measure(
-                data,
-                {
-                    "linear schedule": START,
-                    **{k: {**START, **v} for k, v in ABLATIONS.items() if not a.only or k in a.only},
-                },
-                1,
-                a.ablation_minutes,
-                a.n,
-                results,
-                a.workers,
-            )
+            contenders = {"linear schedule": START}
+            for name, changes in ABLATIONS.items():
+                if not a.only or name in a.only:
+                    contenders[name] = {**START, **changes}
+            measure(data, contenders, 1, a.ablation_minutes, a.n, results, a.workers)
         table(data, results[data])
 
 

@@ -1,11 +1,20 @@
-"""What fast samplers cost and gain: `python benchmarks/sampling.py [--n 1000] [--curve-n 500] [--rounds 3] [--workers 2] [--part speed] [--part slow] [--part steps] [--part guidance]`, all parts by default.
+"""What fast samplers cost and gain: `python benchmarks/sampling.py [--n 1000] [--curve-n 500] [--rounds 3]
+[--workers 2] [--part speed] [--part slow] [--part steps] [--part guidance]`, all parts by default.
 
-The model is that of `make demo` (phantoms, 32 px; run it first), its products in bfloat16; captions are those of the test split, repeated. speed: images a second of DPM-Solver++ at 20 steps with both halves of guidance in one batch against 999 ancestral steps (DDPM) with two passes each, in turn; of
-the slow one some steps are timed and counted up. slow: the Fréchet distance of both over `n` images each, the slow ones drawn in `workers` processes of one thread. steps and guidance: the distance over 5 to 250 steps, and of the slow walk, and over the guidance scale, `curve-n` images a point, drawn as fig/sampling.png. Distances are FD-VGG16 (a stand-in, not FID) to the test
-images. What was drawn stays in runs/sampling, so that an interrupted call goes on; the numbers are in benchmarks/results/sampling.json.
+The model is that of `make demo` (phantoms, 32 px; run it first), its products in bfloat16; captions are those of the
+test split, repeated. speed: images per second of DPM-Solver++ at 20 steps with both halves of guidance in one batch
+against 999 ancestral steps (DDPM) with two passes each, in turn; of the slow one some steps are timed and counted up.
+slow: the Fréchet distance of both over `n` images each, the slow ones generated in `workers` processes of one thread.
+steps and guidance: the distance over 5 to 250 steps, and of the ancestral sampler, and over the guidance scale,
+`curve-n` images per point, drawn as fig/sampling.png. Distances are FD-VGG16 (a stand-in, not FID) to the test images.
+Generated images stay in runs/sampling, so that an interrupted call goes on; the numbers are in
+benchmarks/results/sampling.json.
 """
 
-import argparse, multiprocessing, statistics as st, time
+import argparse
+import multiprocessing
+import statistics as st
+import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,7 +28,7 @@ from radgen.core.devices import index_generator, to_uint8
 from radgen.core.figures import save_figure
 from radgen.core.files import atomic_path, read_json, write_json
 from radgen.text.store_writer import build_store
-from radgen.evaluation.distance import real_baseline, frechet_distance, statistics
+from radgen.evaluation.distance import frechet_distance, real_baseline, statistics
 from radgen.evaluation.features import make_features
 from radgen.evaluation.scores import read_samples
 from radgen.training.run import load_run
@@ -27,17 +36,21 @@ from radgen.training.config import SampleConfig
 from radgen.training.sampling import sample
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, DRAWN, FIGURE = (
-    ROOT / "benchmarks" / "results" / "sampling.json",
-    ROOT / "runs" / "sampling",
-    ROOT / "fig" / "sampling.png",
-)
+RESULTS = ROOT / "benchmarks" / "results" / "sampling.json"
+DRAWN = ROOT / "runs" / "sampling"
+FIGURE = ROOT / "fig" / "sampling.png"
 BATCH, SCALE, FAST, SLOW = 50, 2.0, 20, 999
-STEPS, SCALES = (
-    {"dpm++": (5, 8, 12, 20, 35, 60, 120, 250), "unipc": (5, 8, 12, 20, 35, 60), "ddim": (5, 8, 12, 20, 35, 60)},
-    (0.0, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0),
-)
-HALF = lambda: torch.autocast("cpu", torch.bfloat16)
+STEPS = {
+    "dpm++": (5, 8, 12, 20, 35, 60, 120, 250),
+    "unipc": (5, 8, 12, 20, 35, 60),
+    "ddim": (5, 8, 12, 20, 35, 60),
+}
+SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
+
+
+def half_precision():
+    "Products in bfloat16."
+    return torch.autocast("cpu", torch.bfloat16)
 
 
 class Ancestral:
@@ -70,7 +83,11 @@ class Model:
         store = build_store(
             texts, self.prepared.dir / "embeddings", self.run.config.encoder, self.run.config.max_length
         )
-        self.text = lambda i: store.get(store.rows([texts[k % len(texts)] for k in i]))
+        self.store, self.texts = store, texts
+
+    def text(self, indices):
+        "The embeddings of captions, repeated as often as needed."
+        return self.store.get(self.store.rows([self.texts[i % len(self.texts)] for i in indices]))
 
     @cached_property
     def features(self):
@@ -81,7 +98,7 @@ class Model:
         return self.features(self.prepared.images(split, self.run.config.image_size, self.run.config.equalize))
 
     def fast(self, n, sampler="dpm++", steps=FAST, scale=SCALE):
-        with HALF():
+        with half_precision():
             return read_samples(
                 sample(
                     SampleConfig(
@@ -118,7 +135,7 @@ class Model:
 def draw_slowly(path, at):
     "One batch of ancestral samples, written to `path`."
     m = Model()
-    with atomic_path(path) as tmp, HALF():
+    with atomic_path(path) as tmp, half_precision():
         np.save(tmp, Ancestral(m.pipe)(m.text(at), [index_generator(0, i) for i in at]).numpy())
     return path
 
@@ -128,7 +145,7 @@ def speed(m, rounds):
     walk, at, some = Ancestral(m.pipe), list(range(BATCH)), 25
     text, seconds = m.text(at), {"fast": [], "slow": []}
     for r in range(rounds + 1):  # the first round warms up
-        with HALF():
+        with half_precision():
             began = time.perf_counter()
             m.pipe(
                 prompt_embeds=text, guidance_scale=SCALE, num_inference_steps=FAST, batch_size=BATCH, output_type="pt"
@@ -149,7 +166,17 @@ def speed(m, rounds):
     )
 
 
+def step_distances(m, n):
+    "Sampler and steps -> distance of `n` images."
+    found = {}
+    for sampler, counts in STEPS.items():
+        for steps in counts:
+            found[f"{sampler} {steps}"] = m.distance(m.fast(n, sampler, steps))
+    return found
+
+
 def figure(results):
+    "Draw distance over steps and over guidance."
     fig, axs = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", sharey=True)
     for s, counts in STEPS.items():
         axs[0].plot(counts, [results["steps"]["distance"][f"{s} {n}"] for n in counts], marker="o", ms=3, label=s)
@@ -166,6 +193,44 @@ def figure(results):
     )
     axs[0].legend(fontsize=7, loc=(0.02, 0.12))
     save_figure(fig, FIGURE)
+
+
+def verdict(met):
+    "The first word of a line."
+    return "met    " if met else "missed "
+
+
+def report(name, results):
+    "Print what was measured."
+    print(
+        f"\nsamples of {name} (phantoms) against {results['real']} test images, guidance {SCALE:g}; "
+        "FD-VGG16, a stand-in, not FID"
+    )
+    if "steps" in results:
+        part = results["steps"]
+        slow = part["distance"][f"ddpm {SLOW}"]
+        print(f"{part['n']} samples per point, floor {part['floor']:.2f}, {SLOW} ancestral steps {slow:.2f}")
+        print("steps    " + "".join(f"{n:8}" for n in STEPS["dpm++"]))
+        for sampler, counts in STEPS.items():
+            print(f"{sampler:9}" + "".join(f"{part['distance'][f'{sampler} {n}']:8.2f}" for n in counts))
+    if "guidance" in results:
+        part = results["guidance"]
+        found = ", ".join(f"{scale}: {distance:.2f}" for scale, distance in part["distance"].items())
+        print(f"guidance, {part['n']} samples per point, floor {part['floor']:.2f}: {found}")
+    if "speed" in results:
+        s = results["speed"]
+        print(
+            f"{verdict(s['ratio'] >= 40)}DPM-Solver++ at {FAST} steps generates {s['images_per_s']:.2f} images per second, "
+            f"{s['ratio']:.1f} times as many as {SLOW} ancestral steps of two passes "
+            f"({s['images_per_s_ancestral']:.3f}); wanted 40"
+        )
+    if "slow" in results:
+        slow = results["slow"]
+        ratio = slow["fast"] / slow["ancestral"]
+        print(
+            f"{verdict(ratio <= 1.05)}its distance is {slow['fast']:.2f} against {slow['ancestral']:.2f} over {slow['n']} "
+            f"images each, floor {slow['floor']:.2f}, {ratio:.3f} times; wanted at most 1.05"
+        )
 
 
 def main():
@@ -197,8 +262,7 @@ def main():
             "steps",
             curve(
                 a.curve_n,
-                {f"{s} {n}": m.distance(m.fast(a.curve_n, s, n)) for s, counts in STEPS.items() for n in counts}
-                | {f"ddpm {SLOW}": m.distance(m.slow(a.curve_n, a.workers))},
+                step_distances(m, a.curve_n) | {f"ddpm {SLOW}": m.distance(m.slow(a.curve_n, a.workers))},
             ),
         )
     if "guidance" in parts:
@@ -213,37 +277,9 @@ def main():
                 fast=m.distance(m.fast(a.n)),
             ),
         )
-    print(
-        f"\nsamples of {m.run.config.name} (phantoms) against {results['real']} test images, guidance {SCALE:g}; FD-VGG16, a stand-in, not FID"
-    )
-    if "steps" in results:
-        part = results["steps"]
-        print(
-            f"{part['n']} samples a point, floor {part['floor']:.2f}, {SLOW} ancestral steps {part['distance'][f'ddpm {SLOW}']:.2f}\nsteps    "
-            + "".join(f"{n:8}" for n in STEPS["dpm++"])
-        )
-        for s, counts in STEPS.items():
-            print(f"{s:9}" + "".join(f"{part['distance'][f'{s} {n}']:8.2f}" for n in counts))
-    if "guidance" in results:
-        part = results["guidance"]
-        print(
-            f"guidance, {part['n']} samples a point, floor {part['floor']:.2f}: "
-            + ", ".join(f"{g}: {d:.2f}" for g, d in part["distance"].items())
-        )
+    report(m.run.config.name, results)
     if "steps" in results and "guidance" in results:
         figure(results)
-    if "speed" in results:
-        s = results["speed"]
-        print(
-            ("met    " if s["ratio"] >= 40 else "missed ")
-            + f"DPM-Solver++ at {FAST} steps draws {s['images_per_s']:.2f} images a second, {s['ratio']:.1f} times as many as {SLOW} ancestral steps of two passes ({s['images_per_s_ancestral']:.3f}); wanted 40"
-        )
-    if "slow" in results:
-        r = results["slow"]["fast"] / results["slow"]["ancestral"]
-        print(
-            ("met    " if r <= 1.05 else "missed ")
-            + f"its distance is {results['slow']['fast']:.2f} against {results['slow']['ancestral']:.2f} over {results['slow']['n']} images each, floor {results['slow']['floor']:.2f}, {r:.3f} times; wanted at most 1.05"
-        )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,21 @@
-"""How fast a training step and a guided sampling step are: `python benchmarks/step.py [--rounds 3] [--threads 2] [--part train] [--part sample]`, both parts by default.
+"""How fast a training step and a guided sampling step are:
+`python benchmarks/step.py [--rounds 3] [--threads 2] [--part train] [--part sample]`, both parts by default.
 
-All contenders take turns in this one process, at 64 px and batch 12, texts of 64 tokens by an encoder of RadBERT's architecture and size (random weights, which cost the same). Beside each stand its parameters, its time an image, how many times as long as ours, and its
-achieved FLOP/s as a share of what a plain matrix product reaches here, measured in the same run. Rivals have parameters within 10 % of ours and attention where ours has it: diffusers at 32 px and below; denoising-diffusion-pytorch has full attention at 8 px (its linear
-attention at every size cannot be switched off), and is held against ours with attention at 8 px. Training means the whole step: text, loss, gradients, clipping, AdamW, average of the weights. Sampling means one guided evaluation, with and without text.
+All contenders take turns in this one process, at 64 px and batch 12, texts of 64 tokens by an encoder of RadBERT's
+architecture and size (random weights, which cost the same). Next to each are its parameters, its time per image, how
+many times as long as ours that is, and its achieved FLOP/s as a share of what a plain matrix product reaches here,
+measured in the same run. Rivals have parameters within 10 % of ours and attention where ours has it: diffusers at
+32 px and below; denoising-diffusion-pytorch has full attention at 8 px (its linear attention at every size cannot be
+switched off), and is compared with ours with attention at 8 px. Training means the whole step: text, loss, gradients,
+clipping, AdamW, average of the weights. Sampling means one guided evaluation, with and without text.
 The parts that were run are written to benchmarks/results/step.json.
 """
 
-import argparse, copy, statistics, tempfile, time
+import argparse
+import copy
+import statistics
+import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -25,7 +34,7 @@ from radgen.text.embedding import TextEmbedding
 from radgen.text.store_writer import build_store
 from radgen.training.config import TrainConfig
 from radgen.training.run import resolve, schedule_of
-from radgen.training.batches import draw_step
+from radgen.training.batches import step_noise
 from radgen.training.minimal import step_loss
 from radgen.networks.unet import UNet, unet_options
 
@@ -81,7 +90,7 @@ class Ours:
                 self.schedule,
                 x0,
                 self.store.get(self.rows),
-                draw_step(self.cfg, 0, B),
+                step_noise(self.cfg, 0, B),
                 self.cfg,
             )
         loss.backward()
@@ -127,7 +136,7 @@ class Naive:
 
 
 class Rival:
-    "Another library's network in our loop (noise prediction, clipping, AdamW, the same average of the weights), and which of ours has attention where it has."
+    "Another library's network in our loop, and which of ours has attention where it has."
 
     def __init__(self, model, dtype, call, guide, ours):
         self.ours, self.model, self.dtype, self.call, self.guide = (
@@ -164,7 +173,7 @@ TEXT = TextEmbedding(torch.randn(B, L, D), torch.ones(B, L).bool(), torch.randn(
 
 
 def diffusers_unet(layers, widths):
-    "diffusers' text-conditioned UNet with attention at 32 px and below and one head (which this option counts) per 64 channels, like ours; it attends once a layer and in the middle too."
+    "diffusers' text-conditioned UNet with attention at 32 px and below, one head per 64 channels."
     down = tuple("CrossAttnDownBlock2D" if PX >> i <= 32 else "DownBlock2D" for i in range(4))
     return UNet2DConditionModel(
         sample_size=PX,
@@ -324,6 +333,20 @@ def table(part, seconds, all_, peak):
     return rows, [dict(claim=c, met=bool(m)) for c, m in wanted]
 
 
+def print_table(part, rows, peak, threads):
+    "Print what was measured, one line per contender."
+    width = max(len(r["contender"]) for r in rows)
+    f32, bf16 = peak["f32"] / 1e9, peak["bf16"] / 1e9
+    print(
+        f"\n{part}, {PX} px, batch {B}, {threads} threads; matrix product {f32:.0f} GFLOP/s in f32, {bf16:.0f} in bf16"
+    )
+    print(f"{'':{width}}  params  ms/image  GFLOP/image  of matmul  times: paper  radgen  radgen at 8 px")
+    for r in rows:
+        cost = f"{r['parameters_M']:5.2f}M  {r['ms_an_image']:8.1f}  {r['gflop_an_image']:11.1f}"
+        times = f"{r['times paper']:12.2f}  {r['times radgen']:6.2f}  {r['times radgen at 8 px']:14.2f}"
+        print(f"{r['contender']:{width}}  {cost}  {r['share_of_matmul']:9.1%}  {times}")
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--rounds", type=int, default=3)
@@ -338,14 +361,7 @@ def main():
         for part in a.part or ("train", "sample"):
             seconds, peak = measure(part, all_, a.rounds)
             rows, claims = table(part, seconds, all_, peak)
-            width = max(len(r["contender"]) for r in rows)
-            print(
-                f"\n{part}, {PX} px, batch {B}, {a.threads} threads; matrix product {peak['f32'] / 1e9:.0f} GFLOP/s in f32, {peak['bf16'] / 1e9:.0f} in bf16\n{'':{width}}  params  ms/image  GFLOP/image  of matmul  times: paper  radgen  radgen at 8 px"
-            )
-            for r in rows:
-                print(
-                    f"{r['contender']:{width}}  {r['parameters_M']:5.2f}M  {r['ms_an_image']:8.1f}  {r['gflop_an_image']:11.1f}  {r['share_of_matmul']:9.1%}  {r['times paper']:12.2f}  {r['times radgen']:6.2f}  {r['times radgen at 8 px']:14.2f}"
-                )
+            print_table(part, rows, peak, a.threads)
             for c in claims:
                 print(("met    " if c["met"] else "missed ") + c["claim"])
             results[part] = dict(

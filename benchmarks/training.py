@@ -1,25 +1,38 @@
 """What the training loop costs beside the training: `python benchmarks/training.py [--steps 60] [--threads 2]`.
 
-overhead: the share of a run's time that is spent outside forward (with the loss), backward and optimiser (with clipping): reading, drawing noise, cropping, the average of the weights, the log. The demonstration's small network and the paper's, at 32 px on its phantoms, previews, validation
-and checkpoints left out, since they are as rare as one wants. processes: two processes of one thread under gloo (`accelerate launch`) against one of two threads with the joint batch: the largest difference of any weight, and images a second of both. Numbers go to
+overhead: the share of a run's time that is spent outside forward (with the loss), backward and optimiser (with
+clipping): reading, making noise, cropping, the average of the weights, the log. The demonstration's small network and
+the paper's, at 32 px on its phantoms; previews, validation and checkpoints are left out, since they are as rare as one
+wants. processes: two processes of one thread under gloo (`accelerate launch`) against one of two threads with the joint
+batch: the largest difference of any weight, and images per second of both. Numbers go to
 benchmarks/results/training.json.
 """
 
-import argparse, os, statistics as st, subprocess, sys, tempfile, time
+import argparse
+import os
+import statistics as st
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
 from pathlib import Path
+from unittest import mock
 
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file
 
-import radgen.training as T
+import radgen.training.loop
+import radgen.training.train
 from radgen.core.files import write_json
 from radgen.data.phantoms import make_phantoms
 from radgen.prepared.config import PrepareConfig
 from radgen.prepared.prepare import prepare
 from radgen.training.config import TrainConfig
 from radgen.training.run import load_run
+from radgen.training.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "training.json"
@@ -61,35 +74,37 @@ class Clock:
 
 def overhead(folder, options, steps, runs):
     "Median share of a step outside forward, backward and optimiser, and its seconds."
-    clock, old = (
-        Clock(),
-        (T.step_loss, T.train_step, Accelerator.backward, Accelerator.clip_grad_norm_, AcceleratedOptimizer.step),
+    clock = Clock()
+    counted = (
+        (radgen.training.loop, "step_loss"),
+        (Accelerator, "backward"),
+        (Accelerator, "clip_grad_norm_"),
+        (AcceleratedOptimizer, "step"),
     )
-    T.step_loss, T.train_step = clock.counted(old[0]), clock.step(old[1])
-    Accelerator.backward, Accelerator.clip_grad_norm_, AcceleratedOptimizer.step = (clock.counted(f) for f in old[2:])
-    try:
-        T.train(
-            TrainConfig(
-                folder,
-                image_size=32,
-                encoder="minilm",
-                device="cpu",
-                steps=steps,
-                runs=runs,
-                name="overhead",
-                preview_every=0,
-                valid_every=0,
-                checkpoint_every=10**9,
-                overwrite=True,
-                **options,
-            )
-        )
-    finally:
-        T.step_loss, T.train_step, Accelerator.backward, Accelerator.clip_grad_norm_, AcceleratedOptimizer.step = old
+    cfg = TrainConfig(
+        folder,
+        image_size=32,
+        encoder="minilm",
+        device="cpu",
+        steps=steps,
+        runs=runs,
+        name="overhead",
+        preview_every=0,
+        valid_every=0,
+        checkpoint_every=10**9,
+        overwrite=True,
+        **options,
+    )
+    with ExitStack() as patches:
+        for owner, name in counted:
+            patches.enter_context(mock.patch.object(owner, name, clock.counted(getattr(owner, name))))
+        step = clock.step(radgen.training.train.train_step)
+        patches.enter_context(mock.patch.object(radgen.training.train, "train_step", step))
+        train(cfg)
     kept = clock.steps[5:]
     return dict(
         share=st.median((whole - inside) / whole for whole, inside in kept),
-        seconds_a_step=st.median(w for w, _ in kept),
+        seconds_a_step=st.median(whole for whole, _ in kept),
         steps=len(kept),
     )
 
@@ -97,72 +112,74 @@ def overhead(folder, options, steps, runs):
 AFTER = (5, 10, 20, 40)  # steps
 
 
+LAUNCH = "launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+
+
+def command(folder, runs, name, batch):
+    "A short training that keeps all checkpoints."
+    fixed = "--image-size 32 --size small --encoder minilm --device cpu --preview-every 0 --valid-every 0 --log-every 5"
+    fixed += f" --checkpoint-every 5 --keep-checkpoints 99 --steps {AFTER[-1]}"
+    own = ["--data-path", folder, "--runs", runs, "--name", name, "--batch-size", batch]
+    return [Path(sys.executable).parent / "radgen", "train", *fixed.split(), *own]
+
+
+def weights(run, step):
+    "Name -> tensor of a checkpoint."
+    return load_file(run / "checkpoints" / f"step-{step:08d}" / "model.safetensors")
+
+
+def differences(one, other):
+    "Steps -> largest difference of any weight of two runs."
+    found = {}
+    for step in AFTER:
+        pairs = zip(weights(one, step).values(), weights(other, step).values())
+        found[step] = max((a - b).abs().max().item() for a, b in pairs)
+    return found
+
+
 def processes(folder, runs):
-    "The same run by two processes of one thread, by one process of two threads, and, to tell rounding from error, by one of one thread."
-    args = lambda name, batch: [
-        "train",
-        "--data-path",
-        folder,
-        "--image-size",
-        "32",
-        "--size",
-        "small",
-        "--encoder",
-        "minilm",
-        "--device",
-        "cpu",
-        "--steps",
-        AFTER[-1],
-        "--batch-size",
-        batch,
-        "--preview-every",
-        "0",
-        "--valid-every",
-        "0",
-        "--log-every",
-        "5",
-        "--checkpoint-every",
-        "5",
-        "--keep-checkpoints",
-        "99",
-        "--runs",
-        runs,
-        "--name",
-        name,
-    ]
-    bin_ = Path(sys.executable).parent
-    launch = [
-        bin_ / "accelerate",
-        "launch",
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        "0",
-    ]
+    """The same run by two processes of one thread, by one process of two threads, and, to tell rounding from error, by
+    one of one thread."""
+    launch = [Path(sys.executable).parent / "accelerate", *LAUNCH.split(), "--main_process_port", "0"]
     for name, batch, threads, before in (("two", 8, 1, launch), ("one", 16, 2, []), ("one thread", 16, 1, [])):
-        subprocess.run(
-            [*map(str, [*before, bin_ / "radgen", *args(name, batch)])],
-            check=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""},
-        )
-    weights = lambda name, step: load_file(runs / name / "checkpoints" / f"step-{step:08d}" / "model.safetensors")
-    far = lambda name, step: max(
-        (a - b).abs().max().item() for a, b in zip(weights("one", step).values(), weights(name, step).values())
-    )
-    rate = {n: load_run(runs / n).metrics().images_per_s.iloc[1:].median() for n in ("one", "two")}
+        env = {**os.environ, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
+        subprocess.run([str(part) for part in [*before, *command(folder, runs, name, batch)]], check=True, env=env)
+    speed = {name: load_run(runs / name).metrics().images_per_s.iloc[1:].median() for name in ("one", "two")}
     return dict(
-        differences={step: far("two", step) for step in AFTER},
-        differences_by_threads={step: far("one thread", step) for step in AFTER},
-        images_per_s_one=rate["one"],
-        images_per_s_two=rate["two"],
-        ratio=rate["two"] / rate["one"],
+        differences=differences(runs / "one", runs / "two"),
+        differences_by_threads=differences(runs / "one", runs / "one thread"),
+        images_per_s_one=speed["one"],
+        images_per_s_two=speed["two"],
+        ratio=speed["two"] / speed["one"],
+    )
+
+
+def verdict(met):
+    "The first word of a line."
+    return "met    " if met else "missed "
+
+
+def report(results):
+    "Print what was measured."
+    for name, r in results["overhead"].items():
+        print(
+            f"{verdict(r['share'] <= 0.05)}{name}: {r['share']:.1%} of a step of {1000 * r['seconds_a_step']:.0f} ms "
+            "is outside forward, backward and optimiser; wanted at most 5%"
+        )
+    p = results["processes"]
+    worst, rounding = p["differences"][AFTER[1]], p["differences_by_threads"].values()
+    found = ", ".join(f"{difference:.1e} after {step}" for step, difference in p["differences"].items())
+    print(
+        f"{verdict(worst <= 1e-5)}two processes with half the batch each: the largest difference of any weight is "
+        f"{found} steps; wanted 1e-5, compared with the one after {AFTER[1]}"
+    )
+    print(
+        "       it is rounding, which training amplifies: one process with one thread instead of two differs by "
+        + ", ".join(f"{difference:.1e}" for difference in rounding)
+    )
+    print(
+        f"       they train {p['images_per_s_two']:.1f} images per second (two processes of one thread), one process "
+        f"of two threads {p['images_per_s_one']:.1f}: {p['ratio']:.2f} times"
     )
 
 
@@ -183,23 +200,7 @@ def main():
         )
     write_json(RESULTS, results)
     print()
-    for n, r in results["overhead"].items():
-        print(
-            ("met    " if r["share"] <= 0.05 else "missed ")
-            + f"{n}: {r['share']:.1%} of a step of {1000 * r['seconds_a_step']:.0f} ms is outside forward, backward and optimiser; wanted at most 5%"
-        )
-    p = results["processes"]
-    worst, at = p["differences"][AFTER[1]], ", ".join(f"{d:.1e} after {step}" for step, d in p["differences"].items())
-    print(
-        ("met    " if worst <= 1e-5 else "missed ")
-        + f"two processes with half the batch each: the largest difference of any weight is {at} steps; wanted 1e-5, held against the one after {AFTER[1]}"
-    )
-    print(
-        f"       it is rounding, which training amplifies: one process with one thread instead of two differs by {', '.join(f'{d:.1e}' for d in p['differences_by_threads'].values())}"
-    )
-    print(
-        f"       they train {p['images_per_s_two']:.1f} images a second (two processes of one thread), one process of two threads {p['images_per_s_one']:.1f}: {p['ratio']:.2f} times"
-    )
+    report(results)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def test_python_of_readme_draws(tmp_path, monkeypatch):
     for long, short in shorter.items():
         assert long in code
         code = code.replace(long, short)
-    assert len([line for line in code.splitlines() if line]) <= 10
+    assert len([line for line in code.splitlines() if line]) <= 12
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     image = Image.open("head.png")

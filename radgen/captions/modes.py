@@ -9,7 +9,7 @@ __all__ = ['MODES', 'mode_text', 'caption_texts']
 import pandas as pd
 
 from .cleaning import clean_caption
-from .rules import INVALID
+from .template import INVALID
 from ..core.errors import ConfigError
 
 # %% ../../nbs/387_modes.ipynb #387-modes-007
@@ -38,7 +38,7 @@ def mode_text(
     unsaid = [name for name in concepts if name.lower() not in transformed.lower()]
     return _join(transformed, ", ".join(unsaid), caption)
 
-
+# %% ../../nbs/387_modes.ipynb #387-modes-012
 def caption_texts(
     table: pd.DataFrame,  # caption, cuis and, for modes 2 and 3, transformed
     mode: int,  # 0..3, see `MODES`

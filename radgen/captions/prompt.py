@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .backends import Backend
 from .facts import Facts, Source
-from .rules import UNSPECIFIED, Record, render
+from .template import UNSPECIFIED, Record, render
 from ..core.errors import ConfigError
 from ..core.files import fingerprint
 
@@ -186,7 +186,7 @@ def open_for_append(
             file.write(b"\n")
     return file
 
-
+# %% ../../nbs/380_prompt.ipynb #380-prompt-018
 class ResponseCache:
     "Responses of language models in an append-only file."
 

@@ -27,8 +27,9 @@ from radgen.captions.prompt import (
     retry_prompt,
     schema,
 )
-from .rules import INVALID, Record, condition_phrase, render
-from .verify import judge, rewrite_by_rules
+from .records import judge, rewrite_by_rules
+from .rules import condition_phrase
+from .template import INVALID, Record, render
 from ..core.assets import cache_dir
 from ..core.errors import ConfigError
 from ..core.files import atomic_path
@@ -126,7 +127,7 @@ def decide(
     if not responses:
         record = rewrite_by_rules(source)
         return record, "rules" if record else INVALID
-    reasons = []
+    reasons: list[str] = []
     for response in responses:
         record, reason = (None, "no answer") if response is None else judge(response, source)
         if record:
@@ -168,7 +169,7 @@ def ask_model(
     recorded: dict[str, str],  # key of a request -> response, used like cached ones but not written to the cache
     unanswered: str,  # 'stop' or 'rules'
 ) -> list[list[str | None]]:  # for each row its responses; None where one did not come
-    "Send requests and retries, and report how many; raises `ConfigError` where responses are missing and it is to stop."
+    "Send requests and retries, and report how many; raises `ConfigError` where responses are missing."
     with ResponseCache(cache) as responses:
         cached = set(responses.known)
         responses.known = recorded | responses.known
@@ -178,9 +179,11 @@ def ask_model(
         sent += send(retries, llm, responses, "second chances")
     every = requests | retries
     n_cached = len(cached & every.keys())
+    n_recorded = len(every) - n_cached - sent
     print(
-        f"captions: {len(sources):,} rows, {len(requests):,} questions to {llm.key} and {len(retries):,} second chances: "
-        f"{n_cached:,} answers from the cache, {len(every) - n_cached - sent:,} from the replay file, {sent:,} asked now.",
+        f"captions: {len(sources):,} rows, {len(requests):,} questions to {llm.key} "
+        f"and {len(retries):,} second chances: {n_cached:,} answers from the cache, "
+        f"{n_recorded:,} from the replay file, {sent:,} asked now.",
         file=sys.stderr,
     )
     missing = len(every.keys() - responses.known.keys())
@@ -299,7 +302,7 @@ def write_texts(
     with atomic_path(out / "cui_mapping.csv") as p:
         pd.DataFrame({"CUI": names.keys(), "Canonical name": names.values()}).to_csv(p, index=False)
 
-
+# %% ../../nbs/385_rewrite.ipynb #385-rewrite-030
 def rewrite(
     cfg: RewriteConfig,
 ) -> Path:  # the folder

@@ -89,7 +89,7 @@ def _expected(error: Any, annotation: Any) -> str:
     number = "int" if family == "int" or any(part is int for part in (annotation, *_facts(annotation))) else "float"
     return _number_text(number, annotation)
 
-
+# %% ../../nbs/020_options.ipynb #020-options-020
 def violation(
     error: ValidationError,
     annotations: dict[str, Any],  # name of a field -> its type
@@ -130,6 +130,7 @@ def options(
 
     @functools.wraps(init)
     def checked(self, *args, **kwargs):
+        "Make the object and check its fields."
         names = [field.name for field in dataclasses.fields(made)]
         given = dict(zip(names, args)) | kwargs
         try:
@@ -164,24 +165,14 @@ class Registry:
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
 
-    def __len__(self) -> int:
-        return len(self.entries)
-
     def __contains__(self, name: object) -> bool:
         return name in self.entries
 
-    def check(
-        self,
-        name: str,  # of a part
-    ) -> str:  # the name
-        "Raise `ConfigError` for a name that is not registered."
-        if name not in self.entries:
-            raise ConfigError(f"there is no {self.what} {reprlib.repr(name)}: choose one of {', '.join(self.entries)}.")
-        return name
-
     def __getitem__(self, name: str) -> Any:
         "The part of this name; raises `ConfigError` where there is none."
-        entry = self.entries[self.check(name)]
+        if name not in self.entries:
+            raise ConfigError(f"there is no {self.what} {reprlib.repr(name)}: choose one of {', '.join(self.entries)}.")
+        entry = self.entries[name]
         if not isinstance(entry, str):
             return entry
         module, _, attribute = entry.partition(":")
@@ -205,6 +196,7 @@ def one_of(
     "A validator that accepts the names of a registry."
 
     def check(name: str) -> str:
+        "The name, where it is registered."
         if name not in registry:
             raise ValueError(f"choose one of {', '.join(registry)}.")
         return name

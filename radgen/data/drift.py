@@ -216,7 +216,7 @@ def drift_distance(
     )
 
 # %% ../../nbs/185_drift.ipynb #185-drift-025
-def _spread(heights, step):
+def _spread(heights: Iterable[float], step: float) -> list[float]:
     "Heights 0..1, given from the top down, moved so that neighbours are `step` apart."
     out: list[float] = []
     for h in heights:

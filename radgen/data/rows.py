@@ -106,9 +106,8 @@ def map_batches(
             try:
                 result = next(results)
             except BrokenProcessPool:
-                raise DataError(
-                    f"a process died while {desc} the images from {batch[0]} on: one of the next {n * IMAGE_BATCH} crashes "
-                    "its decoder or the memory is full; remove the file, or try --workers 1."
-                ) from None
+                where = f"the images from {batch[0]} on: one of the next {n * IMAGE_BATCH}"
+                advice = "crashes its decoder or the memory is full; remove the file, or try --workers 1"
+                raise DataError(f"a process died while {desc} {where} {advice}.") from None
             bar.update(len(batch))
             yield result

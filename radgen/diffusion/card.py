@@ -190,7 +190,7 @@ def card_header(
     )
     return f"---\n{data.to_yaml()}\n---"
 
-
+# %% ../../nbs/625_card.ipynb #625-card-020
 def training_sections(
     about: dict,  # of `check_about`
 ) -> list[str]:  # paragraphs of Markdown

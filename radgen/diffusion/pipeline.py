@@ -88,7 +88,11 @@ class TextToImage(DiffusionPipeline):
     def conditioning(self, plan: ImagePlan, images: range, embeds: TextEmbedding | None) -> tuple:
         "Text and negative text of some images of a plan, on the denoiser's device and of its type."
         rows = [plan.rows[image] for image in images]
-        text = embeds[rows] if embeds is not None else self.encode([plan.captions[row] for row in rows])
+        if embeds is None:
+            assert plan.captions is not None
+            text = self.encode([plan.captions[row] for row in rows])
+        else:
+            text = embeds[rows]
         negative = self.encode([plan.negatives[row] for row in rows]) if plan.negatives else None
         device, dtype = self.denoiser.device, self.denoiser.dtype
         return text.to(device, dtype), None if negative is None else negative.to(device, dtype)
@@ -269,7 +273,7 @@ def read_request(
 ) -> tuple[GenerationRequest, tuple[str, ...] | None]:  # the request, and the text of each prompt if it is known
     "Check a request; raises `ConfigError` for one that cannot be met."
     if embeds is None:
-        request = GenerationRequest(prompt=() if prompt is None else prompt, **options)
+        request = GenerationRequest(prompt=() if prompt is None else prompt, **options)  # type: ignore[arg-type]
         return request, request.prompt
     return GenerationRequest(**options), None if prompt is None else tuple(as_list(prompt))
 

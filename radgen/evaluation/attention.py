@@ -29,6 +29,7 @@ def recorded_attention(
     maps: list[torch.Tensor] = []
 
     def record(attention, args):
+        "A hook that is called before every cross-attention."
         weights = attention.weights(*args).transpose(1, 2)  # (B, L, N) over the N pixels of this size
         height = round((weights.shape[2] / ratio) ** 0.5)
         maps.append(weights.unflatten(2, (height, -1)))
@@ -85,7 +86,7 @@ def words(
         end = stop
     return found
 
-
+# %% ../../nbs/755_attention.ipynb #755-attention-016
 def plot_words(
     images: torch.Tensor,  # (B, H, W), any range
     maps: torch.Tensor,  # (B, L, H, W) of `word_maps`

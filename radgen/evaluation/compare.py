@@ -147,7 +147,7 @@ def check_pair(
     if sorted(map(bytes, real)) == sorted(map(bytes, fake)):
         raise DataError(f"{cfg.real} and {cfg.fake} hold the same pictures: one is a copy of the other.")
 
-
+# %% ../../nbs/720_compare.ipynb #720-compare-016
 def real_statistics(
     cfg: CompareConfig,
     features: Features,

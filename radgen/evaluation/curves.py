@@ -21,6 +21,8 @@ from ..training.sampling import sample
 
 # %% ../../nbs/765_curves.ipynb #765-curves-004
 GUIDANCE = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
+
+
 STEPS = (5, 10, 25, 50)
 
 
@@ -57,7 +59,7 @@ def sampled_distance(
     generated, _ = read_samples(folder)
     return frechet_distance(statistics(features(generated), identity=features.identity), test)
 
-
+# %% ../../nbs/765_curves.ipynb #765-curves-011
 def distance_curves(
     run: Run,
     features: Features,

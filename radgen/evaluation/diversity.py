@@ -27,11 +27,10 @@ def kernel_distance(
 ) -> tuple[float, float]:  # mean and standard deviation over random subsets
     "Kernel distance on given features. Source: Binkowski et al. 2018, equation 4."
     rng, size = np.random.default_rng(seed), min(size, len(f1), len(f2))
-
-    def pick(f: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(f[np.sort(rng.choice(len(f), size, replace=False))].astype(float))
-
-    d = [poly_mmd(pick(f1), pick(f2)).item() for _ in range(subsets)]
+    d = []
+    for _ in range(subsets):
+        a, b = (f[np.sort(rng.choice(len(f), size, replace=False))].astype(float) for f in (f1, f2))
+        d.append(poly_mmd(torch.from_numpy(a), torch.from_numpy(b)).item())
     return float(np.mean(d)), float(np.std(d))
 
 # %% ../../nbs/715_diversity.ipynb #715-diversity-009

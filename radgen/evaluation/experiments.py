@@ -14,7 +14,7 @@ import multiprocessing
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -173,7 +173,7 @@ class CellResult:
     train_seconds: float
     report: str  # path of the report, from the folder of the table
 
-
+# %% ../../nbs/810_experiments.ipynb #810-experiments-021
 def cell_result(
     key: str,  # fingerprint of options and data
     tr: ResolvedConfig,
@@ -214,7 +214,7 @@ def cell_key(
         cfg.min_images,
     )
 
-
+# %% ../../nbs/810_experiments.ipynb #810-experiments-022
 def run_cell(
     tr: ResolvedConfig,  # of `cells`
     cfg: ExperimentConfig,
@@ -257,7 +257,8 @@ def run_in_parallel(
 ) -> Iterator[CellResult]:  # as they are done
     "Run the cells in one process per device."
     context = multiprocessing.get_context("spawn")
-    waiting, running, finished = list(todo), {}, 0
+    waiting, finished = list(todo), 0
+    running: dict[Future, tuple[str, str, ProcessPoolExecutor]] = {}
     with ExitStack() as pools:
         free = []
         for device in devices(cfg):
@@ -274,7 +275,7 @@ def run_in_parallel(
                 finished += 1
                 print(f"[{finished}/{len(todo)}] {name}", file=sys.stderr)
 
-
+# %% ../../nbs/810_experiments.ipynb #810-experiments-023
 def run_cells(
     todo: list[ResolvedConfig],  # of `cells`
     cfg: ExperimentConfig,

@@ -60,14 +60,14 @@ class Features:
         out: Path | None = None,  # a .npy file that is filled batch by batch, to save memory
     ) -> np.ndarray:  # (N, D) float32
         "Features of grey images; raises `DataError` where one is not a finite number."
-        found = None
+        found: np.ndarray = np.empty((0, 0), np.float32)
         what = f"features of {len(images)} images"
         for i in tqdm(range(0, len(images), batch_size), desc=what, unit="batch", leave=False, mininterval=1):
             f = self._batch(images[i : i + batch_size])
             bad = np.flatnonzero(~np.isfinite(f).all(1))
             if len(bad):
                 raise DataError(f"{self.name}: the features of image {i + bad[0]} are not finite numbers.")
-            if found is None:
+            if i == 0:
                 found = empty_array((len(images), *f.shape[1:]), out)
             found[i : i + batch_size] = f
         return found
@@ -182,7 +182,7 @@ def vgg16_features_pooled() -> Features:
     vgg = vgg16_features()
     return surrogate(PooledVGG16(vgg), "VGG16", f"{vgg.source}, 64 px, antialiased")
 
-
+# %% ../../nbs/705_features.ipynb #705-features-022
 def timm_source(
     net: Timm,
     name: str,  # of the network

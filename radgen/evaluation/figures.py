@@ -84,7 +84,7 @@ def comparison_figure(
         aspect=2,
     )
 
-
+# %% ../../nbs/770_report_figures.ipynb #770-report-figures-012
 def failures_figure(
     generated: np.ndarray,  # (N, H, W) uint8
     rows: pd.DataFrame,  # of `read_samples`

@@ -106,7 +106,7 @@ def candidates(
     top = best.topk(min(CANDIDATES, len(x)), 1).indices
     return top, frames[which.gather(1, top).long()]
 
-
+# %% ../../nbs/730_memorisation.ipynb #730-memorisation-023
 def register(
     q: torch.Tensor,  # (P, SIDE, SIDE)
     x: torch.Tensor,  # (P, SIDE, SIDE) what each is registered with

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FACTS', 'LIMITS', 'Row', 'number', 'percent', 'similarity', 'distance_rows', 'alignment_rows', 'fact_row',
-           'tstr_rows', 'clip_rows', 'memorisation_rows', 'score_rows', 'templates', 'data_uri', 'run_values',
-           'score_values', 'report_page', 'save_figures', 'write_report', 'evaluation_key', 'update_scores',
-           'report_is_current', 'evaluate']
+           'fact_text', 'tstr_rows', 'clip_rows', 'memorisation_rows', 'score_rows', 'templates', 'data_uri',
+           'run_values', 'score_values', 'report_page', 'save_figures', 'write_report', 'evaluation_key',
+           'update_scores', 'report_is_current', 'evaluate']
 
 # %% ../../nbs/775_report.ipynb #775-report-004
 import base64
@@ -64,7 +64,7 @@ def similarity(
     "MS-SSIM and the number of pairs."
     return "no caption twice" if v is None else f"{v[0]:.2f} ({v[1]} pairs)"
 
-
+# %% ../../nbs/775_report.ipynb #775-report-019
 def distance_rows(
     s: Scores,
 ) -> list[Row]:
@@ -133,16 +133,17 @@ def fact_row(
     f: FactScore,
 ) -> Row:
     "Whether phantoms show one fact of their prompts."
+    generated, real, constant = (fact_text(f, v) for v in (f.generated, f.real, f.deaf))
+    about = f"known for phantoms alone, by a reader; {f.asked} prompts say it; {constant} for a constant answer"
+    return Row(FACTS[f.fact], generated if f.readable else "cannot be read", real, about)
 
-    def text(v: float | None) -> str:
-        return f"{v:.1f}" if "mm" in f.fact and v is not None else percent(v)
-
-    return Row(
-        FACTS[f.fact],
-        text(f.generated) if f.readable else "cannot be read",
-        text(f.real),
-        f"known for phantoms alone, by a reader; {f.asked} prompts say it; {text(f.deaf)} for a constant answer",
-    )
+# %% ../../nbs/775_report.ipynb #775-report-020
+def fact_text(
+    f: FactScore,
+    v: float | None,  # one of its numbers
+) -> str:
+    "A share, or millimetres."
+    return f"{v:.1f}" if "mm" in f.fact and v is not None else percent(v)
 
 # %% ../../nbs/775_report.ipynb #775-report-015
 def tstr_rows(
@@ -170,7 +171,7 @@ def clip_rows(
     by_chance = f"{percent(s.clip['chance_5'])} by guessing"
     return [Row("captions that find their picture (CLIP, recall at 5)", found, real, by_chance)]
 
-
+# %% ../../nbs/775_report.ipynb #775-report-021
 def memorisation_rows(
     s: Scores,
 ) -> list[Row]:
@@ -246,7 +247,7 @@ def run_values(
         images_per_s=f"{about['images_per_s']:.1f}",
     )
 
-
+# %% ../../nbs/775_report.ipynb #775-report-022
 def score_values(
     s: Scores,
 ) -> dict:
@@ -274,7 +275,7 @@ def score_values(
         asked=s.asked,
     )
 
-
+# %% ../../nbs/775_report.ipynb #775-report-023
 def report_page(
     template: str,  # 'report.md.j2' or 'report.html.j2'
     run: Run,
@@ -365,7 +366,7 @@ def update_scores(
     }
     update_card(run.final(), scores={k: v for k, v in scores.items() if v is not None})
 
-
+# %% ../../nbs/775_report.ipynb #775-report-024
 def report_is_current(
     report: Path,  # report.md
     key: str,  # of `evaluation_key`

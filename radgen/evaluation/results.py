@@ -77,7 +77,7 @@ class FactScore:
     deaf: float  # the same for a constant answer
     readable: bool  # whether the probe is better than a constant answer on real images
 
-
+# %% ../../nbs/702_results.ipynb #702-results-015
 @dataclass(frozen=True)
 class TSTRScore:
     "One classifier of 'train on synthetic, test on real'."

@@ -58,7 +58,7 @@ def sample_folders(
     found = [p for p in found if (p / "sample.json").exists()]
     return sorted(found, key=lambda p: (p / "sample.json").stat().st_mtime)
 
-
+# %% ../../nbs/760_scores.ipynb #760-scores-015
 def find_samples(
     cfg: EvaluateConfig,
     run: Run,  # of `cfg.run`
@@ -133,7 +133,7 @@ def real_features(
     "Features of real images, computed once for all evaluations."
     return cached_features(real_images(run, split), features, run.prepared.dir / "features")
 
-
+# %% ../../nbs/760_scores.ipynb #760-scores-016
 def gather(
     generated: np.ndarray,  # (N, H, W) uint8
     rows: pd.DataFrame,  # of samples.csv
@@ -217,7 +217,7 @@ def alignment_scores(
         clip_real=clip_retrieval(m.images(m.split), m.test_texts, cfg.clip, device) if cfg.clip else None,
     )
 
-
+# %% ../../nbs/760_scores.ipynb #760-scores-017
 def measure(
     generated: np.ndarray,  # (N, H, W) uint8
     rows: pd.DataFrame,  # of `read_samples`

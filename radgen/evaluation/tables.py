@@ -118,7 +118,7 @@ def factor_lines(
             lines.append(f"By {name}: {', '.join(f'{k} {v:.1f}' for k, v in means.items())} (p = {p:.2g}).")
     return lines
 
-
+# %% ../../nbs/820_tables.ipynb #820-tables-031
 def size_table(
     table: pd.DataFrame,  # one row a training, all of one size
 ) -> str:  # Markdown
@@ -135,7 +135,8 @@ def size_table(
         verdict(p),
         *(factor_lines(table) if p is not None else []),
         f"Text encoder: {', '.join(LABELS.get(e, e) for e in table.encoder.unique())}.",
-        "The paper's numbers (33.5 to 38.8) come from other features and another formula and do not compare with these.",
+        "The paper's numbers (33.5 to 38.8) come from other features and another formula and do not compare with "
+        "these.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLOCKS', 'MIDDLE', 'no_autocast', 'GroupNorm', 'LayerNorm', 'DoubleConv', 'PaperBlock', 'zero', 'group_norm',
-           'ResBlock', 'Attention', 'AttentionBlock']
+           'ResBlock', 'plain_middle', 'Attention', 'AttentionBlock']
 
 # %% ../../nbs/500_blocks.ipynb #500-blocks-004
 from contextlib import nullcontext
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core.errors import ConfigError
+from ..core.options import Registry
 
 # %% ../../nbs/500_blocks.ipynb #500-blocks-006
 def no_autocast(
@@ -58,7 +59,7 @@ class DoubleConv(nn.Sequential):
         )
 
     def forward(self, x, emb=None):
-        "(B, cin, H, W) -> (B, cout, H, W); takes an embedding as other blocks do and leaves it: the paper's bottleneck is not told the time"
+        "(B, cin, H, W) -> (B, cout, H, W); ignores the embedding, since the paper's bottleneck receives none"
         return super().forward(x)
 
 
@@ -94,12 +95,12 @@ def group_norm(
     channels: int,  # of the feature map
 ) -> GroupNorm:
     "As many groups as divide the channels, at most 32, of two channels or more."
-    return GroupNorm(
-        next(g for g in (32, 24, 16, 12, 8, 6, 4, 3, 2, 1) if channels % g == 0 and channels // g >= 2 or g == 1),
-        channels,
-    )
+    for groups in (32, 24, 16, 12, 8, 6, 4, 3, 2):
+        if channels % groups == 0 and channels // groups >= 2:
+            return GroupNorm(groups, channels)
+    return GroupNorm(1, channels)
 
-
+# %% ../../nbs/500_blocks.ipynb #500-blocks-019
 class ResBlock(nn.Module):
     "Pre-normalised residual block with scale and shift by the embedding. Source: Dhariwal and Nichol 2021, section 3."
 
@@ -122,8 +123,17 @@ class ResBlock(nn.Module):
         return self.skip(x) + self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
 
 
-BLOCKS = {"paper": PaperBlock, "radgen": ResBlock}  # at every size
-MIDDLE = {"paper": lambda cin, cout, emb_dim: DoubleConv(cin, cout), "radgen": ResBlock}  # in the bottleneck
+def plain_middle(
+    cin: int,  # channels in
+    cout: int,  # channels out
+    emb_dim: int,  # makes no difference
+) -> DoubleConv:
+    "The paper's block of the bottleneck, which receives no embedding."
+    return DoubleConv(cin, cout)
+
+
+BLOCKS = Registry("block", {"paper": PaperBlock, "radgen": ResBlock})  # at every size
+MIDDLE = Registry("block", {"paper": plain_middle, "radgen": ResBlock})  # in the bottleneck
 
 # %% ../../nbs/500_blocks.ipynb #500-blocks-015
 class Attention(nn.Module):
@@ -139,11 +149,9 @@ class Attention(nn.Module):
         if heads < 1 or dim % heads:
             raise ConfigError(f"{dim} channels cannot be shared by {heads} attention heads: change widths or heads.")
         self.heads = heads
-        self.q, self.kv, self.out = (
-            nn.Linear(dim, dim, bias=False),
-            nn.Linear(context or dim, 2 * dim, bias=False),
-            zero(nn.Linear(dim, dim)),
-        )
+        self.q = nn.Linear(dim, dim, bias=False)
+        self.kv = nn.Linear(context or dim, 2 * dim, bias=False)
+        self.out = zero(nn.Linear(dim, dim))
 
     def split(self, z):
         "(B, N, dim) -> (B, heads, N, dim/heads)"
@@ -152,22 +160,18 @@ class Attention(nn.Module):
     def forward(self, x, context=None, mask=None):
         "x (B, N, dim), context (B, L, C), mask (B, L) bool -> (B, N, dim)"
         k, v = self.kv(x if context is None else context).chunk(2, dim=-1)
-        h = F.scaled_dot_product_attention(
-            self.split(self.q(x)), self.split(k), self.split(v), attn_mask=None if mask is None else mask[:, None, None]
-        )
+        q, k, v = self.split(self.q(x)), self.split(k), self.split(v)
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])
         return self.out(h.transpose(1, 2).flatten(2))
 
     def weights(self, x, context, mask):
-        "What the fused kernel never forms, averaged over heads: (B, N, L), each pixel's shares of the words summing to 1."
-        q, k = self.split(self.q(x)), self.split(self.kv(context).chunk(2, dim=-1)[0])
-        return (
-            (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5)
-            .masked_fill(~mask[:, None, None], -torch.inf)
-            .softmax(-1)
-            .mean(1)
-        )
+        "Softmax weights averaged over heads, (B, N, L): the share of each word for each pixel."
+        k, _ = self.kv(context).chunk(2, dim=-1)
+        q, k = self.split(self.q(x)), self.split(k)
+        scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        return scores.masked_fill(~mask[:, None, None], -torch.inf).softmax(-1).mean(1)
 
-
+# %% ../../nbs/500_blocks.ipynb #500-blocks-020
 class AttentionBlock(nn.Module):
     "Self-attention, cross-attention to the text and a small feed-forward net, each on a residual path."
 

@@ -60,7 +60,7 @@ def store_key(
     dtype: str = "bf16",  # 'bf16' or 'f32'
 ) -> dict:  # name of the setting -> its value
     "Everything that could change a stored vector."
-    STORED.check(dtype)
+    STORED[dtype]  # raises `ConfigError` for an unknown type
     folder = Path(encoder_source(name))
     entry = entry_of(name)
     label = folder.resolve().name if entry is None and Path(name).is_dir() else name

@@ -25,8 +25,8 @@ from pydantic import Field
 
 from ..captions.facts import concept_facts, source
 from ..captions.modes import caption_texts
-from ..captions.rules import render
-from ..captions.verify import rewrite_by_rules
+from ..captions.records import rewrite_by_rules
+from ..captions.template import render
 from ..core.devices import pick_device
 from ..core.errors import ConfigError, RadgenError, stop_signals
 from ..core.options import Count, NonNegative, options

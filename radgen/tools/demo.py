@@ -15,6 +15,7 @@ from typing import NamedTuple
 from ..data.phantoms import make_phantoms
 from ..evaluation.config import EvaluateConfig
 from ..evaluation.report import evaluate
+from ..evaluation.results import Scores
 from ..prepared.config import PrepareConfig
 from ..prepared.prepare import prepare
 from .config import DemoConfig
@@ -68,7 +69,7 @@ def _say(stage: int, what: str):
 
 def demo(
     cfg: DemoConfig,
-) -> dict:  # what `evaluate` returns
+) -> Scores:
     "Phantoms to report in one call."
     began = time.time()
     stages = demo_stages(cfg)

@@ -36,80 +36,77 @@ PACKAGES = (
 )
 
 
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
 def packages() -> dict[str, str]:  # distribution -> version, '' where it is not installed
     "Versions of what results depend on."
-
-    def of(name):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return ""
-
-    return {name: of(name) for name in PACKAGES}
+    return {name: _version(name) for name in PACKAGES}
 
 
-def machine() -> (
-    dict
-):  # system, python, cores, ram_gib, gpus (name and GiB each), cuda (version, '' for a torch that is built without)
-    "What there is to compute with."
-    gpus = [
-        dict(name=g.name, gib=round(g.total_memory / 2**30, 1))
-        for g in map(
-            torch.cuda.get_device_properties, range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
-        )
-    ]
-    return dict(
-        system=platform.platform(terse=True),
-        python=platform.python_version(),
-        cores=os.cpu_count(),
-        ram_gib=round(psutil.virtual_memory().total / 2**30, 1),
-        gpus=gpus,
-        cuda=torch.version.cuda or "",
-        mps=torch.backends.mps.is_available(),
-    )
+def machine() -> dict:
+    "What there is to compute with: system, python, cores, ram_gib, gpus (name and GiB each), cuda ('' without), mps."
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    properties = [torch.cuda.get_device_properties(i) for i in range(count)]
+    return {
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "ram_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": [{"name": p.name, "gib": round(p.total_memory / 2**30, 1)} for p in properties],
+        "cuda": torch.version.cuda or "",
+        "mps": torch.backends.mps.is_available(),
+    }
 
 # %% ../../nbs/920_doctor.ipynb #920-doctor-009
-def weights() -> (
-    pd.DataFrame
-):  # by task: real (name), here (whether it is on this machine), stand_in (what is used or offered in its place), fetched (whether that is), how (to get the real ones)
-    "The real weights and their stand-ins."
-    asset = lambda name: (cache_dir() / ASSETS[name].label).exists()
-    own = lambda name: cache_dir() / "encoders" / name
-    hub = lambda name: f"downloaded from the Hugging Face hub when first used, or put its files into {own(name)}"
-    rows = [
-        (
-            "FID",
-            "Inception-v3 (torch-fidelity)",
-            inception_file().exists(),
-            "vgg16: FD-VGG16, which is no FID",
-            asset("vgg16"),
-            f"download {inception_file().name} from github.com/toshas/torch-fidelity into {inception_file().parent}",
-        ),
-        (
-            "text encoder",
-            "RadBERT",
-            bool(encoder_on_disk("radbert")),
-            "--encoder mpnet or minilm, general English",
-            asset("mpnet") or asset("minilm"),
-            hub("radbert"),
-        ),
-        ("text encoder", "CLIP", bool(encoder_on_disk("clip")), "--encoder minilm", asset("minilm"), hub("clip")),
+def _fetched(*names: str) -> bool:
+    "Whether one of these pinned assets is in the cache."
+    return any((cache_dir() / ASSETS[name].label).exists() for name in names)
+
+
+def _hub(name: str) -> str:
+    own = cache_dir() / "encoders" / name
+    return f"downloaded from the Hugging Face hub when first used, or put its files into {own}"
+
+
+def _feature_weights() -> list[tuple]:
+    "Rows for the networks that see images."
+    inception, vgg = inception_file(), vgg_file()
+    fid = f"download {inception.name} from github.com/toshas/torch-fidelity into {inception.parent}"
+    stand_in = _fetched("vgg16")
+    return [
+        ("FID", "Inception-v3 (torch-fidelity)", inception.exists(), "vgg16: FD-VGG16, which is no FID", stand_in, fid),
         (
             "VGG16UNet",
             "VGG16 (torchvision)",
-            vgg_file().exists(),
+            vgg.exists(),
             "VGG16 (Keras)",
-            asset("vgg16"),
-            f"put {vgg_file().name} into {vgg_file().parent}",
+            stand_in,
+            f"put {vgg.name} into {vgg.parent}",
         ),
-        (
-            "captions",
-            "Llama 3",
-            False,
-            "--llm smollm2, or rules",
-            asset("smollm2"),
-            "serve it (ollama, vLLM) and give --llm openai:URL#MODEL, or --llm hf:MODEL",
-        ),
+    ]
+
+# %% ../../nbs/920_doctor.ipynb #920-doctor-017
+def weights() -> pd.DataFrame:
+    """The real weights and their stand-ins, by task.
+
+    Columns: real (name), here (whether it is on this machine), stand_in (what is used or offered in its place),
+    fetched (whether that is here), how (to get the real ones).
+    """
+    general = "--encoder mpnet or minilm, general English"
+    serve = "serve it (ollama, vLLM) and give --llm openai:URL#MODEL, or --llm hf:MODEL"
+    radbert, clip = bool(encoder_on_disk("radbert")), bool(encoder_on_disk("clip"))
+    fid, vgg = _feature_weights()
+    rows = [
+        fid,
+        ("text encoder", "RadBERT", radbert, general, _fetched("mpnet", "minilm"), _hub("radbert")),
+        ("text encoder", "CLIP", clip, "--encoder minilm", _fetched("minilm"), _hub("clip")),
+        vgg,
+        ("captions", "Llama 3", False, "--llm smollm2, or rules", _fetched("smollm2"), serve),
     ]
     return pd.DataFrame(rows, columns=["task", "real", "here", "stand_in", "fetched", "how"])
 
@@ -120,88 +117,121 @@ def folders(
     "What earlier commands have left in `work` and `runs`."
     where = Path(where)
     runs = sorted(p.parent for p in where.glob("runs/*/config.json"))
-    tell = lambda paths: [p.relative_to(where).as_posix() for p in paths]
-    return dict(
-        prepared=tell(sorted(p for p in where.glob("work/*") if is_prepared(p))),
-        begun=tell([r for r in runs if not (r / "final").exists()]),
-        finished=tell([r for r in runs if (r / "final").exists()]),
-        sampled=tell([r for r in runs if (r / "final").exists() and any(r.glob("samples/*/sample.json"))]),
-        judged=tell([r for r in runs if (r / "final").exists() and (r / "report.md").exists()]),
-    )
+    finished = [r for r in runs if (r / "final").exists()]
+    found = {
+        "prepared": [p for p in sorted(where.glob("work/*")) if is_prepared(p)],
+        "begun": [r for r in runs if r not in finished],
+        "finished": finished,
+        "sampled": [r for r in finished if any(r.glob("samples/*/sample.json"))],
+        "judged": [r for r in finished if (r / "report.md").exists()],
+    }
+    return {name: [p.relative_to(where).as_posix() for p in paths] for name, paths in found.items()}
 
 
+def _after_training(found: dict[str, list[str]]) -> str:
+    "The next step for a run that is finished."
+    first = found["finished"][0]
+    page = f"and radgen app {first} opens a page"
+    waiting = [run for run in found["finished"] if run not in found["sampled"]]
+    if waiting:
+        page = f"and radgen app {waiting[0]} opens a page"
+        return f"radgen sample --run {waiting[0]} --n 1000 draws images to evaluate, {page}."
+    if set(found["finished"]) - set(found["judged"]):
+        return f"radgen evaluate --run {first} writes a report, {page}."
+    again = "radgen prepare --data-path YOUR_DATA --out work/NAME"
+    return f"{first}/report.md has the numbers, {page}. Then {again}."
+
+# %% ../../nbs/920_doctor.ipynb #920-doctor-018
 def next_step(
-    found: dict,  # of `folders`
+    found: dict[str, list[str]],  # of `folders`
     gpu: bool,
     radbert: bool,  # whether it is here
 ) -> str:
     "The command that most people would give next."
     if found["begun"]:
-        return f"{found['begun'][0]} has not finished: the command that began it, with the same options, goes on with it (they are in {found['begun'][0]}/config.json)."
-    if waiting := [r for r in found["finished"] if r not in found["sampled"]]:
-        return f"radgen sample --run {waiting[0]} --n 1000 draws pictures to judge, and radgen app {waiting[0]} opens a page."
-    if found["finished"] and not set(found["finished"]) - set(found["judged"]):
-        return f"{found['finished'][0]}/report.md has the numbers, and radgen app {found['finished'][0]} opens a page. Then radgen prepare --data-path YOUR_DATA --out work/NAME."
+        run = found["begun"][0]
+        return (
+            f"{run} has not finished: the command that began it, with the same options, goes on with it "
+            f"(they are in {run}/config.json)."
+        )
     if found["finished"]:
-        return f"radgen evaluate --run {found['finished'][0]} writes a report, and radgen app {found['finished'][0]} opens a page."
-    small = ("" if gpu else " --image-size 32 --size small --steps 900") + ("" if radbert else " --encoder minilm")
+        return _after_training(found)
+    small = "" if gpu else " --image-size 32 --size small --steps 900"
+    encoder = "" if radbert else " --encoder minilm"
     if found["prepared"]:
-        return f"radgen train --data-path {found['prepared'][0]}{small} --name first"
-    return f"radgen demo shows all stages on embedded data in some minutes. Then radgen prepare --data-path YOUR_DATA --out work/NAME and radgen train --data-path work/NAME{small} --name first."
+        return f"radgen train --data-path {found['prepared'][0]}{small}{encoder} --name first"
+    return (
+        "radgen demo shows all stages on embedded data in some minutes. Then radgen prepare --data-path YOUR_DATA "
+        f"--out work/NAME and radgen train --data-path work/NAME{small}{encoder} --name first."
+    )
 
 # %% ../../nbs/920_doctor.ipynb #920-doctor-014
+def _free_gib(path: Path) -> float:
+    "Free space of the disk that holds a path, which need not exist."
+    existing = next(d for d in (path, *path.parents) if d.exists())
+    return round(shutil.disk_usage(existing).free / 2**30, 1)
+
+
 def doctor(
     where: str | Path = ".",
 ) -> dict:  # packages, machine, weights, folders, free_gib (of this folder and of the cache), next
     "Look at this machine; nothing is downloaded and no other machine is asked."
-    m, w, found, cache = machine(), weights(), folders(where), cache_dir()
-    free = lambda p: round(shutil.disk_usage(next(d for d in (p, *p.parents) if d.exists())).free / 2**30, 1)
-    return dict(
-        packages=packages(),
-        machine=m,
-        weights=w.to_dict("records"),
-        folders=found,
-        free_gib={str(Path(where)): free(Path(where).resolve()), str(cache): free(cache)},
-        next=next_step(found, bool(m["gpus"]), bool(w.set_index("real").here["RadBERT"])),
-    )
+    here, found, cache = weights(), folders(where), cache_dir()
+    computer = machine()
+    radbert = bool(here.set_index("real").here["RadBERT"])
+    return {
+        "packages": packages(),
+        "machine": computer,
+        "weights": here.to_dict("records"),
+        "folders": found,
+        "free_gib": {str(Path(where)): _free_gib(Path(where).resolve()), str(cache): _free_gib(cache)},
+        "next": next_step(found, bool(computer["gpus"]), radbert),
+    }
+
+# %% ../../nbs/920_doctor.ipynb #920-doctor-019
+def _gpu_text(computer: dict) -> str:
+    "The GPUs, or why there are none."
+    if computer["gpus"]:
+        return ", ".join(f"{g['name']} ({g['gib']} GiB)" for g in computer["gpus"])
+    if computer["mps"]:
+        return "Apple GPU (--device mps)"
+    built = "" if computer["cuda"] else "; this torch is built without CUDA"
+    return f"none: commands fall back to the CPU, and say so{built}"
 
 
+def _packages_text(found: dict[str, str]) -> str:
+    "What is installed, and what is not."
+    text = ", ".join(f"{name} {number}" for name, number in found.items() if number)
+    for name in (name for name, number in found.items() if not number):
+        hint = "; the page needs it: pip install -e '.[app]'" if name == "gradio" else ""
+        text += f"; no {name}{hint}"
+    return text
+
+
+def _weights_text(row: dict) -> str:
+    "One row of `weights` in a line, or in two where the real weights are absent."
+    kind = "real" if row["here"] else "stand-in"
+    text = f"  {kind:9} {row['task']:13} {row['real']}"
+    if row["here"]:
+        return text
+    fetched = "" if row["fetched"] else " (fetched when first used)"
+    return f"{text} is not here; {row['stand_in']}{fetched}\n{'':26}{row['how']}"
+
+# %% ../../nbs/920_doctor.ipynb #920-doctor-020
 def doctor_text(
-    d: dict,  # of `doctor`
+    found: dict,  # of `doctor`
 ) -> str:
     "The same for people."
-    m, w = d["machine"], pd.DataFrame(d["weights"])
-    gpus = ", ".join(f"{g['name']} ({g['gib']} GiB)" for g in m["gpus"]) or (
-        "Apple GPU (--device mps)"
-        if m["mps"]
-        else "none: commands fall back to the CPU, and say so"
-        + ("" if m["cuda"] else "; this torch is built without CUDA")
-    )
-    seen = [
-        f"  {'real' if r.here else 'stand-in':9} {r.task:13} {r.real}"
-        + (
-            ""
-            if r.here
-            else f" is not here; {r.stand_in}{'' if r.fetched else ' (fetched when first used)'}\n{'':26}{r.how}"
-        )
-        for r in w.itertuples()
+    m = found["machine"]
+    here = "; ".join(f"{name}: {', '.join(paths)}" for name, paths in found["folders"].items() if paths)
+    lines = [
+        f"GPU        {_gpu_text(m)}",
+        f"machine    {m['cores']} cores, {m['ram_gib']} GiB of memory, {m['system']}, Python {m['python']}",
+        f"packages   {_packages_text(found['packages'])}",
+        f"disk       {', '.join(f'{gib} GiB free at {path}' for path, gib in found['free_gib'].items())}",
+        "weights",
+        *map(_weights_text, found["weights"]),
+        f"here       {here or 'nothing prepared, no runs'}",
+        f"next       {found['next']}",
     ]
-    return "\n".join(
-        [
-            f"GPU        {gpus}",
-            f"machine    {m['cores']} cores, {m['ram_gib']} GiB of memory, {m['system']}, Python {m['python']}",
-            "packages   "
-            + ", ".join(f"{k} {v}" for k, v in d["packages"].items() if v)
-            + "".join(
-                f"; no {k}" + ("; the page needs it: pip install -e '.[app]'" if k == "gradio" else "")
-                for k, v in d["packages"].items()
-                if not v
-            ),
-            "disk       " + ", ".join(f"{v} GiB free at {k}" for k, v in d["free_gib"].items()),
-            "weights",
-            *seen,
-            "here       "
-            + ("; ".join(f"{k}: {', '.join(v)}" for k, v in d["folders"].items() if v) or "nothing prepared, no runs"),
-            f"next       {d['next']}",
-        ]
-    )
+    return "\n".join(lines)

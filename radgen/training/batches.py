@@ -41,9 +41,14 @@ def batch_indices(
     seed: int,  # of the run
 ) -> np.ndarray:  # (size,) indices into the images
     "Slice `step` of the endless stream of permutations."
-    at = np.arange(step * size, (step + 1) * size)
-    perms = {e: np.random.default_rng([seed % 2**32, int(e)]).permutation(n) for e in np.unique(at // n)}
-    return np.array([perms[e][i] for e, i in zip(at // n, at % n)])
+    places = np.arange(step * size, (step + 1) * size)
+    epochs: np.ndarray = places // n
+    indices: np.ndarray = np.empty(size, np.int64)
+    for epoch in np.unique(epochs):
+        permutation = np.random.default_rng([seed % 2**32, int(epoch)]).permutation(n)
+        chosen = epochs == epoch
+        indices[chosen] = permutation[places[chosen] % n]
+    return indices
 
 # %% ../../nbs/655_batches.ipynb #655-batches-009
 class StepNoise(NamedTuple):

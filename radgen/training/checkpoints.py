@@ -83,7 +83,7 @@ def write_parts(
     except RuntimeError as e:
         raise OSError(str(e)) from None  # torch's words for a write that failed
 
-
+# %% ../../nbs/650_checkpoints.ipynb #650-checkpoints-019
 def save_checkpoint(
     run: Path,  # run folder
     step: int,  # optimiser steps done
@@ -127,7 +127,7 @@ def check_checkpoint(
             raise DataError(f"{path}/{part} does not have the sha256 that was written down")
     return state
 
-
+# %% ../../nbs/650_checkpoints.ipynb #650-checkpoints-020
 def find_checkpoint(
     run: Path,  # run folder
 ) -> tuple[Path | None, CheckpointState, dict[Path, DataError]]:  # newest whole one, its state, damaged newer ones
@@ -167,7 +167,7 @@ def set_aside(
     shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
     path.rename(aside)
 
-
+# %% ../../nbs/650_checkpoints.ipynb #650-checkpoints-021
 def read_parts(
     folder: Path,  # a checkpoint's folder
     model: torch.nn.Module,  # filled in place

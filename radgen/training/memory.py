@@ -6,6 +6,8 @@
 __all__ = ['step_peak', 'peak_memory']
 
 # %% ../../nbs/670_memory.ipynb #670-memory-004
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -18,9 +20,9 @@ from ..networks.cost import example_inputs
 # %% ../../nbs/670_memory.ipynb #670-memory-006
 def step_peak(
     model: nn.Module,  # made under `FakeTensorMode`
-    loss,  # () -> scalar; the forward half of a step
-    precision: str = "bf16",  # 'bf16' (mixed; 16-bit floats of the other kind need the same) or 'no' (all in 32 bits)
-) -> dict:  # GiB: parameters, average, moments, rest (gradients, what is kept for the way back, inputs), all
+    loss: Callable[[], torch.Tensor],  # the forward half of a step, gives a scalar
+    precision: str = "bf16",  # 'bf16' (mixed; fp16 needs the same) or 'no' (all in 32 bits)
+) -> dict:  # GiB: parameters, average, moments, rest (gradients, kept activations, inputs), all
     "Peak memory of the second of two whole steps with AdamW and an average of the weights."
     if precision not in ("bf16", "no"):
         raise ConfigError(f"no precision is called {precision!r}: choose bf16 (which fp16 equals in size) or no.")
@@ -34,25 +36,24 @@ def step_peak(
             value.backward()
             opt.step()
             opt.zero_grad()
-    peak = {
-        getattr(k, "value", k): v / 2**30
-        for device in tracker.get_tracker_snapshot("peak").values()
-        for k, v in device.items()
-    }
-    fixed = {"parameters": peak["Parameter"], "average": peak["Parameter"], "moments": peak["Optstate"]}
+    peak = {}
+    for device in tracker.get_tracker_snapshot("peak").values():
+        peak.update({getattr(kind, "value", kind): size / 2**30 for kind, size in device.items()})
     return {
-        **fixed,
+        "parameters": peak["Parameter"],
+        "average": peak["Parameter"],
+        "moments": peak["Optstate"],
         "rest": peak["Total"] - peak["Parameter"] - peak["Optstate"],
         "all": peak["Total"] + peak["Parameter"],
     }
 
-
+# %% ../../nbs/670_memory.ipynb #670-memory-011
 def peak_memory(
-    make,  # () -> denoiser
+    make: Callable[[], nn.Module],  # makes a denoiser
     batch: int = 12,  # images a step
     precision: str = "bf16",  # 'bf16' (mixed) or 'no'
     checkpointing: bool = False,  # gradient checkpointing
-    length: int = 64,  # tokens a text
+    length: int = 64,  # tokens per text
 ) -> dict:  # GiB, as `step_peak`
     "Predict the peak memory of a training step on one GPU, without one."
     schedule = make_schedule()

@@ -41,7 +41,7 @@ def select_conditions(
     cfg: SampleConfig,  # which captions or prompts
     run: Run,  # whose data they come from
 ) -> Conditions:
-    "The captions of a split, or the prompts given, repeated until there are `n`; raises `DataError` for an empty split."
+    "The captions of a split, or the prompts given, repeated up to `n`; raises `DataError` for an empty split."
     prepared = run.prepared
     if cfg.prompts:
         texts, ids = list(cfg.prompts), [f"prompt-{i}" for i in range(len(cfg.prompts))]
@@ -119,7 +119,7 @@ def generate_share(
         batch_size=cfg.batch_size,
     ).images
 
-
+# %% ../../nbs/680_sampling.ipynb #680-sampling-016
 def write_samples(
     out: Path,  # folder, replaced as a whole
     images: list,  # of PIL images

@@ -138,7 +138,7 @@ def after_step(
         save_state(state, step)
     return stop
 
-
+# %% ../../nbs/665_train.ipynb #665-train-043
 def run_loop(
     state: TrainingState,  # of `begin_state`
     signals: list,  # of `stop_signals`
@@ -179,7 +179,7 @@ def total_steps(
     "Optimiser steps of a run."
     return cfg.epochs * math.ceil(len(batches.rows) / batches.size) if cfg.steps is None else cfg.steps
 
-
+# %% ../../nbs/665_train.ipynb #665-train-044
 def announce(
     state: TrainingState,
 ):
@@ -277,7 +277,7 @@ def surrogates(
         found.append("VGG16 of the Keras training, for torchvision's")
     return found
 
-
+# %% ../../nbs/665_train.ipynb #665-train-045
 def card_facts(
     cfg: ResolvedConfig,
     prepared: Prepared,  # the data
@@ -297,7 +297,7 @@ def card_facts(
         "stand_ins": surrogates(cfg),
     }
 
-
+# %% ../../nbs/665_train.ipynb #665-train-046
 def write_final(
     state: TrainingState,  # at its last step
 ):
@@ -332,7 +332,7 @@ def train_from(
         error = KeyboardInterrupt if signal.SIGINT in signals else Preempted
         raise error("with a checkpoint; the same command goes on")
 
-
+# %% ../../nbs/665_train.ipynb #665-train-047
 def train(
     cfg: TrainConfig,  # as the user gave it
 ) -> Run:  # finished

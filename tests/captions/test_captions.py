@@ -6,12 +6,16 @@ import pytest
 
 from radgen import captions
 from radgen.captions.verify import verify
-from radgen.captions.cleaning import clean_caption, expand, plain_caption
-from radgen.captions.facts import Facts, concept_facts, evidence, own_text, resolve, source
-from radgen.captions.lexicon import CONTRAST, FINDINGS, ORGANS, PART_OF, REGIONS, SEQUENCES, TYPES, VIEWS, is_finding
+from radgen.captions.abbreviations import expand, plain_caption
+from radgen.captions.cleaning import clean_caption
+from radgen.captions.evidence import evidence
+from radgen.captions.facts import Facts, concept_facts, own_text, resolve, source
+from radgen.captions.lexicon import CONTRAST, FINDINGS, ORGANS, PART_OF, SEQUENCES, TYPES, is_finding
+from radgen.data.tables import REGIONS, VIEWS
 from radgen.captions.reading import seen
-from radgen.captions.rules import Record, condition_phrase, parse, render
-from radgen.captions.verify import judge, rewrite_by_rules
+from radgen.captions.rules import condition_phrase
+from radgen.captions.template import Record, parse, render
+from radgen.captions.records import judge, rewrite_by_rules
 
 NAMES = {
     "C0040405": "X-Ray Computed Tomography",

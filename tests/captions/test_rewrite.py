@@ -8,8 +8,8 @@ import pytest
 
 from radgen.captions.rewrite import rewrite
 from radgen.captions.facts import Facts, Source, source
-from radgen.captions.rules import parse, render
-from radgen.captions.verify import rewrite_by_rules
+from radgen.captions.template import parse, render
+from radgen.captions.records import rewrite_by_rules
 from radgen.core.assets import fetch_asset
 from radgen.core.errors import ConfigError, DataError
 from radgen.captions.config import RewriteConfig

@@ -1,6 +1,13 @@
-"""Two processes on the CPU, started by `accelerate launch`, do what one does: the same weights to rounding, the same log, the same pictures; and both hear a signal that their launcher was sent."""
+"""Two processes on the CPU, started by `accelerate launch`, do what one does: the same weights to rounding, the same
+log and the same images; and both hear a signal that their launcher was sent."""
 
-import os, re, signal, socket, subprocess, sys, time
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,134 +17,89 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from radgen.cli import main
+from training_tools import largest_difference
+
+pytestmark = pytest.mark.soak
 
 BIN = Path(sys.executable).parent
+LAUNCH = "launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
+
+
+def free_port():
+    "A port of the loopback that nobody listens at."
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
 
 
 def launched(*args):
     "Two processes of one thread each (accelerate's --cpu would start one; --multi_gpu is its word for several)."
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    command = [BIN / "accelerate", *LAUNCH, "--main_process_port", free_port(), BIN / "radgen", *map(str, args)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        [
-            BIN / "accelerate",
-            "launch",
-            "--multi_gpu",
-            "--num_processes",
-            "2",
-            "--num_machines",
-            "1",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-            "--main_process_port",
-            str(port),
-            str(BIN / "radgen"),
-            *map(str, args),
-        ],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def options(prepared, runs, name, batch, steps=12, *more):
-    return [
-        "train",
-        "--data-path",
-        prepared.dir,
-        "--image-size",
-        "16",
-        "--size",
-        "tiny",
-        "--encoder",
-        "minilm",
-        "--device",
-        "cpu",
-        "--steps",
-        steps,
-        "--log-every",
-        "1",
-        "--preview-every",
-        "0",
-        "--valid-every",
-        "0",
-        "--runs",
-        runs,
-        "--name",
-        name,
-        "--batch-size",
-        batch,
-        *more,
-    ]
+def finished(*args):
+    "What two processes print until they end."
+    process = launched(*args)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def options(prepared, runs, name, batch, steps, *more):
+    "A command of training."
+    fixed = "--image-size 16 --size tiny --encoder minilm --device cpu --log-every 1 --preview-every 0 --valid-every 0"
+    own = ["--data-path", prepared.dir, "--runs", runs, "--name", name, "--batch-size", batch, "--steps", steps]
+    return [str(part) for part in ["train", *fixed.split(), *own, *more]]
 
 
 @pytest.fixture(scope="module")
-def two(prepared, tmp_path_factory):
-    "A run of two processes, each with two batches a step, and what they said."
+def two(small, tmp_path_factory):
+    "A run of two processes, each with two batches per step, and what they printed."
     runs = tmp_path_factory.mktemp("runs")
-    p = launched(*options(prepared, runs, "two", 2, 12, "--grad-accum", 2))
-    out = p.communicate(timeout=300)[0]
-    assert p.returncode == 0, out[-3000:]
-    return runs / "two", out
+    output = finished(*options(small, runs, "two", 2, 12, "--grad-accum", 2))
+    return runs / "two", output
 
 
-def test_two_processes_train_what_one_does(two, prepared, tmp_path):
-    run, out = two
-    assert (
-        re.search("12 steps of 8 images on cpu.* and 1 more", out)
-        and out.count(str(run)) == 1
-        and out.count("12 steps of 8 images") == 1
-    )
-    assert main(list(map(str, options(prepared, tmp_path, "one", 8)))) == 0
-    a, b = (
-        load_file(r / "final" / "denoiser" / "diffusion_pytorch_model.safetensors") for r in (run, tmp_path / "one")
-    )
-    far = max((a[k] - b[k]).abs().max().item() for k in a)
-    print(f"largest difference of any weight after 12 steps: {far:.1e}")
-    assert far < 1e-5
-    a, b = (pd.read_csv(r / "metrics.csv") for r in (run, tmp_path / "one"))
-    assert np.allclose(
-        a[["step", "epoch", "loss", "lr", "grad_norm"]], b[["step", "epoch", "loss", "lr", "grad_norm"]], rtol=1e-3
-    )
+def test_two_processes_train_what_one_does(two, small, tmp_path):
+    run, output = two
+    assert re.search("12 steps of 8 images on cpu.* and 1 more", output)
+    assert output.count("12 steps of 8 images") == 1
+    assert output.count(str(run)) == 1
+    assert main(options(small, tmp_path, "one", 8, 12)) == 0
+    folders = (run, tmp_path / "one")
+    weights = [load_file(folder / "final" / "denoiser" / "diffusion_pytorch_model.safetensors") for folder in folders]
+    assert largest_difference(*weights) < 1e-5
+    columns = ["step", "epoch", "loss", "lr", "grad_norm"]
+    metrics = [pd.read_csv(folder / "metrics.csv")[columns] for folder in folders]
+    assert np.allclose(*metrics, rtol=1e-3)
 
 
-def test_two_processes_draw_what_one_does(two, tmp_path):
-    run = two[0]
-    args = ["sample", "--run", run, "--n", "7", "--steps", "3", "--device", "cpu"]
-    p = launched(*args, "--out", tmp_path / "two")
-    out = p.communicate(timeout=300)[0]
-    assert p.returncode == 0, out[-3000:]
-    assert main(list(map(str, [*args, "--out", tmp_path / "one"]))) == 0
-    for i in range(7):
-        a, b = (Image.open(tmp_path / d / f"{i:06d}.png") for d in ("one", "two"))
-        assert np.abs(np.asarray(a, int) - np.asarray(b, int)).max() <= 1 and a.text == b.text
+def test_two_processes_generate_what_one_does(two, tmp_path):
+    args = ["sample", "--run", two[0], "--n", "5", "--steps", "3", "--device", "cpu", "--out"]
+    finished(*args, tmp_path / "two")
+    assert main([str(part) for part in [*args, tmp_path / "one"]]) == 0
+    for i in range(5):
+        one, other = (Image.open(tmp_path / folder / f"{i:06d}.png") for folder in ("one", "two"))
+        assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1, i
+        assert one.text == other.text
     assert (tmp_path / "one" / "samples.csv").read_text() == (tmp_path / "two" / "samples.csv").read_text()
 
 
-def test_a_signal_to_the_launcher_stops_both_and_one_process_goes_on(two, prepared, tmp_path):
-    p = launched(*options(prepared, tmp_path, "cut", 4, 1000))
+def test_signal_to_the_launcher_stops_both_and_one_process_goes_on(small, tmp_path):
+    steps = 300
+    process = launched(*options(small, tmp_path, "cut", 4, steps))
     metrics, deadline = tmp_path / "cut" / "metrics.csv", time.time() + 240
-    while (
-        time.time() < deadline
-        and p.poll() is None
-        and not (metrics.exists() and len(metrics.read_text().splitlines()) > 5)
-    ):
+    while time.time() < deadline and process.poll() is None:
+        if metrics.exists() and len(metrics.read_text().splitlines()) > 5:
+            break
         time.sleep(0.05)
-    p.send_signal(signal.SIGTERM)  # to the launcher, which hands it on
-    out = p.communicate(timeout=240)[0]
-    last = (tmp_path / "cut" / "last").read_text().strip()
-    assert (
-        p.returncode != 0
-        and "stopped by a signal, with a checkpoint" in out
-        and last == f"step-{pd.read_csv(metrics).step.max():08d}"
-    ), out[-3000:]
-    assert (
-        main(list(map(str, options(prepared, tmp_path, "cut", 4, 1000)))) == 2
-    )  # half as many images a step is another run
-    assert main(list(map(str, options(prepared, tmp_path, "cut", 8, 1000)))) == 0
-    assert pd.read_csv(metrics).step.tolist() == list(range(1, 1001))
+    process.send_signal(signal.SIGTERM)  # to the launcher, which hands it on
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode != 0, output[-3000:]
+    assert "stopped by a signal, with a checkpoint" in output
+    assert (tmp_path / "cut" / "last").read_text().strip() == f"step-{pd.read_csv(metrics).step.max():08d}"
+    assert main(options(small, tmp_path, "cut", 4, steps)) == 2  # half as many images per step is another run
+    assert main(options(small, tmp_path, "cut", 8, steps)) == 0
+    assert pd.read_csv(metrics).step.tolist() == list(range(1, steps + 1))

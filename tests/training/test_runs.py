@@ -1,13 +1,12 @@
 """A run folder: what may be begun, continued or replaced, and what is refused."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 
 from radgen.core.errors import ConfigError, DataError, RadgenError
-from radgen.prepared.config import PrepareConfig
-from radgen.prepared.prepare import prepare
 from radgen.training.config import SampleConfig
 from radgen.training.run import load_run
 from radgen.training.sampling import sample
@@ -34,21 +33,24 @@ def test_other_options_are_refused_by_name(cfg, copied, two_steps):
         train(replace(cfg, batch_size=8))
 
 
-def test_other_data_are_refused(cfg, copied, two_steps, small, tmp_path):
+@pytest.fixture
+def other_data(small, tmp_path):
+    "The same prepared folder with another fingerprint of its content."
+    folder = shutil.copytree(small.dir, tmp_path / "other")
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"content": "0123456789abcdef"}))
+    return folder
+
+
+def test_other_data_are_refused(cfg, copied, two_steps, other_data):
     copied(two_steps)
-    other = prepare(PrepareConfig(small.dir.parent / "raw", tmp_path / "other", k=3, llm="rules"))
-    with pytest.raises(ConfigError, match="other options .*data"):
-        train(replace(cfg, data_path=other.dir, k=3))
+    with pytest.raises(ConfigError, match="other options .data .* instead of 0123456789abcdef"):
+        train(replace(cfg, data_path=other_data))
 
 
-def test_data_prepared_anew_are_noticed_when_the_run_is_opened(cfg, copied, two_steps, small, tmp_path):
-    raw, out = small.dir.parent / "raw", tmp_path / "again"
-    prepare(PrepareConfig(raw, out, llm="rules"))
+def test_data_prepared_anew_are_noticed_when_samples_are_asked_for(copied, two_steps, other_data):
     path = copied(two_steps).dir / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"prepared": str(out)}))
-    prepare(PrepareConfig(raw, out, llm="rules", max_entropy=7.89))  # another option, the same result
-    assert load_run(path.parent).config.steps == 2
-    prepare(PrepareConfig(raw, out, k=3, llm="rules"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prepared": str(other_data)}))
     with pytest.raises(DataError, match="prepared anew"):
         sample(SampleConfig(path.parent, n=1, steps=1, device="cpu"))
 

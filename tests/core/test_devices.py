@@ -1,0 +1,47 @@
+"Which device computes, and that it is never another one in silence."
+
+import pytest
+
+from radgen.evaluation.experiments import devices
+from radgen.core.devices import pick_device
+from radgen.core.errors import ConfigError
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    "Makes this machine one with these kinds of device."
+
+    def make(*kinds):
+        monkeypatch.setattr(devices, "is_available", lambda kind: kind in kinds)
+        monkeypatch.setattr(devices.torch.cuda, "device_count", lambda: 2)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kinds", "wanted", "got", "line"),
+    [
+        (("cuda", "mps", "cpu"), "cuda", "cuda", ""),
+        (("cuda", "cpu"), "cuda:1", "cuda:1", ""),
+        (("mps", "cpu"), "cuda", "mps", "No cuda device is available here: running on mps.\n"),
+        (("cpu",), "cuda", "cpu", "No cuda device is available here: running on the CPU.\n"),
+        (("cuda", "cpu"), "mps", "cpu", "No mps device is available here: running on the CPU.\n"),
+        (("cuda", "cpu"), "cpu", "cpu", ""),
+    ],
+)
+def test_pick_device_falls_back_from_cuda_to_mps_to_cpu_and_says_so(kinds, wanted, got, line, machine, capsys):
+    machine(*kinds)
+    assert str(pick_device(wanted)) == got
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("name", ["gpu0", "meta", "cuda:-1", "cuda:x", ""])
+def test_pick_device_rejects_a_name_that_is_none(name):
+    with pytest.raises(ConfigError, match="no device is called"):
+        pick_device(name)
+
+
+def test_pick_device_rejects_a_gpu_that_is_not_there(machine):
+    machine("cuda", "cpu")
+    with pytest.raises(ConfigError, match="no GPU number 2 here: this machine has 2"):
+        pick_device("cuda:2")

@@ -1,0 +1,44 @@
+"""Shared by the tests of evaluation: one small run with samples."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from evaluation_helpers import pixel_features
+
+from radgen.training.train import train
+from radgen.training.config import SampleConfig, TrainConfig
+from radgen.training.run import load_run
+from radgen.training.sampling import sample
+
+
+@pytest.fixture(scope="session")
+def small_run(few, tmp_path_factory):
+    "The folder of a run of two steps at 16 pixels, with 50 samples."
+    options = dict(size="tiny", encoder="minilm", steps=2, name="r", device="cpu", preview_every=0)
+    run = train(TrainConfig(few.dir, image_size=16, batch_size=4, runs=tmp_path_factory.mktemp("runs"), **options))
+    sample(SampleConfig(run.dir, n=50, steps=1, device="cpu"))
+    return run.dir
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    "An evaluation without VGG16, with two scales of crops."
+    monkeypatch.setattr("radgen.evaluation.report.make_features", pixel_features)
+    monkeypatch.setattr("radgen.evaluation.scores.grid_features", lambda device: None)
+    monkeypatch.setattr("radgen.evaluation.scores.truth_alignment", lambda *a: None)
+    monkeypatch.setattr("radgen.evaluation.memorisation.SCALES", (1.0, 0.9))
+
+
+@pytest.fixture
+def sampled(small_run, tmp_path, cheap):
+    "A copy of the run, and the folder of its samples."
+    run = load_run(Path(shutil.copytree(small_run, tmp_path / "r")))
+    return run, next(run.dir.glob("samples/*/sample.json")).parent
+
+
+@pytest.fixture
+def small_run_copy(small_run, tmp_path):
+    "The same without the shortcuts."
+    run = load_run(Path(shutil.copytree(small_run, tmp_path / "r")))
+    return run, next(run.dir.glob("samples/*/sample.json")).parent

@@ -1,0 +1,29 @@
+"""Finding, side and size of phantoms, compared with their prompts."""
+
+import numpy as np
+
+from radgen.evaluation.truth import grid_features, phantom_truth, truth_alignment
+
+
+def test_mirrored_phantoms_have_the_wrong_sides(prepared):
+    grid, rows = grid_features(), prepared.rows("test").assign(prompt=prepared.texts("test", 0))[:120]
+    images = np.array(prepared.images("test", 32))[:120]
+    finding, side, _ = truth_alignment(images, rows, prepared, "test", 32, False, grid)
+    assert side.readable
+    assert finding.readable
+    assert side.generated > 0.85
+    assert side.real > 0.85
+    assert finding.real > 3 * finding.deaf
+    assert 20 < side.asked < finding.asked
+    _, mirrored, _ = truth_alignment(images[:, :, ::-1], rows, prepared, "test", 32, False, grid)
+    assert mirrored.generated < 0.3
+    assert mirrored.real == side.real
+
+
+def test_truth_is_known_for_phantoms_alone(prepared, monkeypatch):
+    truth = phantom_truth(prepared)
+    assert set(truth.side) == {"", "left", "right"}
+    assert set(prepared.rows("test").id) <= set(truth.index)
+    monkeypatch.setitem(prepared.manifest["config"], "data_path", "elsewhere")
+    assert phantom_truth(prepared) is None
+    assert truth_alignment(None, None, prepared, "test", 32, False, None) is None
