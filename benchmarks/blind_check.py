@@ -3,12 +3,15 @@
     python benchmarks/blind_check.py draw FOLDER     writes FOLDER/rows.json for the reader and, beside FOLDER, the key
     python benchmarks/blind_check.py record FOLDER   joins FOLDER/judgement.csv with the key into benchmarks/results/blind_check.csv
 
-50 validation rows that Llama 3 rewrote, too, drawn by seed; the two rewritings of each in random order, A and B. FOLDER lies outside the
-repository: rows.json holds captions of the data set. judgement.csv has the columns row,which (A or B) and the marks, 0 or 1, that
-`radgen.captions.blind_check.blind_check` reads; the rules for the reader are the names of the columns, spelt out in chapter 392.
+50 validation rows that Llama 3 rewrote, too, drawn by seed; the two rewritings of each in random order, A and B.
+FOLDER lies outside the repository: rows.json holds captions of the data set. judgement.csv has the columns row,which
+(A or B) and the marks, 0 or 1, that `radgen.captions.blind_check.blind_check` reads; the rules for the reader are the
+names of the columns, spelt out in chapter 395.
 """
 
-import argparse, json, random
+import argparse
+import json
+import random
 from pathlib import Path
 
 from radgen.captions.blind_check import BLIND

@@ -1,7 +1,8 @@
-"""The paper's UNet and training step in the manner of its first implementation, written for comparison: what `step.py` and `memory.py` measure against.
+"""The paper's UNet and training step as first implemented: the baseline of `step.py` and `memory.py`.
 
-Attention is `nn.MultiheadAttention` that returns its weights, at every size up to the full image; the text encoder is in the loop, switched to training (its dropout is on), called one caption at a time and twice: once for the tokens,
-once for the pooled vector; everything is f32 in the default memory layout.
+Attention is `nn.MultiheadAttention` that returns its weights, at every size up to the full image. The text encoder is
+in the loop, switched to training (its dropout is on), called one caption at a time and twice: once for the tokens,
+once for the pooled vector. Everything is f32 in the default memory layout.
 """
 
 import torch

@@ -175,8 +175,8 @@ def best(run):
 def table(data, part):
     "Print one line a contender and what was asked for."
     print(
-        f"\n{data}: {part['training']} training images, {part['generated']} samples against {part['real']} test images, "
-        f"floor {part['floor']:.1f} ± {part['floor_std']:.1f} (FD-VGG16, a stand-in, not FID)"
+        f"\n{data}: {part['training']} training images, {part['generated']} samples against {part['real']} test "
+        f"images, floor {part['floor']:.1f} ± {part['floor_std']:.1f} (FD-VGG16, a stand-in, not FID)"
     )
     groups = {}
     for key, run in part["runs"].items():

@@ -62,7 +62,7 @@ class Ancestral:
 
     @torch.inference_mode()
     def __call__(self, text, generators, steps=SLOW):
-        "The first `steps` of the walk for a batch."
+        "The first `steps` of the trajectory for a batch."
         c, B = self.net.config, len(generators)
         x = torch.cat([torch.randn(1, 1, c.sample_size, c.sample_size, generator=g) for g in generators])
         null = self.net.drop_text(text, torch.ones(B).bool())
@@ -142,8 +142,8 @@ def draw_slowly(path, at):
 
 def speed(m, rounds):
     "Seconds of a batch by the one and the other, in turn."
-    walk, at, some = Ancestral(m.pipe), list(range(BATCH)), 25
-    text, seconds = m.text(at), {"fast": [], "slow": []}
+    ancestral, indices, some = Ancestral(m.pipe), list(range(BATCH)), 25
+    text, seconds = m.text(indices), {"fast": [], "slow": []}
     for r in range(rounds + 1):  # the first round warms up
         with half_precision():
             began = time.perf_counter()
@@ -152,7 +152,7 @@ def speed(m, rounds):
             )
             fast = time.perf_counter() - began
             began = time.perf_counter()
-            walk(text, [index_generator(0, j) for j in at], some)
+            ancestral(text, [index_generator(0, i) for i in indices], some)
             slow = (time.perf_counter() - began) * SLOW / some
         if r:
             seconds["fast"].append(fast)
@@ -220,16 +220,16 @@ def report(name, results):
     if "speed" in results:
         s = results["speed"]
         print(
-            f"{verdict(s['ratio'] >= 40)}DPM-Solver++ at {FAST} steps generates {s['images_per_s']:.2f} images per second, "
-            f"{s['ratio']:.1f} times as many as {SLOW} ancestral steps of two passes "
+            f"{verdict(s['ratio'] >= 40)}DPM-Solver++ at {FAST} steps generates {s['images_per_s']:.2f} images per "
+            f"second, {s['ratio']:.1f} times as many as {SLOW} ancestral steps of two passes "
             f"({s['images_per_s_ancestral']:.3f}); wanted 40"
         )
     if "slow" in results:
         slow = results["slow"]
         ratio = slow["fast"] / slow["ancestral"]
         print(
-            f"{verdict(ratio <= 1.05)}its distance is {slow['fast']:.2f} against {slow['ancestral']:.2f} over {slow['n']} "
-            f"images each, floor {slow['floor']:.2f}, {ratio:.3f} times; wanted at most 1.05"
+            f"{verdict(ratio <= 1.05)}its distance is {slow['fast']:.2f} against {slow['ancestral']:.2f} over "
+            f"{slow['n']} images each, floor {slow['floor']:.2f}, {ratio:.3f} times; wanted at most 1.05"
         )
 
 

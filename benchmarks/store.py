@@ -1,13 +1,20 @@
-"""What a store of the paper's size takes and saves: `python benchmarks/store.py [--texts 60000]`; needs no network, and 6 GB under work/ that are removed afterwards.
+"""What a store of the paper's size takes and saves: `python benchmarks/store.py [--texts 60000]`; needs no network.
 
-Synthetic vectors of 64 tokens by 768, in bf16, through the real writer; then batches of 12 at random, once from the disk and once more from the system's file cache, against an encoder of RadBERT's size
-(random weights) that encodes 12 captions of 64 tokens. One thread. Private memory is what the process alone needs; mapped pages of the store come on top and go when the system wants the room.
+It takes 6 GB under work/, which are removed afterwards. Synthetic vectors of 64 tokens by 768, in bf16, go through the
+real writer; then batches of 12 are read at random, once from the disk and once more from the system's file cache, and
+compared with an encoder of RadBERT's size (random weights) that encodes 12 captions of 64 tokens. One thread. Private
+memory is what the process alone needs; mapped pages of the store come on top and go when the system wants the room.
 """
 
-import argparse, os, re, shutil, statistics, time
+import argparse
+import os
+import shutil
+import statistics
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 from radgen.core.files import write_json
@@ -24,7 +31,9 @@ KEY = dict(
 
 
 def private():
-    return int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # MiB
+    "Memory that is this process's alone, in MiB."
+    memory = psutil.Process().memory_info()
+    return (memory.rss - getattr(memory, "shared", 0)) / 2**20
 
 
 class Synthetic:
@@ -77,7 +86,8 @@ def read(path, texts, batches=200):
     "Reads random batches; median seconds from the disk and from the file cache, and the memory's growth."
     for f in path.glob("part-*/*"):
         with open(f, "rb") as h:
-            os.posix_fadvise(h.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            if hasattr(os, "posix_fadvise"):  # elsewhere the first reading comes from the file cache, too
+                os.posix_fadvise(h.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     began = time.perf_counter()
     store = EmbeddingStore(path, KEY)
     opened, rng = time.perf_counter() - began, np.random.default_rng(0)

@@ -43,6 +43,7 @@ from radgen.tools.commands import (
     show_doctor,
     show_folder,
     show_options,
+    show_script,
     show_table,
     show_text,
 )
@@ -217,13 +218,13 @@ def run_completion(cfg: CompletionConfig) -> dict:
     "The completion script of a shell, as tyro writes it."
     with redirect_stdout(io.StringIO()) as out, suppress(SystemExit):
         main(["--tyro-print-completion", cfg.shell])
-    return {"text": out.getvalue().strip()}
+    return {"script": out.getvalue().strip()}
 
 
 COMMANDS["completion"] = Command(
     CompletionConfig,
     run_completion,
-    show_text,
+    show_script,
     "Print the completion of these commands and options for a shell.\n"
     "Example: radgen completion bash > ~/.local/share/bash-completion/completions/radgen",
 )

@@ -225,7 +225,7 @@ def _open_fields(facts, said, types, image_type, view):
     open_views = possible_views(said.view_hints, image_type) if not view else []
     return tuple(open_types), tuple(open_regions), tuple(open_views)
 
-
+# %% ../../nbs/330_facts.ipynb #330-facts-021
 def resolve(
     text: str,  # from `plain_caption`
     facts: Facts,  # from `concept_facts`

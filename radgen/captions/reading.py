@@ -254,7 +254,7 @@ class Seen(NamedTuple):
     contrasts: list[str]
     sequences: list[str]
 
-
+# %% ../../nbs/320_reading.ipynb #320-reading-024
 _SILENT = frozenset({Role.SIDE, Role.NEGATION, Role.PATIENT, Role.NUMBER})  # they mention none of these
 
 

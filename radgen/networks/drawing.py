@@ -57,7 +57,7 @@ def lay_out(
     sizes = sorted(set(table["size"].dropna()), reverse=True)
     heights, corners = {size: -1.35 * i for i, size in enumerate(sizes)}, {}
     for i, row in table[table.role.isin(COLUMNS)].iterrows():
-        column, y = COLUMNS[row.role], heights[row["size"]]
+        column, y = float(COLUMNS[row.role]), heights[row["size"]]
         if row.role == "mid":
             column, y = column + 0.72 * int(row.block.split()[-1]) - 0.5, heights[sizes[-1]] - 1.35
         corners[i] = (STEP * column, y)
@@ -74,8 +74,9 @@ def draw_box(
 ):
     "Draw a box with a text."
     (x, y), style = corner, "round,pad=0,rounding_size=0.08"
-    frame = dict(ec="#333", lw=2) if thick else dict(ec="#999", lw=0.8)
-    ax.add_patch(FancyBboxPatch(corner, width, HEIGHT, boxstyle=style, fc=colour, **frame))
+    colour_of_frame, line_width = ("#333", 2) if thick else ("#999", 0.8)
+    box = FancyBboxPatch(corner, width, HEIGHT, boxstyle=style, fc=colour, ec=colour_of_frame, lw=line_width)
+    ax.add_patch(box)
     at = (x + width / 2, y + HEIGHT / 2)
     ax.text(*at, text, ha="center", va="center", fontsize=7.5, linespacing=1.3)
 

@@ -99,7 +99,7 @@ def _draw_stage(ax: plt.Axes, y: int, left: pd.Series, lost: int):
         x += left[split]
     ax.barh(y, lost, left=x, color="#C44E52", alpha=0.35, height=0.62, label=None if y else "dropped")
 
-
+# %% ../../nbs/399_prepare.ipynb #399-prepare-031
 def plot_funnel(
     rows: pd.DataFrame,  # of `funnel`
 ) -> plt.Figure:

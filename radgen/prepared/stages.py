@@ -190,7 +190,7 @@ def _measured(cfg: PrepareConfig, table: pd.DataFrame) -> pd.DataFrame:
     name = fingerprint(str(cfg.data_path), MEASURES_VERSION)
     return measure_new(run, table, cache_dir() / "measures" / f"{name}.parquet")
 
-
+# %% ../../nbs/398_stages.ipynb #398-stages-018
 def run_stages(
     cfg: PrepareConfig,  # with an absolute path of what is on disk
 ) -> Curated:

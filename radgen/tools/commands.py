@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['run_doctor', 'run_demo', 'run_prepare', 'run_rewrite', 'run_audit', 'run_finetune_clip', 'run_train', 'run_sample',
-           'run_evaluate', 'run_compare', 'run_experiment', 'run_app', 'show_folder', 'show_text', 'show_doctor',
-           'show_comparison', 'show_table', 'resolved', 'show_options']
+           'run_evaluate', 'run_compare', 'run_experiment', 'run_app', 'show_folder', 'show_text', 'show_script',
+           'show_doctor', 'show_comparison', 'show_table', 'resolved', 'show_options']
 
 # %% ../../nbs/935_commands.ipynb #935-commands-013
 from dataclasses import asdict
@@ -112,6 +112,11 @@ def show_folder(result: dict) -> str:
 def show_text(result: dict) -> str:
     "A text that is its own description."
     return result["text"]
+
+
+def show_script(result: dict) -> str:
+    "A completion script."
+    return result["script"]
 
 
 def show_doctor(result: dict) -> str:

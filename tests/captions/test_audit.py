@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from audit_cases import CT, NAMES, WORKED, table
 
-from conftest import OFFICIAL
 from radgen.captions.audit import CONTRADICTIONS, OMISSIONS, audit
 from radgen.captions.audit_files import read_captions
 from radgen.captions.facts import source
@@ -107,9 +106,9 @@ PLAIN_WORDS = {  # image type -> words that name it; the first that fits
 }
 
 
-def cells(name):
-    "The rows of a file of the official text."
-    with open(OFFICIAL / name, newline="", encoding="utf-8") as f:
+def cells(path):
+    "The rows of a CSV file."
+    with open(path, newline="", encoding="utf-8") as f:
         return list(csv.DictReader(f))
 
 
@@ -129,8 +128,9 @@ def stated_type(cuis):
 
 @pytest.fixture(scope="module")
 def llama(official_text):
-    file = read_captions(OFFICIAL / "valid_llama3_keywords.csv")
-    return cells("valid_llama3_keywords.csv"), audit(file.table, file.names)
+    path = official_text / "valid_llama3_keywords.csv"
+    file = read_captions(path)
+    return cells(path), audit(file.table, file.names)
 
 
 def test_audit_of_llama3_agrees_with_a_plain_count(llama):
@@ -155,13 +155,13 @@ def test_audit_of_llama3_counts_normal_as_a_plain_count_does(llama):
     assert a.kinds.rows["'Normal' beside a finding"] > 0
 
 
-def audit_rules(splits, every):
+def audit_rules(folder, splits, every):
     "The audit of official captions rewritten by rules, and their table."
-    names = {row["CUI"]: row["Canonical name"] for row in cells("cui_mapping.csv")}
+    names = {row["CUI"]: row["Canonical name"] for row in cells(folder / "cui_mapping.csv")}
     rows = []
     for split in splits:
-        concepts = {row["ID"]: row["CUIs"].split(";") for row in cells(f"{split}_concepts.csv")}
-        for row in cells(f"{split}_captions.csv")[::every]:
+        concepts = {row["ID"]: row["CUIs"].split(";") for row in cells(folder / f"{split}_concepts.csv")}
+        for row in cells(folder / f"{split}_captions.csv")[::every]:
             text = render(rewrite_by_rules(source(row["Caption"], concepts[row["ID"]], names)))
             rows.append((row["ID"], row["Caption"], concepts[row["ID"]], text))
     t = pd.DataFrame(rows, columns=["id", "caption", "cuis", "transformed"])
@@ -185,12 +185,12 @@ def check_rules(t, a):
 
 
 def test_rules_contradict_nothing_in_official_captions(official_text):
-    check_rules(*audit_rules(("valid",), every=8))
+    check_rules(*audit_rules(official_text, ("valid",), every=8))
 
 
 @pytest.mark.soak
 def test_rules_contradict_nothing_in_all_official_captions(official_text):
-    t, a = audit_rules(("valid", "test"), every=1)
+    t, a = audit_rules(official_text, ("valid", "test"), every=1)
     assert len(t) == 19831
     check_rules(t, a)
 
@@ -212,6 +212,6 @@ def test_audit_of_llama3_finds_the_recorded_agreement(llama_train, kind, share):
 
 @pytest.fixture(scope="module")
 def llama_train(official_text):
-    file = read_captions(OFFICIAL / "train_llama3_keywords.csv")
+    file = read_captions(official_text / "train_llama3_keywords.csv")
     assert len(file.table) == 10311
     return audit(file.table, file.names)

@@ -8,7 +8,9 @@ from radgen.captions.config import BACKENDS, parse_llm
 from radgen.core.errors import ConfigError
 
 
-@pytest.mark.parametrize("name", ["", "gpt", "hf:", "gguf:", "openai:", "ollama:llama3", "rules:x", "rules:", "smollm3"])
+@pytest.mark.parametrize(
+    "name", ["", "gpt", "hf:", "gguf:", "openai:", "ollama:llama3", "rules:x", "rules:", "smollm3"]
+)
 def test_backend_unknown_name_lists_the_choices(name):
     forms = "choose one of rules, smollm2, hf:<hub name or folder>, gguf:<file>, openai:<base url>#<model>"
     with pytest.raises(ConfigError, match=forms):

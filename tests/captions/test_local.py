@@ -15,7 +15,12 @@ from radgen.core.assets import fetch_asset
 from radgen.core.errors import ConfigError
 
 ENDS = [16, 22]
-TEXTS = ["Chest CT with nodule in the right lung", "effusion", "mass in the left lung and effusion and mass", "nodule " * 12]
+TEXTS = [
+    "Chest CT with nodule in the right lung",
+    "effusion",
+    "mass in the left lung and effusion and mass",
+    "nodule " * 12,
+]
 
 
 def one_by_one(llm, chats, new_tokens):
@@ -126,7 +131,9 @@ def copy_of(folder, tmp_path):
 def test_template_without_a_system_role(tiny_model, tmp_path):
     folder = copy_of(tiny_model, tmp_path)
     refuse = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-    (folder / "chat_template.jinja").write_text(refuse + "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}")
+    (folder / "chat_template.jinja").write_text(
+        refuse + "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    )
     llm = backend(f"hf:{folder}", "cpu").load()
     assert chat_text(llm.tok, chats("nodule")[0]) == "<user>Write the finding .\n\nnodule"
 

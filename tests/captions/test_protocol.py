@@ -33,7 +33,9 @@ def test_parse_server_password_is_not_shown():
     assert "geheim" not in str(error.value)
 
 
-@pytest.mark.parametrize("url", ["http://localhost:1/v1", "http://[::1]:1/v1", "http://127.8.0.1/v1", "http://a.localhost"])
+@pytest.mark.parametrize(
+    "url", ["http://localhost:1/v1", "http://[::1]:1/v1", "http://127.8.0.1/v1", "http://a.localhost"]
+)
 def test_is_local_loopback(url):
     assert is_local(url)
 

@@ -3,12 +3,12 @@
 import asyncio
 import json
 import queue
+import socket
 import threading
 import time
 
 import pytest
 
-from conftest import free_port
 from llm_stub import SCHEMA, Stub, chats
 from radgen.captions.backends import MAX_NEW_TOKENS
 from radgen.captions.server import OpenAIServer
@@ -132,7 +132,9 @@ def test_complete_rejected_schema_is_not_sent_again(stub):
 
 
 def test_server_down_at_start_gives_one_sentence():
-    base = f"http://127.0.0.1:{free_port()}/v1"
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))  # a port that nobody listens at
+        base = f"http://127.0.0.1:{s.getsockname()[1]}/v1"
     with pytest.raises(ConfigError, match=f"no server answers at {base} .*--llm smollm2"):
         OpenAIServer(f"{base}#m")
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from radgen.evaluation.experiments import devices
 from radgen.core.devices import pick_device
 from radgen.core.errors import ConfigError
 
@@ -12,8 +11,8 @@ def machine(monkeypatch):
     "Makes this machine one with these kinds of device."
 
     def make(*kinds):
-        monkeypatch.setattr(devices, "is_available", lambda kind: kind in kinds)
-        monkeypatch.setattr(devices.torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr("radgen.core.devices.is_available", lambda kind: kind in kinds)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
 
     return make
 

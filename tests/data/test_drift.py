@@ -16,7 +16,16 @@ from scipy import stats
 
 from conftest import OFFICIAL
 from radgen.core.errors import ConfigError
-from radgen.data.drift import CASED, NOISE, caption_noise, concept_drift, drift_distance, noise_examples, plot_caption_noise, plot_concept_drift
+from radgen.data.drift import (
+    CASED,
+    NOISE,
+    caption_noise,
+    concept_drift,
+    drift_distance,
+    noise_examples,
+    plot_caption_noise,
+    plot_concept_drift,
+)
 from radgen.data.tables import read_rocov2
 
 
@@ -172,7 +181,7 @@ def search_time(pattern, piece, size):
 @pytest.mark.parametrize("kind", NOISE)
 def test_hostile_captions_take_linear_time(kind):
     for piece in PIECES:
-        short, long = search_time(NOISE[kind], piece, 50_000), search_time(NOISE[kind], piece, 200_000)
+        short, long = search_time(NOISE[kind], piece, 20_000), search_time(NOISE[kind], piece, 80_000)
         assert long < max(12 * short, 1.0), piece  # quadratic would be 16 times, and far more than a second
 
 
@@ -304,7 +313,13 @@ def is_word(ch):
 
 def places(low, *parts):
     "Begin and end of each occurrence."
-    return [(i, i + len(x)) for x in parts for i in range(len(low)) if low.startswith(x, i)]
+    found = []
+    for part in parts:
+        i = low.find(part)
+        while i >= 0:
+            found.append((i, i + len(part)))
+            i = low.find(part, i + 1)
+    return found
 
 
 def ends(low, i):
@@ -358,10 +373,11 @@ for part in (
     ("", "s"),
 ):
     NUMBERED = [a + b for a in NUMBERED for b in part]
+NUMBERED = tuple(NUMBERED)
 
 
 def has_number(text, low, words):
-    return any(ch.isdecimal() and low[:i].endswith(tuple(NUMBERED)) for i, ch in enumerate(low))
+    return any(ch.isdecimal() and low[max(i - 20, 0) : i].endswith(NUMBERED) for i, ch in enumerate(low))
 
 
 CREDITS = ("reproduced", "reprinted", "courtesy", "permission", "copyright", "doi:", "adapted from")

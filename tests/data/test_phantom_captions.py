@@ -18,7 +18,7 @@ MODALITY_WORDS = (
 def captions():
     "Captions with their findings, drawn without an image."
     pairs = []
-    for i in range(2000):
+    for i in range(1200):
         rng = np.random.default_rng(i)
         kind = draw_kind(rng)
         finding = draw_finding(rng, kind)

@@ -7,9 +7,8 @@ import threading
 
 import pytest
 import torch
-from small_encoders import TEXTS, change_tensors
+from small_encoders import TEXTS, Evil, change_tensors
 
-from conftest import Evil
 from radgen.core.assets import ASSETS, cache_dir
 from radgen.core.errors import AssetError, ConfigError, DataError
 from radgen.text.checkpoints import encoder_source, load_tokenizer

@@ -12,11 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from small_encoders import Evil
 from torchvision.transforms import v2
 from transformers import AutoTokenizer, CLIPTextModel
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
-from conftest import Evil
 from radgen.core.errors import AssetError, ConfigError, DataError
 from radgen.text.clip import (
     MAX_SCALE,

@@ -67,6 +67,7 @@ def test_text_tower_of_a_whole_clip(clip):
     assert (encoder.pooling, encoder.width) == ("eos", 32)
 
 
+@pytest.mark.soak
 def test_loading_reports_nothing_that_was_left_out(clip):
     "transformers speaks of the image tower when it loads the text tower itself; it is kept quiet only while we load."
     code = (

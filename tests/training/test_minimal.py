@@ -20,7 +20,7 @@ def test_minimal_loop_and_train_end_with_the_same_bits(cfg, recipe):
     batches = make_batches(run.config, run.prepared)
     set_seed(run.config.seed)
     model = initial_model(run.config, batches.store.width).to(memory_format=torch.channels_last)
-    ema = EMAModel(model.parameters(), decay=run.config.ema_decay, use_ema_warmup=True, power=0.75)
+    ema = EMAModel(model.parameters(), decay=run.config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
     optimizer = torch.optim.AdamW(model.parameters())
     losses = []
     for _, loss in train_steps(model, schedule_of(run.config), batches, optimizer, total=10):
