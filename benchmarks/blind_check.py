@@ -1,7 +1,7 @@
 """The blind reading of rewritten captions, in two steps around a reader:
 
     python benchmarks/blind_check.py draw FOLDER     writes FOLDER/rows.json for the reader and, beside FOLDER, the key
-    python benchmarks/blind_check.py record FOLDER   joins FOLDER/judgement.csv with the key into benchmarks/results/blind_check.csv
+    python benchmarks/blind_check.py record FOLDER   joins FOLDER/judgement.csv with the key into results/
 
 50 validation rows that Llama 3 rewrote, too, drawn by seed; the two rewritings of each in random order, A and B.
 FOLDER lies outside the repository: rows.json holds captions of the data set. judgement.csv has the columns row,which

@@ -1,16 +1,11 @@
 """Shared by all tests: where things are, the embedded data made once, and the closing line that counts what ran."""
 
 import os
-import socket
-from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared" / "data"
-OFFICIAL = SHARED / "rocov2_text"
-WORK = ROOT / "work"
+from helpers import OFFICIAL, ROOT, SHARED, WORK
 
 
 @pytest.fixture(scope="session")
@@ -78,20 +73,6 @@ def official_text():
     if not OFFICIAL.exists():
         pytest.skip("the ROCOv2 texts are not beside this checkout (../shared/data/rocov2_text)")
     return OFFICIAL
-
-
-def free_port():
-    "A port of the loopback at which nobody listens."
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-class Evil:
-    "What a pickle must not be allowed to do: opening $EVIL_FILE stands for any code."
-
-    def __reduce__(self):
-        return (open, (os.environ["EVIL_FILE"], "w"))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from conftest import ROOT
+from helpers import ROOT
 from radgen.cli import COMMANDS, main
 
 RADGEN = str(Path(sys.executable).parent / "radgen")

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import radgen
-from conftest import ROOT
+from helpers import ROOT
 
 LAYERS = (
     "core",

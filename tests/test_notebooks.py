@@ -4,7 +4,7 @@ import matplotlib
 import pytest
 from nbdev.test import test_nb as run_notebook
 
-from conftest import ROOT
+from helpers import ROOT
 
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 MIDDLE = "5"  # the first digit of the notebooks of the second file

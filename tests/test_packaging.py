@@ -11,7 +11,7 @@ import zipfile
 
 import pytest
 
-from conftest import ROOT
+from helpers import ROOT
 
 LEFT_OUT = (".venv", ".git", "runs", "work", "assets", "build", "*.egg-info", "__pycache__", ".tmp-*", "_proc", "_docs")
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from conftest import ROOT
+from helpers import ROOT
 from readme import render
 
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from helpers import ROOT
 
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 MODULES = [p for p in sorted((ROOT / "radgen").rglob("*.py")) if p.name not in ("__init__.py", "_modidx.py")]
@@ -52,7 +52,8 @@ def test_cells_are_short(path):
 def test_modules_are_short(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= MODULE_LINES, f"{path.name} has {len(lines)} lines"
-    assert max(map(len, lines)) <= COLUMNS
+    code = [line for line in lines if not line.startswith(('"""', "__all__"))]  # which nbdev writes
+    assert max(map(len, code)) <= COLUMNS
 
 
 def test_nothing_is_patched_into_a_class():

@@ -50,6 +50,7 @@ def stop_signals() -> Iterator[list[int]]:
     handlers = {}
 
     def note(number, frame):
+        "Record a signal."
         received.append(number)
 
     if threading.current_thread() is threading.main_thread():  # signals reach no other thread

@@ -181,16 +181,13 @@ def _shown(ds, stored, index):
     return _stretch_unpadded(ds, stored, x)
 
 # %% ../../nbs/150_images.ipynb #150-images-012
-def _dicom_fault(ds, index):
-    "Why the pixels of a data set could not be decoded; '' where they can."
+def _missing(ds, index):
+    "Why a data set has no such frame; '' where it has."
     if "Rows" not in ds or "Columns" not in ds:
         return "not an image" if len(ds) == 0 else "a DICOM file without pixels"
     frames = int(ds.get("NumberOfFrames") or 1)
     if not 0 <= index < frames:
         return f"there is no frame {index}, the file has {frames}"
-    syntax = ds.file_meta.get("TransferSyntaxUID")
-    if syntax is not None and not get_decoder(syntax).is_available:
-        return f"no decoder for {syntax.name.split(',')[0]}, pip install -e '.[dicom]'"
     return ""
 
 
@@ -202,12 +199,16 @@ def _dicom_header(image, source, index):
     if deflated:
         raise ImageError(image, "unreadable: deflated DICOM, which cannot be bounded before it is unpacked")
     ds = pydicom.dcmread(source, stop_before_pixels=True, force=True)
-    if fault := _dicom_fault(ds, index):
-        raise ImageError(image, f"unreadable: {fault}")
+    missing = _missing(ds, index)
+    if missing:
+        raise ImageError(image, f"unreadable: {missing}")
     _check_size(image, ds.Columns, ds.Rows)
+    syntax = ds.file_meta.get("TransferSyntaxUID")
+    if syntax is not None and not get_decoder(syntax).is_available:
+        raise ImageError(image, f"unreadable: no decoder for {syntax.name.split(',')[0]}, pip install -e '.[dicom]'")
     return ds
 
-
+# %% ../../nbs/150_images.ipynb #150-images-036
 def _dicom(image, source, index):
     "One frame of a DICOM file."
     ds = _dicom_header(image, source, index)

@@ -99,8 +99,17 @@ class VGG16UNet(VGG16Encoder, UNet):
                 f"VGG16 fixes the first three widths to 64, 128, 256, not {tuple(widths[:3])}: "
                 "take them from vgg_unet_options."
             )
-        super().__init__(
-            sample_size, text_dim, widths, mid_width, cond_dim, emb_dim, heads, attention_max, block, in_channels
+        super().__init__(  # by name, as `register_to_config` needs it
+            sample_size=sample_size,
+            text_dim=text_dim,
+            widths=widths,
+            mid_width=mid_width,
+            cond_dim=cond_dim,
+            emb_dim=emb_dim,
+            heads=heads,
+            attention_max=attention_max,
+            block=block,
+            in_channels=in_channels,
         )
 
 # %% ../../nbs/540_vgg_unet.ipynb #540-vgg-unet-009

@@ -26,10 +26,10 @@ def llm(request, tiny_model, tmp_path, monkeypatch):
     "Every registered backend, opened."
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     stub = Stub()
-    values = {"hf": f"hf:{tiny_model}", "openai": f"openai:{stub.base}#m", "smollm2": "smollm2"}
+    values = {"hf": f"hf:{tiny_model}", "openai": f"openai:{stub.base}#m"}
     name = values.get(request.param.partition(":")[0])
     if name is None:
-        pytest.skip("no model, or a large file; test_local.py has GGUF files")
+        pytest.skip("no model, or a large file; test_local.py has SmolLM2")
     assert parse_llm(name)[0] == request.param
     yield backend(name, "cpu")
     stub.die()

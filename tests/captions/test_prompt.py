@@ -8,17 +8,10 @@ from inspect import getsource
 import pytest
 
 from llm_model import NAMES, Model, rewrite_with, table
-from radgen.captions import records, verify
+from radgen.captions import records
+from radgen.captions.verify import verify
 from radgen.captions.facts import Facts, Source, source
-from radgen.captions.prompt import (
-    REASONS,
-    ResponseCache,
-    open_for_append,
-    prompt,
-    prompt_version,
-    read_responses,
-    response_key,
-)
+from radgen.captions.prompt import REASONS, ResponseCache, open_for_append, prompt, prompt_version, read_responses, response_key
 from radgen.captions.records import rewrite_by_rules
 from radgen.captions.template import render
 from radgen.core.errors import ConfigError

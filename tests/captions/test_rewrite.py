@@ -222,6 +222,7 @@ def test_replay_needs_no_model(phantoms, tmp_path, monkeypatch, capsys):
     assert written.read_bytes() == replay_path().read_bytes()
 
 
+@pytest.mark.soak
 def test_smollm2_really_answers(tmp_path):
     "Under the name of its file, so that the replay file is not read: the model is loaded."
     rows = table("CT of the chest of a 60-year-old man showing a nodule", "CT of the head with a hemorrhage")

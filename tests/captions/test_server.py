@@ -331,6 +331,7 @@ def test_proxy_is_not_used_on_this_machine(stub, monkeypatch):
         OpenAIServer("http://llm.example.org/v1#m")
 
 
+@pytest.mark.soak
 def test_real_server_keeps_to_the_schema():
     xllamacpp = pytest.importorskip("xllamacpp")
     params = xllamacpp.CommonParams()

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from conftest import OFFICIAL
+from helpers import OFFICIAL
 from radgen.core.errors import ConfigError
 from radgen.data.cuis import choose_cuis, kept_by_k, knee, modality_balance, plot_balance, plot_choice, select_rows
 from radgen.data.explore import count_cuis

@@ -14,18 +14,9 @@ import pytest
 from matplotlib.text import Text
 from scipy import stats
 
-from conftest import OFFICIAL
+from helpers import OFFICIAL
 from radgen.core.errors import ConfigError
-from radgen.data.drift import (
-    CASED,
-    NOISE,
-    caption_noise,
-    concept_drift,
-    drift_distance,
-    noise_examples,
-    plot_caption_noise,
-    plot_concept_drift,
-)
+from radgen.data.drift import CASED, NOISE, caption_noise, concept_drift, drift_distance, noise_examples, plot_caption_noise, plot_concept_drift
 from radgen.data.tables import read_rocov2
 
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from radgen.core.errors import AssetError, ConfigError, DataError
+from radgen.evaluation.config import EvaluateConfig, FEATURES
 from radgen.evaluation.features import Features, cached_features, make_features
 
-from evaluation_helpers import random_images
+from evaluation_helpers import pixel_features, random_images
 
 
 @pytest.fixture
@@ -130,3 +131,16 @@ def test_features_that_are_no_numbers_are_refused(tmp_path):
     with pytest.raises(DataError, match="image 70 are not finite"):
         cached_features(x, Features("FD-nan", "none", Net()), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_registered_network_has_a_function_that_builds_it(name):
+    assert callable(FEATURES[name])
+
+
+def test_network_is_added_by_one_entry(monkeypatch):
+    monkeypatch.setitem(FEATURES.entries, "means", pixel_features)
+    assert EvaluateConfig("runs/r", features="means").features == "means"
+    f = make_features("means", "cpu")
+    assert f(random_images(3)).shape == (3, 48)
+    assert not f.net.training

@@ -29,7 +29,7 @@ def test_prepared_folder_adds_up(raw, figures):
     assert rows.columns.tolist() == ["stage", "reason", *SPLITS, "all"]
     assert rows.stage.drop_duplicates().tolist() == FUNNEL
     left = rows[rows.reason == ""].set_index("stage")
-    gone = rows[rows.reason != ""].groupby("stage")[[*SPLITS, "all"]].sum()
+    gone = rows[rows.reason != ""].groupby("stage")[[*SPLITS, "all"]].sum().reindex(FUNNEL, fill_value=0)
     for before, stage in zip(FUNNEL, FUNNEL[1:]):
         for column in (*SPLITS, "all"):
             assert left[column][stage] == left[column][before] - gone[column][stage]

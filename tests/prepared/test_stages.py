@@ -129,10 +129,12 @@ def test_option_copies(base):
 
 
 def test_option_unnamed(base):
-    raw, _ = base
-    unnamed = {"C0205090", "C0205091"}
-    assert unnamed & set(run_stages(options(raw, unnamed="keep", k=39)).selected)
-    assert not unnamed & set(run_stages(options(raw, k=30)).selected)
+    raw, curated = base
+    unnamed = {"C0205090", "C0205091"} & set(curated.counts.cui)
+    assert unnamed
+    every = len(curated.counts)
+    assert unnamed <= set(run_stages(options(raw, unnamed="keep", k=every)).selected)
+    assert not unnamed & set(run_stages(options(raw, k=every - len(unnamed))).selected)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +179,7 @@ def test_ray_prepares_the_same_folder(raw, own_cache, ray_here, monkeypatch):
         assert (by_ray.dir / name).read_text() == (local.dir / name).read_text()
 
 
+@pytest.mark.soak
 def test_ray_keeps_the_order_of_rows(ray_here):
     cuis = [["C0000001"] if n % 3 else ["C0000002", "C0000001"] for n in range(1000)]
     table = pd.DataFrame({"id": [f"i{n}" for n in range(1000)], "cuis": cuis, "split": "train"}, index=range(5, 1005))

@@ -1,133 +1,27 @@
-"""The web page as its visitors meet it: what a request may be, a browser that types, draws and downloads, and two hundred requests in a row."""
+"""The page as its visitors meet it: a browser that types, draws and downloads, and two hundred requests in a row."""
 
-import importlib.util, re, shutil, signal, subprocess, sys, time
+import importlib.util
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-import torch
 from PIL import Image
 
-from conftest import free_port
-from radgen.tools.app import References, concept_names, examples, generate, training_text
-from radgen.tools.config import AppConfig
-from radgen.core.errors import ConfigError
-from radgen.diffusion.process import make_schedule
-from radgen.text.embedding import TextEmbedding
-from radgen.diffusion.pipeline import RadGenPipeline
-from radgen.training.config import TrainConfig
-from radgen.training.train import train
-from radgen.networks.unet import SIZES, UNet
+from helpers import free_port
 
+pytestmark = pytest.mark.soak
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_gradio = pytest.mark.skipif(
     importlib.util.find_spec("gradio") is None, reason="gradio is an optional extra: pip install -e '.[app]'"
 )
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
-
-
-def test_default_address_is_loopback():
-    assert AppConfig("run").host == "127.0.0.1"
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    pipe = RadGenPipeline(UNet(sample_size=16, text_dim=24, block="paper", **SIZES["tiny"]).eval(), make_schedule())
-    pipe.set_progress_bar_config(disable=True)
-    pipe._encoder = lambda texts: TextEmbedding(
-        torch.ones(len(texts), 3, 24), torch.ones(len(texts), 3).bool(), torch.ones(len(texts), 24)
-    )
-    return pipe
-
-
-def test_pictures_carry_the_request(pipe):
-    images = generate(pipe, " head,\n CT ", n=2, guidance=0, steps=2, seed=5)
-    assert [(im.size, im.info["prompt"], im.info["seed"], im.info["index"]) for im in images] == [
-        ((16, 16), "head, CT", "5", str(i)) for i in range(2)
-    ]
-
-
-@pytest.mark.parametrize(
-    "wrong, says",
-    [
-        (dict(n=0), "images is 0"),
-        (dict(n=17), "between 1 and 16"),
-        (dict(n="4"), "images"),
-        (dict(guidance=10.5), "between 0 and 10"),
-        (dict(guidance=-1), "guidance"),
-        (dict(guidance=float("nan")), "guidance"),
-        (dict(steps=201), "between 1 and 200"),
-        (dict(steps=0), "steps"),
-        (dict(seed=None), "seed"),
-        (dict(sampler="../etc"), "no sampler"),
-        (dict(prompt=""), "empty"),
-        (dict(prompt="x" * 1001), "at most 1000"),
-        (dict(prompt=["head"] * 1000), "no text"),
-    ],
-    ids=lambda x: str(x)[:30],
-)
-def test_a_request_out_of_bounds_is_refused(pipe, wrong, says):
-    with pytest.raises(ConfigError, match=says):
-        generate(pipe, **{"prompt": "head", **wrong})
-
-
-@pytest.fixture(scope="module")
-def run(few, tmp_path_factory):
-    return train(
-        TrainConfig(
-            few.dir,
-            image_size=16,
-            batch_size=4,
-            size="tiny",
-            encoder="minilm",
-            steps=1,
-            runs=tmp_path_factory.mktemp("runs"),
-            name="r",
-            device="cpu",
-            preview_every=0,
-        )
-    )
-
-
-def test_captions_are_read_as_in_training(run):
-    p, test = run.prepared, run.prepared.rows("test")
-    read = [training_text(r.caption, [p.names[c] for c in r.cuis if c in p.names], run) for r in test[:40].itertuples()]
-    assert read == p.texts("test", 2)[:40]  # prepared by rules, as the page does it
-    assert training_text("", [p.names[test.cuis[0][0]]], run) and training_text(
-        "CT of the head", ["no such concept"], run
-    ).startswith("Computed tomography, Head")
-    with pytest.raises(ConfigError, match="caption is empty"):
-        training_text(" \n", [], run)
-    with pytest.raises(ConfigError, match="at most 1000"):
-        training_text("x" * 1001, [], run)
-
-
-def test_examples_are_of_the_test_split(run):
-    shown, p = examples(run), run.prepared
-    assert len(shown) == 5 and {c for c, _ in shown} <= set(p.rows("test").caption) and all(names for _, names in shown)
-    offered = concept_names(run)
-    assert len(set(offered)) == len(offered) and {name for _, names in shown for name in names} <= set(
-        offered
-    )  # else the page would refuse what it shows
-
-
-def test_a_training_image_is_found_and_noise_is_far_from_all(run):
-    references, real, noise = (
-        References(run),
-        run.prepared.images("train", 16)[7],
-        np.random.default_rng(0).integers(0, 256, (16, 16)).astype(np.uint8),
-    )
-    near, seen = references([Image.fromarray(x) for x in (real, noise)])
-    assert (
-        np.array_equal(near[0][0], real)
-        and near[0][1] == f"0%: {run.prepared.rows('train').id[7]}"
-        and int(near[1][1].split("%")[0]) > 90
-    )
-    assert seen.seen.between(0, 1).all() and seen.seen.is_monotonic_decreasing and seen.auroc.median() > 0.9
-    asked = set(map(run.prepared.names.get, run.prepared.rows("train").cuis[7]))
-    alone = references([Image.fromarray(real)])[1]
-    assert alone.concept[0] in asked
 
 
 def start(run, folder):
@@ -219,7 +113,9 @@ def pictures(page, n):
     page.wait_for_function(f"document.querySelectorAll('#generated .thumbnail-item img').length == {n}", timeout=90_000)
 
 
-read = lambda page: page.get_by_label("What the model reads").input_value()
+def read(page):
+    "What the model reads."
+    return page.get_by_label("What the model reads").input_value()
 
 
 @needs_gradio
@@ -253,7 +149,7 @@ def test_an_empty_caption_is_a_sentence_and_the_page_goes_on(visit):
     page = visit()
     ask(page, "   ", Pictures=1)
     page.get_by_role("button", name="Draw", exact=True).click()
-    page.get_by_text("the caption is empty").first.wait_for()
+    page.get_by_text("the prompt is empty").first.wait_for()
     ask(page, "<script>document.title='owned'</script> ultrasound of the abdomen", Pictures=1)
     page.get_by_role("button", name="Draw", exact=True).click()
     pictures(page, 1)
@@ -309,7 +205,11 @@ def test_no_way_past_the_queue_and_no_upload(server):
     import httpx
 
     url = server[0] + "/gradio_api"
-    ask = lambda how, path, **kw: httpx.request(how, url + path, timeout=30, **kw).status_code
+
+    def ask(how, path, **kw):
+        "The status of a request."
+        return httpx.request(how, url + path, timeout=30, **kw).status_code
+
     assert ask("GET", "/info") == 200
     for name in ("/run/draw", "/api/draw", "/run/read"):
         assert ask("POST", name, json=dict(data=["CT", [], True, 16, 2, 200, 0, "dpm++"])) in (404, 405)

@@ -129,7 +129,7 @@ def assert_same_bits(a, b):
 
 def interrupt(started, way, rng):
     "Let a training take some steps and end it in one of the ways; whether it was caught while it wrote a checkpoint."
-    started.wait_for(steps_done(started.run) + rng.randint(0, 10))
+    started.wait_for(steps_done(started.run) + rng.randint(0, 6))
     pattern, caught = f".tmp-*-{started.process.pid}-*", False
     if way == "kill in a write":
         while started.process.is_alive() and not caught:
