@@ -23,7 +23,16 @@ from skimage.measure import shannon_entropy
 from radgen.core.files import write_json
 from radgen.data.cuis import choose_cuis, select_rows
 from radgen.data.duplicates import close_pairs
-from radgen.data.entropy import SMALL, grey_histogram, histogram_brightness, histogram_entropy, measure_batch, measure_images, perceptual_hash, small_version
+from radgen.data.entropy import (
+    SMALL,
+    grey_histogram,
+    histogram_brightness,
+    histogram_entropy,
+    measure_batch,
+    measure_images,
+    perceptual_hash,
+    small_version,
+)
 from radgen.data.explore import count_cuis
 from radgen.data.images import ImageError, load_grey
 from radgen.data.phantoms import make_phantoms

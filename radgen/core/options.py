@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Whole', 'Natural', 'Count', 'Number', 'NonNegative', 'Positive', 'Share', 'Probability', 'LOWER', 'UPPER', 'KINDS',
-           'T', 'bounds_text', 'violation', 'options', 'Registry', 'one_of']
+           'T', 'bounds_text', 'violation', 'options', 'Registry', 'one_of', 'listed']
 
 # %% ../../nbs/020_options.ipynb #020-options-003
 import dataclasses
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args
 
 import pydantic.dataclasses
+import tyro
 from pydantic import ConfigDict, Field, ValidationError
 
 from .errors import ConfigError
@@ -192,7 +193,7 @@ class Registry:
 # %% ../../nbs/020_options.ipynb #020-options-017
 def one_of(
     registry: Registry,
-) -> Callable[[str], str]:  # for Annotated[str, AfterValidator(one_of(registry))]
+) -> Callable[[str], str]:  # for Annotated[str, AfterValidator(one_of(registry)), listed(registry)]
     "A validator that accepts the names of a registry."
 
     def check(name: str) -> str:
@@ -202,3 +203,10 @@ def one_of(
         return name
 
     return check
+
+
+def listed(
+    registry: Registry,
+) -> Any:  # for the annotation of a field
+    "Show the names of a registry in `--help`."
+    return tyro.conf.arg(metavar=f"{{{','.join(registry)}}}")

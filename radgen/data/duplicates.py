@@ -64,12 +64,15 @@ def close_pairs(
     n = len(codes)
     rng = np.random.default_rng(seed)
     packed: np.ndarray = codes.astype(">u8").view(np.uint8).reshape(n, 32)
-    pairs: np.ndarray = np.zeros(0, np.int64)
+    found: list[np.ndarray] = []
     for _ in range(rounds):
         key = _sort_key(packed, rng.permutation(256)[:64])
         shuffled = rng.permutation(n)  # so that equal hashes come in another order each time
         order = shuffled[key[shuffled].argsort(kind="stable")]
-        pairs = np.union1d(pairs, _close_neighbours(codes, order, reach, max_bits))
+        found.append(_close_neighbours(codes, order, reach, max_bits))
+        if len(found) > 8:
+            found = [np.unique(np.concatenate(found))]  # so that memory is bounded by the different pairs
+    pairs = np.unique(np.concatenate(found))
     return np.stack([pairs // max(n, 1), pairs % max(n, 1)], 1)
 
 # %% ../../nbs/220_duplicates.ipynb #220-duplicates-016

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..core.errors import ConfigError
-from ..core.options import Count, Natural, Registry, Whole, one_of, options
+from ..core.options import Count, Natural, Registry, Whole, listed, one_of, options
 
 # %% ../../nbs/608_generation_options.ipynb #608-generation-options-007
 SAMPLERS = Registry(
@@ -25,7 +25,7 @@ SAMPLERS = Registry(
         "ddpm": "radgen.diffusion.samplers:ddpm",
     },
 )
-SamplerName = Annotated[str, AfterValidator(one_of(SAMPLERS))]
+SamplerName = Annotated[str, AfterValidator(one_of(SAMPLERS)), listed(SAMPLERS)]
 
 # %% ../../nbs/608_generation_options.ipynb #608-generation-options-009
 LONGEST = 1000  # characters of a prompt

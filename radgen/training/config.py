@@ -12,7 +12,18 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from ..core.options import Count, Natural, NonNegative, Positive, Probability, Share, Whole, one_of, options
+from radgen.core.options import (
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    Probability,
+    Share,
+    Whole,
+    listed,
+    one_of,
+    options,
+)
 from ..diffusion.config import Interval, SamplerName, Scale, Steps, UpToOne
 from ..networks.registry import DENOISERS
 
@@ -38,7 +49,7 @@ class PaperOptions:
 
     data_path: Path  # folder written by `radgen prepare`, or one in ROCOv2 layout (which is then prepared first)
     # UNet, VGG16UNet (VGG16 trained from the start), VGG16UNet_FrozenStart (from half time), VGG16UNet_Frozen (never)
-    model: Annotated[str, AfterValidator(one_of(DENOISERS))] = "UNet"
+    model: Annotated[str, AfterValidator(one_of(DENOISERS)), listed(DENOISERS)] = "UNet"
     epochs: Count = 100  # passes over the training images
     batch_size: Count = 12  # images a process takes at once
     image_size: ImageSize = 64  # pixels a side, a multiple of 8

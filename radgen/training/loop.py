@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -81,7 +82,7 @@ def make_accelerator(
         mixed_precision=auto if cfg.precision == "auto" else cfg.precision,
         gradient_accumulation_steps=cfg.grad_accum,
         dynamo_backend="inductor" if cfg.compile else "no",
-        log_with="tensorboard",
+        log_with="tensorboard" if find_spec("tensorboard") else None,  # an optional dependency
         project_dir=str(cfg.runs / cfg.name),
         # the others wait while one prepares the data
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],

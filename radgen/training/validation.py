@@ -117,7 +117,8 @@ def preview(
     path = state.run / "samples" / f"step-{step:08d}.png"
     save_png(strip, path)
     save_figure(plot_previews(state.run), state.run / "previews.png")
-    state.accelerator.get_tracker("tensorboard").log_images({"samples": images[:, None].numpy()}, step)
+    for tracker in state.accelerator.trackers:
+        tracker.log_images({"samples": images[:, None].numpy()}, step)
     return path
 
 # %% ../../nbs/662_validation.ipynb #662-validation-008

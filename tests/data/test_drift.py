@@ -16,7 +16,16 @@ from scipy import stats
 
 from helpers import OFFICIAL
 from radgen.core.errors import ConfigError
-from radgen.data.drift import CASED, NOISE, caption_noise, concept_drift, drift_distance, noise_examples, plot_caption_noise, plot_concept_drift
+from radgen.data.drift import (
+    CASED,
+    NOISE,
+    caption_noise,
+    concept_drift,
+    drift_distance,
+    noise_examples,
+    plot_caption_noise,
+    plot_concept_drift,
+)
 from radgen.data.tables import read_rocov2
 
 

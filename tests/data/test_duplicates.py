@@ -6,7 +6,19 @@ import pytest
 from PIL import Image
 
 from radgen.data.copies import COPIES, inject_copies
-from radgen.data.duplicates import SAME, bits_apart, close_pairs, compare_pairs, copies_report, drop_copies, find_copies, hash_codes, plot_copies, shrink_batch, similarity
+from radgen.data.duplicates import (
+    SAME,
+    bits_apart,
+    close_pairs,
+    compare_pairs,
+    copies_report,
+    drop_copies,
+    find_copies,
+    hash_codes,
+    plot_copies,
+    shrink_batch,
+    similarity,
+)
 from radgen.data.entropy import measure_images
 from radgen.data.quality import filter_images
 from radgen.data.tables import read_rocov2

@@ -8,7 +8,17 @@ import pytest
 from PIL import Image
 from skimage.measure import shannon_entropy
 
-from radgen.data.entropy import border_share, grey_histogram, histogram_brightness, histogram_contrast, histogram_saturation, image_entropy, measure_images, perceptual_hash, small_version
+from radgen.data.entropy import (
+    border_share,
+    grey_histogram,
+    histogram_brightness,
+    histogram_contrast,
+    histogram_saturation,
+    image_entropy,
+    measure_images,
+    perceptual_hash,
+    small_version,
+)
 from radgen.data.images import load_grey
 
 

@@ -10,7 +10,18 @@ import pytest
 
 from helpers import OFFICIAL
 from radgen.core.errors import ConfigError
-from radgen.data.explore import count_cuis, modality_by_region, percentiles, plot_caption_lengths, plot_concept_counts, plot_modality_by_region, plot_samples, plot_splits, plot_top_concepts, splits_table
+from radgen.data.explore import (
+    count_cuis,
+    modality_by_region,
+    percentiles,
+    plot_caption_lengths,
+    plot_concept_counts,
+    plot_modality_by_region,
+    plot_samples,
+    plot_splits,
+    plot_top_concepts,
+    splits_table,
+)
 from radgen.data.tables import read_rocov2
 
 

@@ -4,7 +4,21 @@ import pytest
 import torch
 from diffusion_tools import normal, seeded
 
-from radgen.diffusion.exact import BASIS, COVARIANCE, GaussianDenoiser, MEAN, NULL_MEAN, affine_map, class_text, ddpm_law, exact_denoiser, excess, gaussian_schedule, relative_error, sampler_law
+from radgen.diffusion.exact import (
+    BASIS,
+    COVARIANCE,
+    GaussianDenoiser,
+    MEAN,
+    NULL_MEAN,
+    affine_map,
+    class_text,
+    ddpm_law,
+    exact_denoiser,
+    excess,
+    gaussian_schedule,
+    relative_error,
+    sampler_law,
+)
 from radgen.diffusion.process import PREDICTIONS, alpha_sigma, predict_x0
 from radgen.diffusion.samplers import make_sampler, run_sampler
 

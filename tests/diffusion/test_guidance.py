@@ -8,7 +8,17 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from radgen.diffusion.guidance import guided
-from radgen.diffusion.process import PREDICTIONS, diffusion_loss, exact_prediction, make_schedule, predict_noise, predict_x0, q_posterior, q_sample, target
+from radgen.diffusion.process import (
+    PREDICTIONS,
+    diffusion_loss,
+    exact_prediction,
+    make_schedule,
+    predict_noise,
+    predict_x0,
+    q_posterior,
+    q_sample,
+    target,
+)
 from radgen.networks.unet import UNet, unet_options
 from radgen.text.embedding import TextEmbedding
 

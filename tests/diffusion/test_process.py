@@ -11,7 +11,21 @@ from torch import nn
 
 from radgen.core.errors import ConfigError
 from radgen.diffusion.config import SAMPLERS
-from radgen.diffusion.process import PREDICTIONS, alpha_sigma, diffusion_loss, exact_prediction, make_schedule, predict_noise, predict_x0, q_posterior, q_sample, resolution_shift, snr, snr_weights, target
+from radgen.diffusion.process import (
+    PREDICTIONS,
+    alpha_sigma,
+    diffusion_loss,
+    exact_prediction,
+    make_schedule,
+    predict_noise,
+    predict_x0,
+    q_posterior,
+    q_sample,
+    resolution_shift,
+    snr,
+    snr_weights,
+    target,
+)
 from radgen.diffusion.samplers import make_sampler
 
 every_schedule = pytest.mark.parametrize("options", SCHEDULES, ids=SCHEDULE_IDS)

@@ -5,7 +5,16 @@ import pytest
 from cleanfid import fid as cleanfid
 from torch_fidelity import metric_fid
 
-from radgen.evaluation.distance import Statistics, bootstrap, fd_infinity, frechet_distance, matrix_root, real_baseline, statistics, subset_distances
+from radgen.evaluation.distance import (
+    Statistics,
+    bootstrap,
+    fd_infinity,
+    frechet_distance,
+    matrix_root,
+    real_baseline,
+    statistics,
+    subset_distances,
+)
 from radgen.evaluation.diversity import kernel_distance
 
 

@@ -7,7 +7,15 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
 from radgen.core.errors import ConfigError
-from radgen.evaluation.memorisation import audit_memorisation, find_replicas, lower_fence, memorised_share, nearest, privacy_line, replicas_figure
+from radgen.evaluation.memorisation import (
+    audit_memorisation,
+    find_replicas,
+    lower_fence,
+    memorised_share,
+    nearest,
+    privacy_line,
+    replicas_figure,
+)
 from radgen.prepared.config import PrepareConfig
 from radgen.prepared.prepare import prepare
 

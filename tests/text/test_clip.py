@@ -18,7 +18,16 @@ from transformers import AutoTokenizer, CLIPTextModel
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
 from radgen.core.errors import AssetError, ConfigError, DataError
-from radgen.text.clip import MAX_SCALE, Pairs, contrastive_loss, load_clip, loss_floor, read_pairs, retrieval, small_clip
+from radgen.text.clip import (
+    MAX_SCALE,
+    Pairs,
+    contrastive_loss,
+    load_clip,
+    loss_floor,
+    read_pairs,
+    retrieval,
+    small_clip,
+)
 
 
 @pytest.fixture(scope="module")
