@@ -43,7 +43,9 @@ def imported(name, tree):
             continue
         base = ".".join(name.split(".")[: -node.level]) if node.level else ""
         module = ".".join(filter(None, (base, node.module)))
-        if module.startswith("radgen."):
+        if module.count(".") == 1 and (ROOT / module.replace(".", "/")).is_dir():
+            yield from (f"{module}.{alias.name}" for alias in node.names)  # from radgen.data import sections
+        elif module.startswith("radgen."):
             yield module
 
 

@@ -34,7 +34,7 @@ def test_one_configuration_serves_all_sizes(name, px, halvings):
 )
 def test_configurations_that_cannot_be_are_refused(name, options, message):
     with pytest.raises(ConfigError, match=message):
-        make_denoiser(name, "radgen", "tiny", 32, text_dim=D, **options)
+        make_denoiser(name, "radgen", "tiny", **{"sample_size": 32, "text_dim": D, **options})
 
 
 def test_unknown_presets_and_sizes_are_refused():
