@@ -69,7 +69,7 @@ def _finding_phrase(name):
     name = _INVERTED.sub(r"\2 \1", _SEMANTIC_TYPE.sub("", name))
     return name if name.isupper() else name.lower()
 
-
+# %% ../../nbs/330_facts.ipynb #330-facts-022
 @lru_cache(2**14)
 def concept_statement(
     cui: str,

@@ -35,7 +35,7 @@ class Role(StrEnum):
     CONJUNCTION = "conjunction"
     NUMBER = "number"
 
-
+# %% ../../nbs/316_phrases.ipynb #316-phrases-020
 ROLES = {  # section of the lexicon, or group of [words] -> role; the first of a word's sections decides
     "content": Role.CONTENT,
     "image_types": Role.IMAGE,

@@ -279,7 +279,7 @@ def condition_phrase(
     after_treatment = _AFTER_TREATMENT.search(text) if not phrases else None
     return after_treatment[0] if after_treatment else "; ".join(dict.fromkeys(phrases))
 
-
+# %% ../../nbs/340_rules.ipynb #340-rules-025
 def text_without_types(
     text: str,  # from `plain_caption`
 ) -> str:

@@ -143,7 +143,7 @@ def options(
     made.__init__ = checked
     return made
 
-
+# %% ../../nbs/020_options.ipynb #020-options-021
 def _annotation(cls: type, name: str) -> Any:
     "The type of a field, as the class that defines it states it."
     for base in cls.__mro__:

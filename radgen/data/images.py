@@ -44,7 +44,7 @@ class ImageError(DataError):
     def __reduce__(self):
         return type(self), (self.image, self.why.removeprefix("image "))  # so that it can come from another process
 
-
+# %% ../../nbs/150_images.ipynb #150-images-037
 def _check_size(image, width, height):
     "Refuse a size that cannot be a radiology image."
     if width * height > MAX_PIXELS:
@@ -166,7 +166,7 @@ def _stretch_unpadded(ds, stored, x):
             seen = inside
     return stretch(x, x[seen].min(initial=np.inf), x[seen].max(initial=-np.inf))
 
-
+# %% ../../nbs/150_images.ipynb #150-images-038
 def _shown(ds, stored, index):
     "Stored values of a grey frame as they are meant to be shown, 0..255."
     x = apply_modality_lut(stored, _functional_group(ds, index, "PixelValueTransformationSequence"))
@@ -325,7 +325,7 @@ def _check_header(image, path, index):
 def image_fault(
     image: str | Path,  # as `load_grey` takes it
 ) -> str:  # '' if the header is that of a usable image, else the reason to reject it
-    "Judge an image by its header, without decoding it; a row of a Parquet file is judged when it is decoded."
+    "Judge an image by its header, without decoding it; a row of a Parquet file is checked when it is decoded."
     path, index = member(image)
     if not os.path.isfile(path):
         return "image unreadable: not a file" if os.path.exists(path) else "image missing"

@@ -124,7 +124,7 @@ def _borderline_rows(table, n):
         rows = kept.nlargest(n, measure) if largest else kept.nsmallest(n, measure)
         yield label, rows.image, [title.format(v) for v in rows[measure]]
 
-
+# %% ../../nbs/210_quality.ipynb #210-quality-024
 def plot_borderline(
     table: pd.DataFrame,  # measured and filtered
     n: int = 6,  # images per row

@@ -24,7 +24,7 @@ class EncoderEntry:
     label: str = ""  # how reports call a stand-in
     instead: str = "a stand-in"  # what a message proposes where this encoder cannot be had
 
-
+# %% ../../nbs/405_encoder_registry.ipynb #405-encoder-registry-012
 ENCODERS = Registry(
     "text encoder",
     {
