@@ -157,9 +157,6 @@ class TextEncoder:
         ids, mask = tokenize(self.tokenizer, check_texts(texts), self.max_length)
         return embed_tokens(self.model, ids.to(self.device), mask.to(self.device), self.pooling)
 
-    def lengths(
-        self,
-        texts: list[str],
-    ) -> list[int]:  # tokens of each, markers among them; more than `max_length` where a text loses its end
-        "How long texts are before truncation."
+    def lengths(self, texts: list[str]) -> list[int]:  # more than `max_length` where a text loses its end
+        "The number of tokens of each text before truncation, markers included."
         return [max(n, 1) for n in token_lengths(self.tokenizer, check_texts(texts))]
