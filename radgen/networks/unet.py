@@ -127,8 +127,7 @@ class UNet(UNetSkeleton):
         for block in self.mid:
             h = self.run(block, h, emb)
         for up, skip in zip(self.ups, reversed(skips)):
-            joined = torch.cat([F.interpolate(h, scale_factor=2, mode="nearest"), skip], 1)
-            h = self.run(up, joined, emb, tokens, text.mask)
+            h = self.run(up, torch.cat([F.interpolate(h, scale_factor=2), skip], 1), emb, tokens, text.mask)
         return self.out(h)
 
 # %% ../../nbs/520_unet.ipynb #520-unet-009
