@@ -407,7 +407,7 @@ def unchanged(raw):
 def test_unusable_data_stop_preparation_and_leave_nothing(small, damage, options, error, message):
     damage(small)
     with pytest.raises(error, match=message) as e:
-        prepare(PrepareConfig(small, small.parent / "out", llm="rules", **options))
+        prepare(PrepareConfig(small, small.parent / "out", **{"llm": "rules", **options}))
     assert "\n" not in str(e.value)
     assert {p.name for p in small.parent.iterdir()} <= {"raw"}
 
