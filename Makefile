@@ -62,6 +62,4 @@ readme: $(DEV)
 
 # The book, into _docs: nbdev prepares the pages, smalldocs (pure Python) renders them.
 docs: $(DEV) readme
-	$(BIN)/nbdev_proc_nbs
-	$(BIN)/smalldocs check _proc
-	$(BIN)/smalldocs render _proc
+	$(BIN)/python tests/docs.py
