@@ -1,17 +1,15 @@
 "Choosing and selecting concepts; the official ROCOv2 numbers. Counting is in test_explore.py."
 
-import csv
 from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import OFFICIAL
+from concept_tables import NAMES, lines, toy
 from radgen.core.errors import ConfigError
 from radgen.data.cuis import choose_cuis, kept_by_k, knee, modality_balance, plot_balance, plot_choice, select_rows
 from radgen.data.explore import count_cuis
-from radgen.data.tables import read_rocov2
 
 
 TOP_TEN = [
@@ -27,35 +25,19 @@ TOP_TEN = [
     ("C0000726", 3176),
 ]
 KEPT = {"train": (10280, 59962), "valid": (1627, 9904), "test": (1544, 9927)}
-NAMES = {"C0000001": "CT", "C0000002": "Chest", "C0000003": "Cyst"}
 
 
-def toy(*cuis, split="train"):
-    return pd.DataFrame({"id": [str(i) for i in range(len(cuis))], "cuis": list(cuis), "split": split})
-
-
-def lines(name):
-    "The rows of an official file, by the csv module alone."
-    with open(OFFICIAL / name, newline="", encoding="utf-8") as f:
-        return list(csv.DictReader(f))
-
-
-@pytest.fixture(scope="module")
-def official(official_text):
-    return read_rocov2(official_text, images=False, captions=False)
-
-
-def test_official_numbers(official):
-    counts = count_cuis(official.table, official.names)
+def test_official_numbers(concepts):
+    counts = count_cuis(concepts.table, concepts.names)
     selected = choose_cuis(counts, 10)
-    table = select_rows(official.table, selected, official.names)
+    table = select_rows(concepts.table, selected, concepts.names)
     kept = table.groupby("split").keep.agg(["sum", "size"])
     assert selected == [c for c, _ in TOP_TEN]
     assert {s: (kept["sum"][s], kept["size"][s]) for s in KEPT} == KEPT
     assert kept_by_k(table[table.split == "train"], counts)[9] == KEPT["train"][0]
 
 
-def test_official_numbers_by_the_csv_module_alone(official):
+def test_official_numbers_by_the_csv_module_alone(concepts):
     "The same numbers without pandas and without radgen: how the literals above were derived."
     rows = {s: {r["ID"]: r["CUIs"].split(";") for r in lines(f"{s}_concepts.csv")} for s in KEPT}
     named = {r["CUI"] for r in lines("cui_mapping.csv")}
@@ -189,17 +171,17 @@ def knee_by_loop(top):
     return gaps.index(max(gaps)) + 1
 
 
-def test_knee_of_the_official_release(official):
+def test_knee_of_the_official_release(concepts):
     "Next to the paper's ten by eye."
-    counts = count_cuis(official.table, official.names)
+    counts = count_cuis(concepts.table, concepts.names)
     tops = (30, 50, 100, 1935)
     assert [knee(counts, top) for top in tops] == [7, 8, 14, 32]
     assert [knee_by_loop(top) for top in tops] == [7, 8, 14, 32]
 
 
-def test_rule_any_on_the_official_release(official):
+def test_rule_any_on_the_official_release(concepts):
     top = {c for c, _ in TOP_TEN}
-    table = select_rows(official.table, top, official.names, rule="any")
+    table = select_rows(concepts.table, top, concepts.names, rule="any")
     want = {s: sum(bool(top & set(r["CUIs"].split(";"))) for r in lines(f"{s}_concepts.csv")) for s in KEPT}
     assert table.groupby("split").keep.sum().to_dict() == want
     assert want["train"] == 59180

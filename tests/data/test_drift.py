@@ -1,6 +1,5 @@
 "Caption noise and drift between splits: by hand, against other routes, and on the official ROCOv2 text."
 
-import csv
 import math
 import re
 import time
@@ -14,7 +13,7 @@ import pytest
 from matplotlib.text import Text
 from scipy import stats
 
-from helpers import OFFICIAL
+from concept_tables import CAPTIONS, NAMES, ONE, SPLITS, TWO, both, lines, toy
 from radgen.core.errors import ConfigError
 from radgen.data.drift import (
     CASED,
@@ -29,7 +28,6 @@ from radgen.data.drift import (
 from radgen.data.tables import read_rocov2
 
 
-SPLITS = ("train", "valid", "test")
 NOISY = {
     "arrow or mark": [1987, 3194, 3231],
     "panel letter": [85, 153, 162],
@@ -40,35 +38,6 @@ NOISY = {
     "measurement or scale bar": [428, 585, 567],
     "any": [7011, 6703, 6666],
 }
-CAPTIONS = {"train": 13476, "valid": 9903, "test": 9927}
-NAMES = {"C0000001": "CT", "C0000002": "Chest", "C0000003": "Cyst"}
-ONE, TWO, THREE = NAMES
-
-
-def toy(*cuis, split="train"):
-    return pd.DataFrame(
-        {"id": [str(i) for i in range(len(cuis))], "caption": "CT", "cuis": list(cuis), "image": "", "split": split}
-    )
-
-
-def both(a, b):
-    return pd.concat([toy(*a), toy(*b, split="test")], ignore_index=True)
-
-
-@pytest.fixture(scope="module")
-def concepts(official_text):
-    return read_rocov2(official_text, images=False, captions=False)
-
-
-@pytest.fixture(scope="module")
-def captions(official_text):
-    return read_rocov2(official_text, images=False)
-
-
-def lines(name):
-    "The rows of an official file, by the csv module alone."
-    with open(OFFICIAL / name, newline="", encoding="utf-8") as f:
-        return list(csv.DictReader(f))
 
 
 def test_caption_noise():

@@ -1,6 +1,5 @@
 "Exploration: each function on tables worked out by hand, and the official ROCOv2 numbers derived without radgen."
 
-import csv
 import warnings
 from collections import Counter
 
@@ -8,7 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from helpers import OFFICIAL
+from concept_tables import CAPTIONS, NAMES, ONE, SPLITS, THREE, TWO, both, lines, toy
 from radgen.core.errors import ConfigError
 from radgen.data.explore import (
     count_cuis,
@@ -25,9 +24,7 @@ from radgen.data.explore import (
 from radgen.data.tables import read_rocov2
 
 
-SPLITS = ("train", "valid", "test")
 IMAGES = {"train": 59962, "valid": 9904, "test": 9927}
-CAPTIONS = {"train": 13476, "valid": 9903, "test": 9927}
 TOP = [
     ("C0040405", 20495),
     ("C1306645", 16604),
@@ -50,7 +47,7 @@ TOP = [
     ("C0023884", 986),
     ("C0018787", 906),
 ]
-PERCENTILES = [10.0, 19.0, 44.0, 871.66]  # the paper prints 11, 19, 44, 874  # the paper prints 11, 19, 44, 874
+PERCENTILES = [10.0, 19.0, 44.0, 871.66]  # the paper prints 11, 19, 44, 874
 #                           Chest Abd. Skull Pelvis Lower Upper Spine Neck Breast H&N Head none
 REGIONS = {
     "Computed tomography": [1762, 1197, 51, 869, 8, 0, 38, 253, 21, 31, 201, 16407],
@@ -61,34 +58,6 @@ REGIONS = {
     "Positron emission tomography": [8, 4, 2, 20, 1, 0, 4, 11, 2, 2, 6, 459],
     "no type": [8, 4, 0, 9, 0, 0, 0, 4, 0, 0, 3, 287],
 }
-NAMES = {"C0000001": "CT", "C0000002": "Chest", "C0000003": "Cyst"}
-ONE, TWO, THREE = NAMES
-
-
-def toy(*cuis, split="train"):
-    return pd.DataFrame(
-        {"id": [str(i) for i in range(len(cuis))], "caption": "CT", "cuis": list(cuis), "image": "", "split": split}
-    )
-
-
-def both(a, b):
-    return pd.concat([toy(*a), toy(*b, split="test")], ignore_index=True)
-
-
-@pytest.fixture(scope="module")
-def concepts(official_text):
-    return read_rocov2(official_text, images=False, captions=False)
-
-
-@pytest.fixture(scope="module")
-def captions(official_text):
-    return read_rocov2(official_text, images=False)
-
-
-def lines(name):
-    "The rows of an official file, by the csv module alone."
-    with open(OFFICIAL / name, newline="", encoding="utf-8") as f:
-        return list(csv.DictReader(f))
 
 
 def test_counts_are_images_and_ties_go_by_cui():
