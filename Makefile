@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := $(VENV)/.installed-demo
 DEV := $(VENV)/.installed-dev
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs
-PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test soak coverage setup assets lint export readme docs
 .DEFAULT_GOAL := demo
@@ -45,7 +45,7 @@ soak: assets
 
 # Which lines of radgen/ the tests reach. The chapters reach more and are not counted.
 coverage: assets
-	$(PYTEST) $(PARALLEL) --ignore-glob='tests/test_notebooks*' --cov=radgen --cov-report=term:skip-covered tests
+	$(PYTEST) $(PARALLEL) --ignore=tests/test_notebooks.py --cov=radgen --cov-report=term:skip-covered tests
 
 lint: $(DEV)
 	$(BIN)/ruff check

@@ -8,6 +8,19 @@ from filelock import FileLock
 from helpers import OFFICIAL, ROOT, SHARED, WORK
 
 
+def pytest_collection_modifyitems(items):
+    "The jobs of two workers: the tests of a file together, since they share fixtures; then each notebook by itself."
+    items.sort(key=is_notebook)
+    for item in items:
+        if not is_notebook(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+def is_notebook(item):
+    "Whether a test runs a notebook."
+    return item.path.name == "test_notebooks.py"
+
+
 @pytest.fixture(scope="session")
 def phantoms():
     "The default phantoms, the same folder that chapters and the demonstration use."

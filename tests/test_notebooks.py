@@ -1,4 +1,6 @@
-"""Every notebook runs from top to bottom, heavy cells aside: one test per notebook, in two files for two workers."""
+"""Every notebook runs from top to bottom: without its slow cells in `make test`, with them in `make soak`.
+
+Cells marked `large` need hours or large weights and run in neither."""
 
 import matplotlib
 import pytest
@@ -7,16 +9,22 @@ from nbdev.test import test_nb as run_notebook
 from helpers import ROOT
 
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-MIDDLE = "5"  # the first digit of the notebooks of the second file
+SLOW = [p for p in NOTEBOOKS if '"#| slow' in p.read_text(encoding="utf-8")]
 
 
-def runs(path):
-    "Execute a notebook in this process."
+def run(path, skip):
+    "Execute a notebook in this process, without the cells that carry one of the flags."
     matplotlib.use("agg")
-    ok, _ = run_notebook(path, skip_flags=["slow", "cuda"], basepath=ROOT)
+    ok, _ = run_notebook(path, skip_flags=skip, basepath=ROOT)
     assert ok, f"{path.name} failed; its traceback is above"
 
 
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.name < MIDDLE], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook(path, shared_data):
-    runs(path)
+    run(path, ["slow", "large", "cuda"])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("path", SLOW, ids=lambda p: p.stem)
+def test_notebook_with_slow_cells(path, shared_data):
+    run(path, ["large", "cuda"])

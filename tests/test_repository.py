@@ -50,13 +50,14 @@ def test_readme_shows_figure(figure):
 
 
 def test_python_of_readme_draws(tmp_path, monkeypatch):
-    "As it stands there, except for the length of the training and the width of the network."
+    "As it stands there, except for the number of phantoms, the length of the training and the width of the network."
     from PIL import Image
 
     code = re.search(r"<!-- test: python -->\n```py\n(.*?)```", readme(), re.S)[1]
     shorter = {
         "steps=900": "steps=2",
         'size="small"': 'size="tiny"',
+        '"work/phantoms")': '"work/phantoms", 160, 20, 20)',
         '"work/prepared")': '"work/prepared", llm="rules")',
     }
     for long, short in shorter.items():
@@ -124,7 +125,7 @@ def test_notebook_has_ids_and_was_executed(path):
 
 def shows_something(source):
     "Whether a cell prints, or ends in an expression or a figure, so that it must have an output."
-    if re.match(r"#\|\s*(export|hide|default_exp|cuda|slow|eval: false)", source):
+    if re.match(r"#\|\s*(export|hide|default_exp|cuda|slow|large|eval: false)", source):
         return False
     return bool(re.search(r"^print\(", source, re.M))
 

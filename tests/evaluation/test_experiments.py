@@ -26,8 +26,11 @@ TINY = dict(
 
 @pytest.fixture
 def budget(monkeypatch):
-    "The smallest budget, with two scales of crops in the audit."
+    "The smallest budget; a memory that is not computed, no facts of phantoms, two scales of crops in the audit."
     monkeypatch.setitem(BUDGETS, "cpu", TINY)
+    monkeypatch.setattr("radgen.evaluation.experiments.peak_memory", lambda *args: {"all": 1.0})
+    monkeypatch.setattr("radgen.evaluation.scores.grid_features", lambda device: None)
+    monkeypatch.setattr("radgen.evaluation.scores.truth_alignment", lambda *args: None)
     monkeypatch.setattr("radgen.evaluation.memorisation.SCALES", (1.0, 0.9))
 
 

@@ -106,6 +106,7 @@ def test_feature_space_finds_copies_to_the_byte():
     assert i.tolist() == [7, 9] and d.max() < 1e-2
 
 
+@pytest.mark.soak
 def test_replicas_of_real_images_are_found(real, tmp_path):
     p = prepare(PrepareConfig(real, tmp_path / "prepared", llm="rules"))
     train, test = np.array(p.images("train", 64)), np.array(p.images("test", 64))

@@ -1,10 +1,12 @@
 """Finding, side and size of phantoms, compared with their prompts."""
 
 import numpy as np
+import pytest
 
 from radgen.evaluation.truth import grid_features, phantom_truth, truth_alignment
 
 
+@pytest.mark.soak
 def test_mirrored_phantoms_have_the_wrong_sides(prepared):
     grid, rows = grid_features(), prepared.rows("test").assign(prompt=prepared.texts("test", 0))[:120]
     images = np.array(prepared.images("test", 32))[:120]
@@ -18,6 +20,15 @@ def test_mirrored_phantoms_have_the_wrong_sides(prepared):
     _, mirrored, _ = truth_alignment(images[:, :, ::-1], rows, prepared, "test", 32, False, grid)
     assert mirrored.generated < 0.3
     assert mirrored.real == side.real
+
+
+def test_few_phantoms_show_their_side(few):
+    grid, rows = grid_features(), few.rows("test").assign(prompt=few.texts("test", 0))
+    images = np.array(few.images("test", 16))
+    _, side, _ = truth_alignment(images[:, :, ::-1], rows, few, "test", 16, False, grid)
+    assert side.readable
+    assert side.real > 0.7
+    assert side.generated < 0.5
 
 
 def test_truth_is_known_for_phantoms_alone(prepared, monkeypatch):

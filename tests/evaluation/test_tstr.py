@@ -26,6 +26,7 @@ def mean_auroc(scores, name):
     return np.mean([s.auroc for s in scores if s.trained_on == name])
 
 
+@pytest.mark.soak
 def test_classifier_learns_from_good_images_and_not_from_wrong_labels():
     (train, labels), (test, truth), (good, asked) = blobs(200, 0), blobs(120, 1), blobs(200, 2)
     scores = train_on_synthetic(good, asked, train, labels, test, truth, seeds=(0,), steps=150)

@@ -159,6 +159,7 @@ def two_processes(tmp_path_factory):
     return folder
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind, frozen", CASES)
 def test_two_processes_use_every_parameter_and_agree_with_one(kind, frozen, two_processes):
     a, b = (load_file(two_processes / f"{kind}-{frozen}-{r}.safetensors") for r in (0, 1))

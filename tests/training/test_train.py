@@ -63,6 +63,7 @@ def test_every_objective_reaches_the_saved_schedule(cfg, options):
     assert np.isfinite(run.metrics().loss).all()
 
 
+@pytest.mark.soak
 def test_compiled_and_checkpointed_run_goes_on_without(cfg, four_steps, monkeypatch):
     torch._dynamo.reset()
     counter, accelerator = CompileCounterWithBackend("eager"), radgen.training.loop.Accelerator
