@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Name', 'Phrase', 'Phrases', 'Table', 'Word', 'Beginnings', 'Words', 'Names', 'Texts', 'LEXICON', 'WordGroups',
-           'Findings', 'WordLists', 'Projections', 'Concepts', 'Lexicon', 'describe_violation', 'phrase_tables',
-           'load_lexicon', 'is_finding']
+           'Findings', 'WordLists', 'Projections', 'Concepts', 'Modifier', 'Lexicon', 'describe_violation',
+           'phrase_tables', 'load_lexicon', 'is_finding']
 
 # %% ../../nbs/310_lexicon.ipynb #310-lexicon-004
 import tomllib
@@ -73,6 +73,10 @@ class WordLists:
     occasion: Words  # when and where the image was taken
     denial: Words  # adjectives that deny a finding
     denial_ends: Words  # where a negation ends
+    finding_nouns: Words  # name a finding, beside those that are known by their form
+    image: Words  # about the image, where two texts are compared
+    view: Words  # planes and projections, where two texts are compared
+    little: Words  # a rewritten text may add or leave them out
     anatomy: Texts  # a concept whose name has one of these is no finding
 
 
@@ -90,6 +94,14 @@ class Concepts:
 
     image_type: dict[str, Name]
     view: dict[str, Name]
+
+# %% ../../nbs/310_lexicon.ipynb #310-lexicon-027
+@dataclass(config=_STRICT, frozen=True)
+class Modifier:
+    "Phrases that change what is said of a finding; one class of `[modifiers]`."
+
+    before: Phrases  # stand before what they act on
+    after: tuple[Phrase, ...]  # stand after it
 
 # %% ../../nbs/310_lexicon.ipynb #310-lexicon-017
 @dataclass(config=_STRICT, frozen=True)
@@ -112,6 +124,13 @@ class Lexicon:
     findings: Findings
     word_lists: WordLists
     concepts: Concepts
+    modifiers: dict[Name, Modifier]  # class -> phrases, for the comparison of two texts
+    same_as: dict[Phrase, Phrase]  # phrase -> the words as which it is compared
+    sides: dict[Name, Words]
+    degrees: dict[Name, Words]
+    counts: dict[Name, Words]
+    comparators: dict[Name, Phrases]  # '<' or '>' -> phrases before a number
+    joints: dict[Name, Phrases]  # 'with' or 'and' -> phrases that join two findings
     abbreviations: dict[str, str]  # abbreviation -> what it stands for
 
 # %% ../../nbs/310_lexicon.ipynb #310-lexicon-019
