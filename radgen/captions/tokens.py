@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from enum import StrEnum
 from functools import lru_cache
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from .evidence import stem
 from .lexicon import LEXICON, is_finding
@@ -33,12 +33,12 @@ _SPELLINGS = [  # (pattern, what is written instead), in order
     (re.compile(r"['’]s\b"), " "),
     (re.compile(r"\b(\d+)[\s-]chamber"), r"\1chamber"),
     (re.compile(r"\b([mc]m)[3³]"), r"\1cubed"),
+    (re.compile(r"\b(?:[\d.]+[\s-]*(?:year|yr|month|week|day)s?[\s-]*old|aged \d+(?: years)?)\b", re.I), " "),
     (re.compile(r"\b(?:prior to|high[ -]resolution|old (?:man|woman|boy|girl|male|female))", re.I), " "),
     (re.compile(r"\b(\d+)(?:st|nd|rd|th)\b"), r" ord_\1 "),
     (re.compile(r"\b(\d+)\s*o\s?['’]?\s?clock\b"), r" ord_clock\1 "),
     (re.compile(r"(?<=\d),(?=\d{3}\b)"), ""),
     (re.compile(r"(?<=\d),(?=\d{1,2}\b)"), "."),
-    (re.compile(r"\b(?:[\d.]+[\s-]*(?:year|yr|month|week|day)s?[\s-]*old|aged \d+(?: years)?)\b", re.I), " "),
     (re.compile(r"(?<!\d )(?<!\d)\bLt?\b\.?(?=\s+[a-z])"), " left "),
     (re.compile(r"(?<!\d )(?<!\d)\bRt?\b\.?(?=\s+[a-z])"), " right "),
     (re.compile(r"(?:(?<=^)|(?<=\s))\(?\d\)\s|(?<=\s)\(?i{1,3}\)\s"), ", "),
@@ -165,7 +165,7 @@ class Token(NamedTuple):
     "A word or phrase with what it means."
 
     kind: Kind
-    value: object = ""
+    value: Any = ""
     finding: bool = False  # of a word: whether it names a finding
 
 # %% ../../nbs/327_tokens.ipynb #327-tokens-017

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from evaluation_helpers import pixel_features
 
 from radgen.core.errors import ConfigError
 from radgen.evaluation.config import BUDGETS, Table3, Table4, Table5
@@ -26,8 +27,10 @@ TINY = dict(
 
 @pytest.fixture
 def budget(monkeypatch):
-    "The smallest budget; a memory that is not computed, no facts of phantoms, two scales of crops in the audit."
+    "The smallest budget without what takes long: no network for features, memory, facts of phantoms; few crops."
     monkeypatch.setitem(BUDGETS, "cpu", TINY)
+    name = "FD-VGG16 (stand-in, not FID)"
+    monkeypatch.setattr("radgen.evaluation.report.make_features", lambda *args: replace(pixel_features(), name=name))
     monkeypatch.setattr("radgen.evaluation.experiments.peak_memory", lambda *args: {"all": 1.0})
     monkeypatch.setattr("radgen.evaluation.scores.grid_features", lambda device: None)
     monkeypatch.setattr("radgen.evaluation.scores.truth_alignment", lambda *args: None)
