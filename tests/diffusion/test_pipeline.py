@@ -74,7 +74,7 @@ def apart(a, b):
     return (a - b).abs().max().item()
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_image_depends_on_seed_and_index_alone(pipe, sampler):
     e = vectors(5)
     full = pixels(pipe, prompt_embeds=e, sampler=sampler)
@@ -118,7 +118,7 @@ def test_noise_is_drawn_on_the_cpu_in_32_bits():
     assert devices == {"cpu"} and a.dtype == b.dtype == torch.float32 and torch.equal(a, b)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_one_step_draws(pipe, sampler):
     assert pixels(pipe, "head", sampler=sampler, num_inference_steps=1).float().std() > 0
 

@@ -73,7 +73,7 @@ def test_samplers_clip_as_the_schedule_says(name, clip):
     assert (end - (1.0 if clip else 3.0)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", list(SAMPLERS))
 def test_sampler_takes_the_number_of_steps_asked_for(name):
     for steps in (1, 2, 61, 1000):
         t = make_sampler(name, make_schedule(), steps).timesteps

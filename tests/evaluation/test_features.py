@@ -133,7 +133,7 @@ def test_features_that_are_no_numbers_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("name", list(FEATURES))
 def test_registered_network_has_a_function_that_builds_it(name):
     assert callable(FEATURES[name])
 

@@ -21,7 +21,7 @@ from radgen.training.train import train
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("name", DENOISERS)
+@pytest.mark.parametrize("name", list(DENOISERS))
 @pytest.mark.parametrize("preset", ["paper", "radgen"])
 def test_every_entry_makes_its_class_from_its_preset(name, preset):
     entry = DENOISERS[name]
