@@ -84,7 +84,7 @@ def background(
         sequences={value for s in found for value in _values(s, Kind.SEQUENCE)},
     )
 
-
+# %% ../../nbs/345_comparison.ipynb #345-comparison-017
 def shared_side(
     every: list[Statement],  # of one text
     statement: Statement,  # one of them

@@ -117,7 +117,7 @@ def _on_and(reader, i, token):
     after_comma = reader.current.joint == Kind.COMMA
     reader.close(token.kind, keeps_scope=not after_comma)
 
-
+# %% ../../nbs/328_findings.ipynb #328-findings-018
 def _on_report(reader, i, token):
     "After 'CT shows' something new is said; a negation before the verb, 'fails to show', goes with it."
     current = reader.current
@@ -151,7 +151,7 @@ def _mark_before(reader, name):
     if not listed:
         reader.current.status.add(name)
 
-
+# %% ../../nbs/328_findings.ipynb #328-findings-019
 _AUXILIARY = frozenset("is are was were be been being has have had".split())
 
 
@@ -211,7 +211,7 @@ def _on_little(reader, i, token):
     if token.value in _OPENS:
         reader.current.opening = reader.current.opening or Kind.LITTLE
 
-
+# %% ../../nbs/328_findings.ipynb #328-findings-020
 _ACTIONS: dict[Kind, Callable] = {kind: _on_attribute for kind in ATTRIBUTES} | {
     Kind.WORD: _on_word,
     Kind.MODIFIER: _on_modifier,
