@@ -184,6 +184,7 @@ def wait_for_rows(metrics, n):
         time.sleep(0.2)
 
 
+@pytest.mark.soak
 def test_interrupted_training_resumes(few, tmp_path):
     "Ctrl-C ends with 130 and a checkpoint; the same command goes on from there and finishes."
     args = ["train", "--data-path", few.dir, *TRAINING.split(), "--steps", "60", "--runs", tmp_path, "--name", "cut"]

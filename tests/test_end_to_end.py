@@ -45,12 +45,8 @@ def test_every_row_is_accounted_for(sample_of_sample, real_prepared):
         assert rows[rows.reason != ""][split].sum() == (rejects.split == split).sum() == given - left[split].iloc[-1]
 
 
-LONGER = [("UNet", 64), ("VGG16UNet", 32), ("VGG16UNet_FrozenStart", 64)]
-
-
-@pytest.mark.parametrize(
-    "model, size", [("UNet", 32), *[pytest.param(*case, marks=pytest.mark.soak) for case in LONGER]]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("model, size", [("UNet", 32), ("UNet", 64), ("VGG16UNet", 32), ("VGG16UNet_FrozenStart", 64)])
 def test_prepare_train_sample_evaluate(real_prepared, tmp_path, model, size, capsys):
     run = tmp_path / "e2e"
     common = ["--device", "cpu"]

@@ -201,6 +201,7 @@ def test_progress_reports_the_share_accepted(capsys):
     assert f"2 questions to model:1 and 1 second chances: {counts}" in err
 
 
+@pytest.mark.soak
 def test_replay_needs_no_model(phantoms, tmp_path, monkeypatch, capsys):
     def never(name, device):
         raise AssertionError("SmolLM2 was loaded")

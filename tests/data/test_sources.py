@@ -75,6 +75,7 @@ def test_every_source_gives_the_same_table(folder, tmp_path):
             assert Path(p).read_bytes() == Path(q).read_bytes()
 
 
+@pytest.mark.soak
 def test_hub_is_fetched_once_and_a_missing_name_is_an_error(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     home = fetch_hub(str(pack(folder, tmp_path / "hub")))

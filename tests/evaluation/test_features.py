@@ -62,6 +62,7 @@ def test_efficientnet_is_a_named_stand_in():
     assert not f.net.training
 
 
+@pytest.mark.soak
 def test_inflated_kernels_are_summed_over_depth(tmp_path, monkeypatch):
     "The CT network's checkpoint, made on the spot from a flat one: what its slices sum to must come out."
     import timm

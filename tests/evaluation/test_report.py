@@ -31,6 +31,7 @@ class Page(HTMLParser):
         self.links += [v for k, v in attrs if k in ("src", "href")]
 
 
+@pytest.mark.soak
 def test_report_and_json_agree_and_name_the_surrogates(small_run_copy, capsys, monkeypatch):
     "With VGG16, classifiers and curves."
     monkeypatch.setattr("radgen.evaluation.scores.train_on_synthetic", partial(train_on_synthetic, steps=10))

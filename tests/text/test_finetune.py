@@ -260,6 +260,7 @@ def test_command_line_leads_from_pairs_to_a_run(few, start, tmp_path, capsys):
     assert (runs / "r" / "final").exists()
 
 
+@pytest.mark.soak
 def test_interruption_leaves_nothing(few, start, tmp_path):
     options = f"--data-path {few.dir} --out {tmp_path / 'clip'} --model {start} --device cpu"
     args = f"finetune-clip {options} --epochs 100000 --patience 100000 --lr 1e-9"

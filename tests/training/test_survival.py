@@ -158,11 +158,6 @@ def interrupted_run(start, runs, ways):
     return started.run, hits
 
 
-def test_run_interrupted_twice_ends_with_the_same_bits(start, untouched, tmp_path):
-    run, _ = interrupted_run(start, tmp_path, ["kill in a write", "SIGUSR1"])
-    assert_same_bits(untouched, run)
-
-
 @pytest.mark.soak
 def test_run_interrupted_fifteen_times_ends_with_the_same_bits(start, untouched, tmp_path):
     ways = ["kill"] * 5 + ["kill in a write"] * 6 + ["SIGTERM"] * 2 + ["SIGUSR1"] * 2
