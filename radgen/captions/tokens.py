@@ -123,7 +123,7 @@ _ORDINAL = {word: str(n) for n, word in enumerate(_ORDINALS, 1)}
 _COMPARATORS = PhraseTable((phrase, sign) for sign, phrases in LEXICON.comparators.items() for phrase in phrases)
 _SIGNS = {"<": "<", "≤": "<", ">": ">", "≥": ">"}
 
-
+# %% ../../nbs/327_tokens.ipynb #327-tokens-008
 def is_number(
     word: str,
 ) -> bool:

@@ -144,7 +144,7 @@ def probe_accuracy(
     known = wanted != ""
     return float((probe.predict(np.asarray(f[known])) == wanted[known]).mean())
 
-
+# %% ../../nbs/740_alignment.ipynb #740-alignment-021
 def type_alignment(
     f: np.ndarray,  # (N, D) features of the generated images
     rows: pd.DataFrame,  # with the `id` of the image that each was drawn for
