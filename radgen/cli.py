@@ -25,6 +25,8 @@ from .core.files import to_json
 from .evaluation.config import CompareConfig, EvaluateConfig, Table3, Table4, Table5
 from .prepared.config import PrepareConfig
 from .text.config import ClipConfig
+
+# %% ../nbs/940_cli.ipynb #940-cli-imports
 from radgen.tools.commands import (
     resolved,
     run_app,

@@ -104,7 +104,7 @@ def alignment_rows(
     concepts = number(s.concepts)
     if s.concepts_interval:
         concepts += f" ({s.concepts_interval[0]:.2f} to {s.concepts_interval[1]:.2f})"
-    chance = percent(s.types_deaf)
+    chance = percent(s.types_chance)
     return [
         Row(
             "concepts as asked (AUROC)",
@@ -133,7 +133,7 @@ def fact_row(
     f: FactScore,
 ) -> Row:
     "Whether phantoms show one fact of their prompts."
-    generated, real, constant = (fact_text(f, v) for v in (f.generated, f.real, f.deaf))
+    generated, real, constant = (fact_text(f, v) for v in (f.generated, f.real, f.chance))
     about = f"known for phantoms alone, by a reader; {f.asked} prompts say it; {constant} for a constant answer"
     return Row(FACTS[f.fact], generated if f.readable else "cannot be read", real, about)
 

@@ -74,7 +74,7 @@ class FactScore:
     asked: int  # prompts that state it
     generated: float | None  # share of generated images that show it, 0..1, or mean error in mm; None for no prompts
     real: float | None  # the same for real test images
-    deaf: float  # the same for a constant answer
+    chance: float  # the same for a constant answer
     readable: bool  # whether the probe is better than a constant answer on real images
 
 # %% ../../nbs/702_results.ipynb #702-results-015
@@ -129,7 +129,7 @@ class Scores(DistanceScores):
     doubt: tuple[float, ...] | None  # (N,) probability of the requested image type for each generated image, 0..1
     types: float | None  # share of generated images of the requested image type, 0..1
     types_real: float | None  # the same for real test images
-    types_deaf: float | None  # the same for always drawing the most frequent type
+    types_chance: float | None  # the same for always drawing the most frequent type
     concepts_real: float | None  # mean AUROC of the concept probe on real test images, 0..1
     concepts: float | None  # mean AUROC on generated images, 0..1; 0.5 is chance
     concepts_interval: tuple[float, float] | None  # 95% interval of `concepts` over other draws of images

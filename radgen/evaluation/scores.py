@@ -206,7 +206,7 @@ def alignment_scores(
         doubt=types.doubt,
         types=types.generated,
         types_real=types.real,
-        types_deaf=types.chance,
+        types_chance=types.chance,
         concepts_real=concepts.real,
         concepts=concepts.generated,
         concepts_interval=concepts.interval,

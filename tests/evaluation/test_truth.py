@@ -15,7 +15,7 @@ def test_mirrored_phantoms_have_the_wrong_sides(prepared):
     assert finding.readable
     assert side.generated > 0.85
     assert side.real > 0.85
-    assert finding.real > 3 * finding.deaf
+    assert finding.real > 3 * finding.chance
     assert 20 < side.asked < finding.asked
     _, mirrored, _ = truth_alignment(images[:, :, ::-1], rows, prepared, "test", 32, False, grid)
     assert mirrored.generated < 0.3
