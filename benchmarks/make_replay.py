@@ -19,6 +19,6 @@ data = read_rocov2(make_phantoms(Path(__file__).resolve().parents[1] / "work" / 
 table = select_rows(data.table, choose_cuis(count_cuis(data.table, data.names), 10), data.names)
 kept = table[table.keep]
 n = write_replay(kept, data.names)
-verdicts = transform_captions(table, data.names).query("keep").verdict.value_counts(normalize=True)
+verdicts = transform_captions(table, data.names).query("keep").verdict.str.split(": ").str[0]
 print(f"{n:,} requests, {replay_path().stat().st_size / 1e3:.0f} kB")
-print(verdicts.round(3).to_string())
+print(verdicts.value_counts(normalize=True).round(3).to_string())

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from .abbreviations import plain_caption
+from .history import plain_caption
 from .lexicon import LEXICON
 from .reading import seen
-from .template import INVALID, UNSPECIFIED, Record, parse
+from .template import INVALID, NORMAL, UNSPECIFIED, Record, parse
 from ..core.errors import ConfigError, DataError, first_line
 from ..core.files import read_json
 from ..data.sources import names_file
@@ -152,7 +152,7 @@ def read_rewriting(
     cells = re.split(separator, text.strip(), maxsplit=3)
     fields = [re.sub(r"^[\w' ]{1,24}:", "", cell.strip()).strip(" .") for cell in cells]  # 'Body Part: Heart'
     if len(fields) == 3:  # 'Side view of goiter' is view and condition
-        fields.append("" if re.search(r"\bnormal$", fields[2], re.I) else fields[2])
+        fields.append(NORMAL if re.search(r"\bnormal$", fields[2], re.I) else fields[2])
     elif len(fields) < 3:
         fields = (fields + ["", ""])[:3] + [text]
     pairs = zip(fields, UNSPECIFIED)

@@ -7,6 +7,7 @@ __all__ = ['REASON_OF_STATUS', 'VIEWS', 'Difference', 'status_reason', 'Backgrou
            'difference_from', 'compare_statements']
 
 # %% ../../nbs/345_comparison.ipynb #345-comparison-005
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +22,9 @@ class Difference(NamedTuple):
 
     reason: str  # 'negation', 'side', 'number', 'left out', ...
     words: str  # of the statement where it was found
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.words}" if self.words else self.reason
 
 
 REASON_OF_STATUS = {  # class of [modifiers] -> reason
@@ -54,6 +58,7 @@ class Background:
 
     statements: list[Statement]
     words: set[str]  # all of them
+    counts: Counter[str]  # how often the caption and its labels have each word
     free_words: set[str]
     free_sides: set[str]
     sequences: set[str]
@@ -63,7 +68,7 @@ def _values(statement, kind):
     "The values of the attributes of a kind."
     return [value for k, value in statement.attributes if k is kind]
 
-
+# %% ../../nbs/345_comparison.ipynb #345-comparison-020
 def background(
     text: str,  # the caption
     labels: str = "",  # names of its concepts and fields, whose words may be used
@@ -72,13 +77,15 @@ def background(
     found = statements(text)
     talk = [s for s in found if s.is_talk]
     words = {word for s in found for word in s.words}
-    free = {word for s in talk for word in s.words} | {str(t.value) for t in tokens(labels) if t.kind is Kind.WORD}
+    named = [str(t.value) for t in tokens(labels) if t.kind is Kind.WORD]
+    free = {word for s in talk for word in s.words} | set(named)
     views = words & VIEWS
     if len(views) > 1:
         free -= views  # which of them shows what is a fact
     return Background(
         statements=found,
         words=words | free,
+        counts=Counter(word for s in found for word in s.words) + Counter(named),
         free_words=free,
         free_sides={side for s in talk for side in _values(s, Kind.SIDE)},
         sequences={value for s in found for value in _values(s, Kind.SEQUENCE)},
@@ -99,6 +106,17 @@ def shared_side(
     return sides.pop() if len(sides) == 1 and last > first else None
 
 # %% ../../nbs/345_comparison.ipynb #345-comparison-010
+def _sides_trade_places(new, run):
+    "Whether two sides of a run are with each other's words: 'the right artery from the left sinus'."
+    old = [pair for s in run for pair in s.sides]
+    if len({side for side, _ in old}) < 2 or len(new.sides) < 2:
+        return False
+    if sorted(new.sides) != sorted(old):
+        return {word for _, word in new.sides} == {word for _, word in old}
+    beside = [word for _, word in old]
+    return len(set(beside)) < len(beside) and new.sides != old
+
+
 _BOUND = (Kind.SIDE, Kind.NUMBER, Kind.LEVEL, Kind.GRADE, Kind.DEGREE)
 
 
@@ -115,6 +133,8 @@ def _attribute_reason(new, run, known, every):
             meant = [value for value in meant if value not in known.free_sides or value in said]
         if sorted(map(str, said)) != sorted(map(str, meant)):
             return str(kind)
+    if _sides_trade_places(new, run):
+        return str(Kind.SIDE)
     counts = [value for s in run for value in _values(s, Kind.COUNT)]
     if not set(_values(new, Kind.COUNT)) <= set(counts):
         return "number"
@@ -123,7 +143,7 @@ def _attribute_reason(new, run, known, every):
     several = len(known.sequences) > 1
     return "sequence" if not sequences <= (meant if several else known.sequences) else ""
 
-
+# %% ../../nbs/345_comparison.ipynb #345-comparison-021
 def difference_from(
     new: Statement,
     run: list[Statement],  # of the caption, which the new one may join
@@ -163,15 +183,38 @@ def _runs(new, known) -> Iterator[list[Statement]]:
             if any(set((new.findings and s.findings) or s.words) & set(new.words) for s in run):
                 yield run
 
+# %% ../../nbs/345_comparison.ipynb #345-comparison-022
+def _shares_finding(new, run):
+    "Whether a statement names a finding of a run, or no finding at all."
+    return not new.findings or any(set(new.findings) & set(s.findings) for s in run)
+
+
+def _moved_to_another(new, run, known, every):
+    "Whether a statement that hangs on another, 'nodes with calcifications', hangs on a different one now."
+    old_host, host = _host(run[0], known.statements), _host(new, every)
+    if old_host is None or host is None:
+        return False
+    repeated = [s for s in known.statements if set(s.words) & set(new.words)]
+    return len(repeated) > 1 and not set(host.words) & set(old_host.words)
+
+
+def _host(statement, every):
+    "The statement on which one hangs by 'with' or 'without', None if it hangs on none."
+    i = next(i for i, other in enumerate(every) if other is statement)
+    return every[i - 1] if i > 0 and statement.joint in (Kind.WITH, Kind.MODIFIER) else None
+
 
 def _match(new, known, every):
     "The run that a new statement stands for, and why it does not fit; (None, '') if there is no candidate."
     best, reason, most = None, "", -1.0
     for run in _runs(new, known):
         why = difference_from(new, run, known, every)
-        if not why:
+        if not why and _moved_to_another(new, run, known, every):
+            why = "moved"
+        if not why and _shares_finding(new, run):
             return run, ""
         shared = len(set(new.words).intersection(*[set().union(*(s.words for s in run))])) - 0.1 * len(run)
+        shared += 100 * (not why)
         if shared > most:
             best, reason, most = run, why, shared
     return best, reason
@@ -185,27 +228,28 @@ def _says_nothing(new):
 def _unmatched(new, known):
     "The reason against a statement that resembles none of the caption's, '' if what it says may stand anywhere."
     if not new.words and not new.status:
-        attributes = [a for s in known.statements for a in s.attributes]
-        return "" if all(a in attributes for a in new.attributes) else "number"
+        for statement in known.statements:
+            if all(attribute in statement.attributes for attribute in new.attributes):
+                return ""
+        return "number"
     free = set(new.words) <= known.free_words and set(_values(new, Kind.SIDE)) <= known.free_sides
     return "" if free and not new.status else "added"
 
 
-def _missing(known, used, may_be_shorter):
-    "The first finding or measure of the caption that no new statement stands for."
-    for statement in known.statements:
-        if any(statement is other for other in used) or statement.is_talk or "historical" in statement.status:
-            continue
-        if may_be_shorter:
-            continue
-        measures = [value for value in _values(statement, Kind.NUMBER) if value[2]]
-        if not statement.findings and not measures:
-            continue
-        if statement.status == {"denied"} and all(word.startswith("abnorm") for word in statement.findings):
-            continue  # 'no abnormality' may become 'Normal'
-        if not any(_repeats(statement, other) for other in used):
-            return statement
-    return None
+def _needs_no_mention(statement):
+    "Whether a statement of the caption may be left out."
+    if statement.is_talk or "historical" in statement.status:
+        return True
+    measures = [value for value in _values(statement, Kind.NUMBER) if value[2]]
+    if not statement.findings and not measures:
+        return True
+    # 'no abnormality' may become 'Normal'
+    return statement.status == {"denied"} and all(word.startswith("abnorm") for word in statement.findings)
+
+# %% ../../nbs/345_comparison.ipynb #345-comparison-023
+def _stands_for(new, statement):
+    "Whether a new statement says the finding of a statement that it was matched with."
+    return not statement.findings or bool(set(statement.findings) & set(new.words))
 
 
 def _repeats(statement, other):
@@ -213,7 +257,40 @@ def _repeats(statement, other):
     same = sorted(map(str, statement.attributes)) == sorted(map(str, other.attributes))
     return same and statement.status == other.status and set(statement.findings) <= set(other.words)
 
+
+def _missing(known, used):
+    "The first finding or measure of the caption that no new statement stands for."
+    for statement in known.statements:
+        if _needs_no_mention(statement):
+            continue
+        if any(old is statement and _stands_for(new, statement) for old, new in used):
+            continue
+        if not any(_repeats(statement, old) and _stands_for(new, statement) for old, new in used):
+            return statement
+    return None
+
 # %% ../../nbs/345_comparison.ipynb #345-comparison-014
+def _left_out(known, every, used):
+    "What the caption says and the new text does not: a finding, a measure, or the side of what was imaged."
+    statement = _missing(known, used)
+    if statement:
+        return Difference("left out", str(statement))
+    sides = {side for s in every for side in _values(s, Kind.SIDE)}
+    lost = {side for side in known.free_sides - sides if side != "bilateral"}
+    return Difference(str(Kind.SIDE), " ".join(sorted(lost))) if lost else None
+
+
+def _repeated(every, known):
+    "What the new text says more often than the caption: a finding or a time."
+    said = Counter(finding for s in every for finding in s.findings)
+    for finding, n in said.items():
+        if n > 1 and n > known.counts[finding]:
+            return Difference("added", finding)
+    times = Counter(time for s in every for time in s.times)
+    too_often = times - Counter(time for s in known.statements for time in s.times)
+    return Difference("number", "time") if too_often else None
+
+# %% ../../nbs/345_comparison.ipynb #345-comparison-024
 def compare_statements(
     new: str,  # a condition
     old: str,  # the caption, from `plain_caption`
@@ -222,21 +299,23 @@ def compare_statements(
 ) -> Difference | None:  # None if the new text says what the old one says
     "The first difference between two texts."
     known, every = background(old, labels), statements(new)
-    used: list[Statement] = []
+    if every == known.statements:
+        return None
+    used: list[tuple[Statement, Statement]] = []  # of the caption, of the new text
     for statement in every:
         if _says_nothing(statement):
             continue
-        unknown = [word for word in statement.words if word not in known.words]
+        unknown = [said for said, word in zip(statement.written, statement.words) if word not in known.words]
         if unknown:
             return Difference("new word", " ".join(unknown))
         run, reason = _match(statement, known, every)
         if run is None:
             reason = _unmatched(statement, known)
+            run = [s for s in known.statements if not s.words and s.attributes == statement.attributes]
         if reason:
             return Difference(reason, str(statement))
-        used += run or []
-    said = {time for s in every for time in s.times}
-    if not said <= {time for s in known.statements for time in s.times}:
-        return Difference("number", "time")
-    left_out = _missing(known, used, may_be_shorter)
-    return Difference("left out", str(left_out)) if left_out else None
+        used += [(old_statement, statement) for old_statement in run or []]
+    repeated = _repeated(every, known)
+    if repeated:
+        return repeated
+    return None if may_be_shorter else _left_out(known, every, used)

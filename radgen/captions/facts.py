@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONCEPTS', 'Facts', 'join_names', 'concept_statement', 'concept_facts', 'may_mention', 'own_text', 'possible_views',
-           'type_of', 'Source', 'resolve', 'source']
+           'type_of', 'Source', 'resolve', 'source_from', 'source']
 
 # %% ../../nbs/330_facts.ipynb #330-facts-004
 import re
@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
-from .abbreviations import plain_caption
 from .evidence import evidence
+from .history import plain_caption
 from .lexicon import LEXICON, is_finding
+from .panels import image_text
 from .reading import clauses, read, seen
 from ..data.tables import CURATED
 
@@ -31,13 +32,15 @@ class Facts(NamedTuple):
     sources: tuple[str, ...] = ("", "", "")  # of the first three: 'concept', 'caption', 'model' or ''
     # for the first three, where the caption allows several values: between which a language model may choose
     options: tuple[tuple[str, ...], ...] = ((), (), ())
+    combined: str = ""  # what else was done with the image: 'angiography' of computed tomography
 
     @property
     def label(self) -> str:
-        "The image type with contrast and sequence before it."
+        "The image type with contrast and sequence before it, and what it was combined with."
         if not self.image_type:
             return ""
-        return join_names([name for name in (self.contrast, self.sequence, self.image_type) if name], " ")
+        names = (self.contrast, self.sequence, self.image_type, self.combined)
+        return join_names([name for name in names if name], " ")
 
 
 def join_names(
@@ -95,6 +98,10 @@ def concept_statement(
 _SPECIAL_FIRST = ("Positron emission tomography", "Scintigraphy", "Computed tomography", "Angiogram", "X-ray")
 
 
+_OF_VESSELS = ("angiogra", "arteriogra", "venogra")
+_ANGIOGRAPHIES = ("Computed tomography", "Magnetic resonance imaging")  # image types that may be angiographies
+
+
 def _common_type(types):
     "The most special of several image types, '' where they contradict each other."
     if types <= {*_SPECIAL_FIRST}:
@@ -103,7 +110,7 @@ def _common_type(types):
         return "Magnetic resonance imaging"
     return types.pop() if len(types) == 1 else ""
 
-
+# %% ../../nbs/330_facts.ipynb #330-facts-024
 @lru_cache(2**12)
 def _merge(statements: tuple[tuple[str, str], ...]) -> Facts:
     "Several statements as one; types or views that contradict each other say nothing."
@@ -114,10 +121,12 @@ def _merge(statements: tuple[tuple[str, str], ...]) -> Facts:
     image_type = _common_type({*found["image_type"]})
     region = " and ".join(found["region"][:2])
     view = found["view"][0] if len(found["view"]) == 1 else ""
+    angiogram = "Angiogram" in found["image_type"] and image_type in _ANGIOGRAPHIES
     return Facts(
         image_type,
         region,
         view,
+        combined="angiography" if angiogram else "",
         findings=tuple(found["finding"]),
         sources=tuple("concept" if value else "" for value in (image_type, region, view)),
         options=((), tuple(found["organ"]), ()),
@@ -190,6 +199,23 @@ def _named_types(said):
         return said.types
     return ["Magnetic resonance imaging"] if said.sequences and not said.type_hints else said.type_hints
 
+# %% ../../nbs/330_facts.ipynb #330-facts-025
+_PET_CT = re.compile(r"\b(?:positron emission tomogra\w*|PET)\W{1,3}(?:CT|computed tomogra\w*)", re.I)
+
+
+def _combined(text, image_type):
+    "What the caption names together with an image type: 'computed tomography angiography', 'PET/CT'."
+    if image_type == "Computed tomography" and _PET_CT.search(text):
+        return "with positron emission tomography"
+    if image_type not in _ANGIOGRAPHIES:
+        return ""
+    reading = read(text)
+    for start, end, meaning in reading.phrases:
+        words = reading.words[start:end]
+        if meaning.image_type == image_type and any(word.startswith(_OF_VESSELS) for word in words):
+            return "angiography"
+    return ""
+
 
 def _decide_region(facts, said):
     "The body part: the concept's, else what was imaged, else the first that is mentioned."
@@ -249,14 +275,23 @@ def resolve(
             findings=facts.findings,
             sources=tuple(who or ("caption" if value else "") for who, value in zip(facts.sources, values)),
             options=_open_fields(facts, said, types, image_type, view),
+            combined=facts.combined or _combined(text, image_type),
         ),
     )
 
 # %% ../../nbs/330_facts.ipynb #330-facts-020
+def source_from(
+    caption: str,  # as published
+    stated: Facts,  # from `concept_facts`
+) -> Source:
+    "Read a caption for an image whose concepts are known; of several panels those that fit."
+    return resolve(image_text(caption, stated.image_type), stated)
+
+
 def source(
     caption: str,  # as published
     cuis: list[str],  # the concepts of the image
     names: dict[str, str],  # CUI -> canonical name
 ) -> Source:
     "Let the concepts speak first, and the caption where they are silent."
-    return resolve(plain_caption(caption), concept_facts(cuis, names))
+    return source_from(caption, concept_facts(cuis, names))

@@ -31,8 +31,10 @@ class Statement:
     clause: int = 0  # its number in the text
     joint: str = ""  # what joins it to the statement before it: a `Kind`
     words: list[str] = field(default_factory=list)  # stems, in order
+    written: list[str] = field(default_factory=list, compare=False)  # the words as they were written
     findings: list[str] = field(default_factory=list)  # those of the words that name a finding
     attributes: list[tuple] = field(default_factory=list)  # (kind, value)
+    sides: list[tuple[str, str]] = field(default_factory=list)  # each side with the word that follows it, in order
     times: list[tuple] = field(default_factory=list)  # numbers with a unit of time
     status: set[str] = field(default_factory=set)  # classes of `[modifiers]`
     about_image: bool = False  # whether it names the image
@@ -49,7 +51,7 @@ class Statement:
 
     def __str__(self) -> str:
         values = [attribute_text(kind, value) for kind, value in self.attributes]
-        return " ".join([*sorted(self.status), *values, *self.words])
+        return " ".join([*sorted(self.status), *values, *self.written])
 
 # %% ../../nbs/328_findings.ipynb #328-findings-009
 _ENDS_LIST = {Kind.END, Kind.BUT, Kind.WITH, Kind.WHICH, Kind.MODIFIER, Kind.AND, Kind.REPORT}
@@ -121,18 +123,20 @@ def _on_and(reader, i, token):
 def _on_report(reader, i, token):
     "After 'CT shows' something new is said; a negation before the verb, 'fails to show', goes with it."
     current = reader.current
-    if not current.is_talk:
+    if current.findings and not current.about_image:
         return
+    sequences = [attribute for attribute in current.attributes if attribute[0] is Kind.SEQUENCE]
     moved = set() if current.modified else set(current.status)
     current.status -= moved
     reader.close(token.kind)
     reader.scope = set(moved)
     reader.current.status |= moved
+    reader.current.attributes += sequences  # 'T1 shows a mass': it is a mass on T1
 
 # %% ../../nbs/328_findings.ipynb #328-findings-012
 def _has_content_after(reader, i):
     "Whether content follows the token i before the statement ends."
-    for token in reader.tokens[i + 1 : i + 4]:
+    for token in reader.tokens[i + 1 : i + 7]:
         if token.kind in _CONTENT:
             return True
         if token.kind is not Kind.LITTLE:
@@ -171,7 +175,8 @@ def _on_modifier(reader, i, token):
         current.status.clear()
         return
     if forward and (follows or not backward) and not (backward and current.words and not follows):
-        if current.findings and forward[0] in ("denied", "uncertain", "mimicked"):
+        twice = "denied" in current.status and current.modified  # 'no artery without stenosis'
+        if (current.findings or twice) and forward[0] in ("denied", "uncertain", "mimicked"):
             reader.close(Kind.MODIFIER)
         reader.current.status.add(forward[0])
         reader.scope = reader.scope | {forward[0]}
@@ -192,7 +197,10 @@ def _on_image(reader, i, token):
 def _on_word(reader, i, token):
     current = reader.current
     current.opening = current.opening or token.kind
+    if current.sides and not current.sides[-1][1]:
+        current.sides[-1] = (current.sides[-1][0], token.value)
     current.words.append(token.value)
+    current.written.append(token.text)
     current.modified = bool(current.status)
     if token.finding:
         current.findings.append(token.value)
@@ -205,9 +213,14 @@ def _on_attribute(reader, i, token):
         current.times.append(token.value[1:])
     else:
         current.attributes.append((token.kind, token.value))
+    if token.kind is Kind.SIDE:
+        current.sides.append((token.value, ""))
 
 
 def _on_little(reader, i, token):
+    if token.value == "there" and not reader.current.words:  # 'no aneurysm and there was a stenosis'
+        reader.scope = set()
+        reader.current.status.clear()
     if token.value in _OPENS:
         reader.current.opening = reader.current.opening or Kind.LITTLE
 
@@ -255,7 +268,9 @@ def statements(
     for statement in StatementReader(tokens(text)).read():
         if joined and _belongs_before(statement, joined[-1]):
             joined[-1].words += statement.words
+            joined[-1].written += statement.written
             joined[-1].attributes += statement.attributes
+            joined[-1].sides += statement.sides
             joined[-1].times += statement.times
         else:
             joined.append(statement)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Name', 'Phrase', 'Phrases', 'Table', 'Word', 'Beginnings', 'Words', 'Names', 'Texts', 'LEXICON', 'WordGroups',
-           'Findings', 'WordLists', 'Projections', 'Concepts', 'Modifier', 'Lexicon', 'describe_violation',
+           'Findings', 'WordLists', 'History', 'Projections', 'Concepts', 'Modifier', 'Lexicon', 'describe_violation',
            'phrase_tables', 'load_lexicon', 'is_finding']
 
 # %% ../../nbs/310_lexicon.ipynb #310-lexicon-004
@@ -69,17 +69,31 @@ class WordLists:
     age: Words  # 'old', 'aged'
     stop: Words  # no content of their own
     contrast_links: Words  # first words of a phrase about the contrast of the image
-    normal: Words  # a clause of these alone says that all is well
+    normal: Words  # a clause of these alone says that all is well, or nothing
+    says_normal: Words  # those of them that say that all is well
     occasion: Words  # when and where the image was taken
     denial: Words  # adjectives that deny a finding
     denial_ends: Words  # where a negation ends
     finding_nouns: Words  # name a finding, beside those that are known by their form
     image: Words  # about the image, where two texts are compared
+    scales: Words  # a number or a letter after them is a grade
     view: Words  # planes and projections, where two texts are compared
     little: Words  # a rewritten text may add or leave them out
     anatomy: Texts  # a concept whose name has one of these is no finding
 
 
+@dataclass(config=_STRICT, frozen=True)
+class History:
+    "What no image shows; `[history]`."
+
+    people: Phrases
+    symptoms: Phrases
+    qualifiers: Words  # adjectives and places of symptoms
+    measurements: Phrases  # vital signs, scores and laboratory values
+    events: Phrases  # what happened to the patient
+    image: Phrases  # words about the image
+
+# %% ../../nbs/310_lexicon.ipynb #310-lexicon-032
 @dataclass(config=_STRICT, frozen=True)
 class Projections:
     "Views that only some types of image can have; `[projections]`."
@@ -124,6 +138,7 @@ class Lexicon:
     findings: Findings
     word_lists: WordLists
     concepts: Concepts
+    history: History
     modifiers: dict[Name, Modifier]  # class -> phrases, for the comparison of two texts
     same_as: dict[Phrase, Phrase]  # phrase -> the words as which it is compared
     sides: dict[Name, Words]
@@ -132,6 +147,7 @@ class Lexicon:
     comparators: dict[Name, Phrases]  # '<' or '>' -> phrases before a number
     joints: dict[Name, Phrases]  # 'with' or 'and' -> phrases that join two findings
     abbreviations: dict[str, str]  # abbreviation -> what it stands for
+    ambiguous_abbreviations: dict[str, Table]  # abbreviation -> what it may stand for -> words beside which it does
 
 # %% ../../nbs/310_lexicon.ipynb #310-lexicon-019
 _PROBLEMS = {  # pydantic's type of error -> what is wrong

@@ -122,7 +122,14 @@ REASONS = {  # of `judge` -> what the model is told
     "sequence": "Do not change or add a sequence.",
     "normal": "The caption says more than normal.",
     "new word": "Use only words of the caption.",
-    "finding left out": "The finding is missing.",
+    "uncertainty": "Keep how certain each finding is, and whether it is past.",
+    "change": "Keep what is new, stable, larger or smaller.",
+    "level": "Keep each level with its finding.",
+    "grade": "Keep each grade with its finding.",
+    "degree": "Keep how severe each finding is.",
+    "moved": "Keep each word with its finding.",
+    "added": "Say only what the caption says.",
+    "left out": "Mention every finding.",
 }
 
 

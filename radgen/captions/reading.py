@@ -179,20 +179,32 @@ def read(
     return reading
 
 # %% ../../nbs/320_reading.ipynb #320-reading-017
+_BETWEEN = frozenset({Role.GENERIC, Role.VIEW_HINT, Role.CONJUNCTION})
+
+
+def _neighbour(reading, i, step):
+    "The word i, or the first word beyond it that is no 'erect', no other view and no 'and'; None at a mark."
+    gaps, meanings = reading.gaps, reading.meanings
+    while 0 <= i < len(meanings) and gaps[i if step > 0 else i + 1] in INSIDE_PHRASE:
+        if meanings[i].about_image or meanings[i].role not in _BETWEEN:
+            return i
+        i += step
+    return None
+
+
 def is_about_image(
     reading: Reading,
     start: int,  # the first word of a phrase
     end: int,  # the word after its last
 ) -> bool:
     "Whether a phrase stands next to talk about the image: 'lateral view', 'lateral chest radiograph'."
-    gaps, meanings = reading.gaps, reading.meanings
-    if start > 0 and gaps[start] in INSIDE_PHRASE and meanings[start - 1].about_image:
+    before, after = _neighbour(reading, start - 1, -1), _neighbour(reading, end, 1)
+    meanings = reading.meanings
+    if before is not None and meanings[before].about_image:
         return True
-    if end == len(meanings) or gaps[end] not in INSIDE_PHRASE:
-        return False
-    if meanings[end].about_image:
-        return True
-    return bool(meanings[end].region) and end + 1 < len(meanings) and meanings[end + 1].about_image
+    if after is None or meanings[after].about_image:
+        return after is not None
+    return bool(meanings[after].region) and after + 1 < len(meanings) and meanings[after + 1].about_image
 
 # %% ../../nbs/320_reading.ipynb #320-reading-013
 _BEFORE_TYPE = frozenset({"conjunction", "generic"})
@@ -258,6 +270,15 @@ class Seen(NamedTuple):
 _SILENT = frozenset({Role.SIDE, Role.NEGATION, Role.PATIENT, Role.NUMBER})  # they mention none of these
 
 
+def _names_projection(reading, found):
+    "Whether 'cranial', which may be a body part, is beside another view: 'left anterior oblique cranial'."
+    if not (found.meaning.region and found.meaning.view_hint):
+        return False
+    start, end, _ = found
+    beside = [i for i in (start - 2, start - 1, end, end + 1) if 0 <= i < len(reading.meanings)]
+    return any(reading.meanings[i].view or reading.meanings[i].view_hint for i in beside)
+
+
 def _note(seen: Seen, reading: Reading, found: Found):
     "Add what a phrase mentions."
     start, end, meaning = found
@@ -267,7 +288,7 @@ def _note(seen: Seen, reading: Reading, found: Found):
         seen.type_hints.append(meaning.type_hint)
     if meaning.view:
         seen.views.append(meaning.view)
-    elif meaning.view_hint:
+    elif meaning.view_hint and (not meaning.region or _names_projection(reading, found)):
         views = seen.views if is_about_image(reading, start, end) else seen.view_hints
         views.append(meaning.view_hint)
     if meaning.sequence:
@@ -276,7 +297,7 @@ def _note(seen: Seen, reading: Reading, found: Found):
         seen.contrasts.extend(meaning.contrast.split(" and "))
     elif reading.words[start] == "enhanced" and end < len(reading.meanings) and reading.meanings[end].image_type:
         seen.contrasts.append("Contrast-enhanced")
-    if meaning.region:
+    if meaning.region and not _names_projection(reading, found):
         seen.regions.append(meaning.region)
         if is_imaged(reading, found):
             seen.imaged.append(meaning.region)

@@ -6,12 +6,13 @@
 __all__ = ['rewrite_by_rules', 'judge']
 
 # %% ../../nbs/352_records.ipynb #352-records-006
-from .abbreviations import plain_caption
+from .comparison import Difference, compare_statements
 from .facts import Facts, Source, may_mention, type_of
+from .history import plain_caption
 from .reading import seen
-from .rules import condition_phrase, text_without_types
-from .template import Record, parse
-from .verify import named_values, verify
+from .rules import condition_phrase, says_normal, text_without_types
+from .template import NORMAL, Record, parse
+from .verify import allowed_labels, named_values, verify
 
 # %% ../../nbs/352_records.ipynb #350-verify-009
 def rewrite_by_rules(
@@ -21,16 +22,18 @@ def rewrite_by_rules(
     text, facts = source
     if not facts.image_type:
         return None
-    record = _record(facts, condition_phrase(text, facts))
+    record = _record(source, condition_phrase(text, facts))
     if not verify(record, source):
         return record
-    record = _record(facts, text_without_types(text))
-    return _record(facts, text) if verify(record, source) else record
+    record = _record(source, text_without_types(text))
+    return _record(source, text) if verify(record, source) else record
 
 
-def _record(facts, condition):
-    "A record with the decided fields; where the caption has no condition, the findings among the concepts are it."
-    return Record(facts.label, facts.region, facts.view, condition or ", ".join(facts.findings))
+def _record(source, condition):
+    "A record with the decided fields; a caption without a condition leaves it to the concepts, or says 'Normal'."
+    text, facts = source
+    condition = condition or ", ".join(facts.findings) or (NORMAL if says_normal(text) else "")
+    return Record(facts.label, facts.region, facts.view, condition)
 
 # %% ../../nbs/352_records.ipynb #350-verify-012
 _FIELDS = (("image_type", "image type"), ("region", "body part"), ("view", "view"))  # of `Facts`, reason
@@ -69,20 +72,32 @@ def _invented_condition(condition, text, facts):
     allowed = named_values(facts.sequence, "sequence").union(known.sequences)
     return "" if allowed.issuperset(said.sequences) else "sequence"
 
+# %% ../../nbs/352_records.ipynb #352-records-011
+def _moved_view(condition, source):
+    "The difference if a condition moves a finding to another of several planes."
+    text, facts = source
+    if len(seen(text).views) < 2:
+        return None
+    difference = compare_statements(condition, text, allowed_labels(facts), may_be_shorter=True)
+    return difference if difference and difference.reason == "moved" else None
+
 # %% ../../nbs/352_records.ipynb #352-records-008
 def judge(
     answer: str,  # what a language model wrote
     source: Source,
-) -> tuple[Record | None, str]:  # (the record and ''), or (None and the reason why the answer may not be used)
+    allow_shorter: bool = False,  # whether findings may be left out
+) -> tuple[Record | None, Difference | None]:  # (the record, None), or (None, why the answer may not be used)
     "Take from an answer its choices and its condition, if the verifier accepts them all."
     said = parse(answer)
     if said is None:
-        return None, "format"
+        return None, Difference("format", "")
     facts, reason = _choose(said, source.facts)
     condition = plain_caption(said.condition)
     reason = reason or _invented_label(said, facts) or _invented_condition(condition, source.text, facts)
     if reason:
-        return None, reason
-    record = Record(facts.label, facts.region, facts.view, condition_phrase(condition, facts))
-    reason = verify(record, Source(source.text, facts))
-    return (None, reason) if reason else (record, "")
+        return None, Difference(reason, condition)
+    phrase = condition_phrase(condition, facts) or (NORMAL if says_normal(condition) else "")
+    record = Record(facts.label, facts.region, facts.view, phrase)
+    difference = verify(record, Source(source.text, facts), allow_shorter)
+    difference = difference or _moved_view(condition, Source(source.text, facts))
+    return (None, difference) if difference else (record, None)

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['BEFORE_TYPE', 'AFTER_TYPE', 'AFTER_LINK', 'roles_in_caption', 'Clause', 'talk_end', 'patient_end', 'delete_talk',
-           'shorten_clause', 'condition_phrase', 'text_without_types']
+           'shorten_clause', 'condition_phrase', 'says_normal', 'text_without_types']
 
 # %% ../../nbs/340_rules.ipynb #340-rules-004
 import re
 
 from .cleaning import tidy
+from .evidence import evidence
 from .facts import Facts
 from .lexicon import LEXICON, is_finding
 from .phrases import Role
@@ -162,7 +163,8 @@ def _trim(clause):
     roles, last = clause.roles, len(clause.roles)
     while last > 0 and roles[last - 1] in _EDGE:
         last -= 1
-    if last > 0 and roles[last - 1] is Role.NEGATION:
+    last_word = clause.reading.words[clause.start + last - 1] if last > 0 else ""
+    if last > 0 and (roles[last - 1] is Role.NEGATION or last_word in ("be", "been")):
         while last < len(roles) and roles[last] in (None, Role.REPORT):
             last += 1
     first = 0
@@ -278,6 +280,15 @@ def condition_phrase(
         phrases.sort(key=_names_finding, reverse=True)  # what an encoder cuts off is at the end
     after_treatment = _AFTER_TREATMENT.search(text) if not phrases else None
     return after_treatment[0] if after_treatment else "; ".join(dict.fromkeys(phrases))
+
+# %% ../../nbs/340_rules.ipynb #340-rules-027
+def says_normal(
+    text: str,  # from `plain_caption`
+) -> bool:
+    "Whether a text says that what is seen is normal, or that nothing abnormal is."
+    if not LEXICON.word_lists.says_normal.isdisjoint(read(text).words):
+        return True
+    return any(negation.after.startswith("abnorm") for negation in evidence(text).negations)
 
 # %% ../../nbs/340_rules.ipynb #340-rules-025
 def text_without_types(

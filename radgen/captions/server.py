@@ -22,7 +22,19 @@ from typing import Any
 import httpx2
 import openai
 
-from .protocol import NoResponse, find_model, is_local, parse_server, request_body, response_text
+from radgen.captions.protocol import (
+    Dialect,
+    NoResponse,
+    OnlyReasoning,
+    find_model,
+    is_local,
+    one_line,
+    parse_server,
+    refused_parameters,
+    request_body,
+    response_text,
+    server_message,
+)
 from ..core.errors import ConfigError
 
 # %% ../../nbs/370_server.ipynb #370-server-034
@@ -69,11 +81,14 @@ class Connection:
     def redact(
         self,
         error: Exception,
-    ) -> str:
+    ) -> str:  # of a response, the server's own sentence; '' where it says nothing
         "An error in one short line, without the key."
-        cause = error.__cause__ or error
-        text = " ".join(str(cause).split()) or type(cause).__name__
-        return text.replace(self.key, "***" if self.key != "none" else "none")[:200]
+        if isinstance(error, openai.APIStatusError):
+            text = server_message(error.body)
+        else:
+            cause = error.__cause__ or error
+            text = str(cause) or type(cause).__name__
+        return one_line(text if self.key == "none" else text.replace(self.key, "***"))
 
 # %% ../../nbs/370_server.ipynb #370-server-038
 def refusal(
@@ -83,6 +98,7 @@ def refusal(
 ) -> ConfigError:
     "The error for a user whom the server does not let in."
     base, code = connection.base, error.status_code
+    said = f"HTTP {code}: {connection.redact(error) or 'no explanation'}"
     if code in (401, 403):
         return ConfigError(
             f"the server at {base} wants a key (HTTP {code}): set OPENAI_API_KEY to one that may use {model}."
@@ -90,9 +106,9 @@ def refusal(
     if code == 404:
         return ConfigError(
             f"the server at {base} does not know the model {model!r} or the address "
-            f"(HTTP 404: {connection.redact(error)}): does the address end in /v1?"
+            f"({said}): does the address end in /v1?"
         )
-    return ConfigError(f"the server at {base} is not well (HTTP {code}: {connection.redact(error)}): look at its log.")
+    return ConfigError(f"the server at {base} is not well ({said}): look at its log.")
 
 
 async def _read_lists(connection: Connection) -> tuple[Any, Any]:
@@ -133,10 +149,15 @@ def look_up(
 # %% ../../nbs/370_server.ipynb #370-server-040
 def failure_reason(
     error: Exception,
+    connection: Connection,
 ) -> str:  # as it is counted
     "Why a request stayed without a response."
+    if isinstance(error, openai.APIStatusError):
+        return f"HTTP {error.status_code}: {connection.redact(error)}".removesuffix(": ")
     if isinstance(error, (TimeoutError, openai.APITimeoutError)):
         return "timeout"
+    if isinstance(error, OnlyReasoning):
+        return "reasoning without an answer"
     if isinstance(error, NoResponse):
         return "not an answer"
     if isinstance(error.__cause__, httpx2.ConnectError):
@@ -147,7 +168,7 @@ def failure_reason(
 class ServerGone(Exception):
     "The server is not there any more."
 
-
+# %% ../../nbs/370_server.ipynb #370-server-046
 class ChatEndpoint:
     "One model on a server, and how its requests went."
 
@@ -158,11 +179,19 @@ class ChatEndpoint:
     ):
         self.connection, self.model = connection, model
         self.structured = True  # until the server rejects a schema
+        self.dialect = Dialect()  # what the server was found to accept
         self.failures: Counter = Counter()  # reason -> how many
+        self.wordings: dict[str, str] = {}  # reason without its numbers -> the first such reason
         self.patience = min(
             max(3 * connection.concurrency, 8), 100
         )  # failures in a row until the server counts as gone
         self.answered = self.failed_in_a_row = 0  # since `complete` was called
+
+    def learn(self, dialect: Dialect):
+        "Record what the server accepts, for all requests that follow."
+        refused = self.dialect.refused | dialect.refused
+        self.dialect = Dialect(refused, self.dialect.reasoning or dialect.reasoning)
+        self.structured = "response_format" not in refused
 
     def count(self, reason: str):  # '' for a response
         "Count a response or a failure; raises `ServerGone` after too many failures in a row."
@@ -170,7 +199,9 @@ class ChatEndpoint:
             self.answered += 1
             self.failed_in_a_row = 0
             return
-        self.failures[reason] += 1
+        status, _, sentence = reason.partition(": ")
+        wording = status + re.sub(r"\w*\d\w*", "", sentence)  # numbers of tokens and requests differ
+        self.failures[self.wordings.setdefault(wording, reason)] += 1
         self.failed_in_a_row += 1
         if self.failed_in_a_row >= self.patience:
             raise ServerGone
@@ -181,19 +212,26 @@ async def post(
     client: openai.AsyncOpenAI,
     chat: list[dict],  # messages
     schema: dict | None,  # of the response
-) -> str:  # the body of the response
-    "Send one request, without its schema where the server rejects schemas."
-    create = client.chat.completions.with_raw_response.create
-    if schema and endpoint.structured:
+) -> str:  # the text of the response
+    "Send one request, and again without the parameters that the server rejects or with more room for reasoning."
+    dialect = endpoint.dialect
+    while True:
+        body = request_body(endpoint.model, chat, schema, dialect)
         try:
-            return (await create(**request_body(endpoint.model, chat, schema))).text
+            response = await client.chat.completions.with_raw_response.create(**body)
+            endpoint.learn(dialect)
+            return response_text(response.text)
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            if not re.search("response_format|json_schema|grammar", str(error)):
+            refused = refused_parameters(body, error.body)
+            if not refused:
                 raise
-            endpoint.structured = False
-    return (await create(**request_body(endpoint.model, chat, None))).text
+            dialect = dialect._replace(refused=dialect.refused | refused)
+        except OnlyReasoning:
+            if dialect.reasoning:
+                raise
+            dialect = dialect._replace(reasoning=True)
 
-
+# %% ../../nbs/370_server.ipynb #370-server-047
 async def respond(
     endpoint: ChatEndpoint,
     client: openai.AsyncOpenAI,
@@ -203,13 +241,13 @@ async def respond(
     "Complete one chat within the deadline; raises `ConfigError` where the server lets nobody in."
     try:
         async with asyncio.timeout(endpoint.connection.deadline):
-            return response_text(await post(endpoint, client, chat, schema)), ""
+            return await post(endpoint, client, chat, schema), ""
     except openai.APIStatusError as error:
         if error.status_code in (401, 403, 404) and not endpoint.answered:
             raise refusal(error, endpoint.connection, endpoint.model) from None
-        return None, f"HTTP {error.status_code}"
+        return None, failure_reason(error, endpoint.connection)
     except (TimeoutError, openai.APIConnectionError, NoResponse) as error:
-        return None, failure_reason(error)
+        return None, failure_reason(error, endpoint.connection)
 
 # %% ../../nbs/370_server.ipynb #370-server-042
 def iterate_in_thread(

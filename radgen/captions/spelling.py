@@ -40,6 +40,13 @@ def _spelling(guards, pattern, new, flags=re.I):
 _SPELLINGS = [  # in order
     _spelling("contrast", _CONTRAST, " scan "),
     _spelling("t1|t2", r"\bT([12])(?:[\s-]?(?:weighted|W1?I?\b|\*|star))*(?=\W|$)(?!-?T\d)", r" seq_t\1 ", 0),
+    _spelling("flair|fluid", r"\bfluid[\s-]attenuat\w+[\s-]inversion[\s-]recovery\b|\bFLAIR\b", " seq_flair "),
+    _spelling("dwi|diffusion", r"\bdiffusion[\s-]weighted(?:[\s-]imag\w+)?\b|\bDWI\b", " seq_dwi "),
+    _spelling(
+        "adc|apparent", r"\bapparent[\s-]diffusion[\s-]coefficient(?:[\s-]maps?)?\b|\bADC(?:[\s-]maps?)?\b", " seq_adc "
+    ),
+    _spelling("stir|short", r"\bshort[\s-]tau[\s-]inversion[\s-]recovery\b|\bSTIR\b", " seq_stir "),
+    _spelling("swi|suscept", r"\bsusceptibility[\s-]weighted(?:[\s-]imag\w+)?\b|\bSWI\b", " seq_swi "),
     _spelling("'|’", r"['’]s\b", " "),
     _spelling("chamber", r"\b(\d+)[\s-]chamber", r"\1chamber"),
     _spelling("m3|m³", r"\b([mc]m)[3³]", r"\1cubed"),
@@ -60,7 +67,8 @@ _SPELLINGS = [  # in order
         r"\bleft(?:[\s-]sided)?\s*(?:and|&|/)\s*(?:the )?right\b|\bright\s*(?:and|&|/)\s*(?:the )?left\b",
         " bilateral ",
     ),
-    _spelling("both ", r"\bboth (?=(?:the )?(?:[a-z]+ ){0,2}[a-z]+s\b)(?![a-z ]+\band\b)", " bilateral "),
+    _spelling("both sides", r"\b(?:on|at|in) both sides\b", " bilateral "),
+    _spelling("both ", r"\bboth (?=(?:the )?(?:[a-z]+ ){0,2}[a-z]+(?:s|ae|i|a)\b)(?![a-z ]+\band\b)", " bilateral "),
     _spelling("non", r"\bnon[\s-]+(?=[a-z]{3})", "non"),
     _spelling("un-|un |dis-|dis ", r"\b(un|dis)[\s-]+(?=displaced|united|complicated|ruptured)", r"\1"),
     _spelling("-", rf"\b({_PREFIXES})-(?=[a-z]{{4}})", r"\1"),
@@ -85,12 +93,27 @@ def _write_level(match):
         return match[0]
     return f" level_{first}{number}{f'_{second or first}{last}' if last else ''} ".lower()
 
+# %% ../../nbs/326_spelling.ipynb #326-spelling-012
+_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
+_NAMED_VERTEBRA = re.compile(
+    rf"\b({'|'.join(_ORDINALS)}|\d+(?:st|nd|rd|th)) (cervical|thoracic|dorsal|lumbar|sacral) vertebra(?:e|l body)?\b",
+    re.I,
+)
+_LETTERS = {"dorsal": "T"}
+
+
+def _write_vertebra(match):
+    "'the twelfth thoracic vertebra' as 'T12'."
+    ordinal, part = match[1].lower(), match[2].lower()
+    number = _ORDINALS.index(ordinal) + 1 if ordinal in _ORDINALS else int(ordinal[:-2])
+    return f"{_LETTERS.get(part, part[0].upper())}{number}"
+
 
 def split_words(
     text: str,  # from `plain_caption`, or a condition
 ) -> list[str]:  # words, numbers and marks in lower case
     "A text in one spelling, split into words."
-    text = _LEVEL.sub(_write_level, text)
+    text = _LEVEL.sub(_write_level, _NAMED_VERTEBRA.sub(_write_vertebra, text))
     low = text.lower()
     for guards, pattern, new in _SPELLINGS:
         if any(guard in low for guard in guards):

@@ -101,6 +101,7 @@ class Token(NamedTuple):
     kind: Kind
     value: Any = ""
     finding: bool = False  # of a word: whether it names a finding
+    text: str = ""  # of a word: as it was written, in lower case
 
 # %% ../../nbs/327_tokens.ipynb #327-tokens-017
 _UNITS = {word: unit for unit, words in LEXICON.units.items() for word in words}
@@ -165,6 +166,9 @@ def _number_at(words, i):
     return (tuple(values), unit), (after if unit else j)
 
 
+_OF_IMAGE = ("chamber", "dimension", "detector", "slice", "tesla", "mhz")
+
+
 def _read_number(words, i):
     "A number, with a comparator before it where there is one."
     length, signs = _COMPARATORS.find(words, i)
@@ -175,23 +179,25 @@ def _read_number(words, i):
     (values, unit), after = _number_at(words, start)
     if not unit and len(values) == 1 and 1900 <= values[0] < 2100:  # a year
         return Token(Kind.LITTLE), after
+    noun = after + (words[after : after + 1] == ["-"])
+    if not unit and noun < len(words) and words[noun].startswith(_OF_IMAGE):  # 'four-chamber view', '2-dimensional'
+        return Token(Kind.LITTLE), noun + 1
     return Token(Kind.NUMBER, (sign, values, unit)), after
 
 # %% ../../nbs/327_tokens.ipynb #327-tokens-019
-_SCALE_WORDS = frozenset(
-    "grade grades type types stage stages class category score segment segments zone generation rads phase "
-    "group".split()
-)
+_LETTERS = frozenset("abcdef")
 _ROMAN = {word: n for n, word in enumerate("i ii iii iv v vi vii viii ix x".split(), 1)}
 
 
 def _read_grade(words, i):
     "A place on a scale: 'grade II', 'type 3a'."
     j = i + 1
-    if words[i] not in _SCALE_WORDS or j >= len(words):
+    if words[i] not in LEXICON.word_lists.scales or j >= len(words):
         return None
     if words[j] == "-" and j + 1 < len(words):
         j += 1
+    if words[j] in _LETTERS and words[i] not in ("segment", "segments", "zone", "phase"):
+        return Token(Kind.GRADE, words[j]), j + 1
     if words[j] not in _ROMAN and not words[j].isdigit():
         return None
     value, j = str(_ROMAN.get(words[j], words[j])), j + 1
@@ -255,15 +261,17 @@ def names_finding(
     return is_finding(word) or word in nouns or word.removesuffix("s") in nouns or word.removesuffix("es") in nouns
 
 
-_ENDINGS = ("ium", "eal", "ial", "at", "ar", "um", "us", "is", "i", "a", "e")
+_ENDINGS = ("ium", "eal", "ial", "at", "ar", "um", "us", "is", "i", "a", "e", "u")
 
 
 @lru_cache(2**16)
 def _stem(word):
     "The stem of a word; what makes an adjective of a Latin noun goes, too: 'lingular', 'lingula'."
     root = stem(word.replace("yngeal", "ynx"))
-    ending = next((e for e in _ENDINGS if root.endswith(e) and len(root) - len(e) >= 4), "")
-    return root.removesuffix(ending)
+    for _ in range(2):  # 'cochlear', 'cochleae'
+        ending = next((e for e in _ENDINGS if root.endswith(e) and len(root) - len(e) >= 4), "")
+        root = root.removesuffix(ending)
+    return root
 
 # %% ../../nbs/327_tokens.ipynb #327-tokens-024
 @lru_cache(2**16)
@@ -288,8 +296,8 @@ def _single(word):
     negative = _NEGATIVE.match(word)
     if negative:
         base = LEXICON.same_as.get(negative[1], negative[1])
-        return Token(Kind.WORD, "not " + _stem(base), True)
-    return Token(Kind.WORD, _stem(word), names_finding(word))
+        return Token(Kind.WORD, "not " + _stem(base), True, word)
+    return Token(Kind.WORD, _stem(word), names_finding(word), word)
 
 
 def _read_same(words, i):
@@ -318,7 +326,7 @@ def _read_joint(words, i):
 @lru_cache(2**16)
 def _stands_alone(word):
     "Whether no phrase and no number begins with a word."
-    if is_number(word) or word in _SIGNS or word in _SCALE_WORDS or word in _NOT:
+    if is_number(word) or word in _SIGNS or word in LEXICON.word_lists.scales or word in _NOT:
         return False
     return not any(table.starting(word) for table in (_JOINTS, _COMPARATORS, _MODIFIERS, _SAME))
 

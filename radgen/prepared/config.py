@@ -9,7 +9,7 @@ __all__ = ['PrepareConfig']
 from pathlib import Path
 from typing import Literal
 
-from ..captions.config import LLM
+from ..captions.config import LLM, Text, Unanswered, Unstated
 from ..core.options import Count, Natural, options
 from ..data.config import Bound, Bounds, Copies, Rule, Unnamed
 
@@ -18,32 +18,34 @@ from ..data.config import Bound, Bounds, Copies, Rule, Unnamed
 class PrepareConfig:
     "Options of preparation."
 
-    data_path: Path  # ROCOv2 folder, Parquet file or folder, CSV of your own images, or hf:NAME on the Hugging Face hub
+    data_path: Path  # ROCOv2 folder, Parquet file or folder, CSV of your images, or hf:NAME on the hub
     out: Path  # prepared folder to write
-    # number of most frequent concepts to keep (paper: 10), or knee for the knee of the curve
+    # most frequent concepts to keep (paper: 10), or knee for the knee of the curve
     k: Natural | Literal["knee"] = 10
     rule: Rule = "all"  # keep an image if all its concepts are chosen (paper) or if any is
-    include: tuple[str, ...] = ()  # CUIs that are chosen whatever their rank
+    include: tuple[str, ...] = ()  # CUIs chosen whatever their rank
     exclude: tuple[str, ...] = ()  # CUIs whose images are dropped
-    unnamed: Unnamed = "drop"  # CUIs without a name do not count (paper), or count like others
-    min_entropy: Bound = Bounds.min_entropy  # bits, or a share such as 1%; images below show too little
+    unnamed: Unnamed = "drop"  # CUIs without a name do not count (paper), or do
+    min_entropy: Bound = Bounds.min_entropy  # bits or a share (1%); images below show too little
     max_entropy: Bound = Bounds.max_entropy  # bits; images above are noise
     min_brightness: Bound = Bounds.min_brightness  # mean grey 0..255; images below are black
-    max_brightness: Bound = Bounds.max_brightness  # mean grey 0..255; images above are saturated
+    max_brightness: Bound = Bounds.max_brightness  # images above are saturated
     # grey values 0..255 from the 0.5th to the 99.5th percentile; images below are too faint
     min_contrast: Bound = Bounds.min_contrast
-    max_saturation: Bound = Bounds.max_saturation  # share of pixels of 250 and more, 0..1
-    max_border: Bound = Bounds.max_border  # share of the area in a frame of one grey, 0..1
+    max_saturation: Bound = Bounds.max_saturation  # share of pixels of 250 and more
+    max_border: Bound = Bounds.max_border  # share of the area in a frame of one grey
     copies: Copies = "leaks"  # drop copies of images of a later split, all copies, or none
-    # rewrites captions: rules, smollm2, hf:MODEL, gguf:FILE or openai:URL#MODEL
-    # (Ollama: openai:http://127.0.0.1:11434/v1#llama3)
+    # rewrites captions: rules, smollm2, hf:MODEL, gguf:FILE or openai:URL#MODEL, for example
+    # openai:http://127.0.0.1:11434/v1#llama3 for Ollama
     llm: LLM = "smollm2"
     llm_device: str = "cuda"  # where a model of this process runs: cuda, cuda:N, mps or cpu
-    # where a server leaves captions without an answer: stop, or let the rules write them
-    unanswered: Literal["stop", "rules"] = "stop"
-    names: Path | None = None  # CSV with the header CUI,Canonical name; by default cui_mapping.csv beside the data
-    image_root: Path | None = None  # for a CSV: the folder of its images; by default that of the CSV
-    streaming: bool = False  # for hf:NAME: read rows over the network, without the library's own copy beside ours
-    limit: Count | None = None  # for hf:NAME: images of each split, by default all
-    engine: Literal["local", "ray"] = "local"  # who works off the images: this machine's processes, or Ray
-    workers: Count | None = None  # processes; by default one per core
+    unanswered: Unanswered = "stop"  # where an answer is missing: stop, or let the rules write
+    text: Text = "caption"  # of a report the impression is read, else the findings
+    allow_shorter: bool = False  # whether a language model may leave findings out
+    unstated: Unstated = "unspecified"  # a caption without a finding ends so; normal: the paper's
+    names: Path | None = None  # CSV of CUI,Canonical name; else cui_mapping.csv beside the data
+    image_root: Path | None = None  # for a CSV: the folder of its images; else its own
+    streaming: bool = False  # for hf:NAME: without the library's own copy
+    limit: Count | None = None  # for hf:NAME: images of each split
+    engine: Literal["local", "ray"] = "local"  # this machine's processes, or Ray
+    workers: Count | None = None  # processes, one per core

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..captions.rewrite import transform_captions
+from ..captions.rewrite import as_captions, transform_captions
 from ..core.assets import cache_dir
 from ..core.errors import ConfigError, DataError
 from ..core.files import atomic_path, fingerprint
@@ -214,5 +214,8 @@ def run_stages(
     table = drop_copies(find_copies(table, cfg.workers), cfg.copies)
     require_rows(table, after="dropping copies")
     cache = cache_dir() / "captions.jsonl"
-    table = transform_captions(table, data.names, cfg.llm, cache, cfg.llm_device, cfg.unanswered)
+    table = as_captions(table, cfg.text)
+    table = transform_captions(
+        table, data.names, cfg.llm, cache, cfg.llm_device, cfg.unanswered, cfg.allow_shorter, cfg.unstated
+    )
     return Curated(table, data.rejects, data.names, counts, selected)

@@ -21,6 +21,75 @@ def said(text, why="stop"):
     return {"choices": [{"message": {"content": text}, "finish_reason": why}]}
 
 
+def refusal(message, param=None):
+    "An error as OpenAI words it."
+    error = {"message": message, "type": "invalid_request_error", "param": param, "code": "unsupported"}
+    return 400, {"error": error}
+
+
+REASONING = "The caption names an image type, so the first field is ..."
+NEEDED = 600  # tokens of a reasoning model before its answer
+
+
+def ollama(body, answer):
+    "A reasoning model behind Ollama."
+    cut_off = body.get("max_tokens", NEEDED) < NEEDED
+    message = {"role": "assistant", "content": "" if cut_off else answer, "reasoning": REASONING}
+    return 200, {"choices": [{"index": 0, "message": message, "finish_reason": "length" if cut_off else "stop"}]}
+
+
+def vllm(body, answer):
+    "A reasoning model behind vLLM with its parser for reasoning."
+    cut_off = body.get("max_tokens", NEEDED) < NEEDED
+    message = {"role": "assistant", "content": None if cut_off else answer, "reasoning_content": REASONING}
+    return 200, {"choices": [{"index": 0, "message": message, "finish_reason": "length" if cut_off else "stop"}]}
+
+
+def vllm_without_parser(body, answer):
+    "A reasoning model behind vLLM without a parser: the opening tag stands in the prompt."
+    if body.get("max_tokens", NEEDED) < NEEDED:
+        return 200, said(f"<think>\n{REASONING}", "length")
+    return 200, said(f"{REASONING}\n</think>\n\n{answer}")
+
+
+def openai_newer(body, answer):
+    "OpenAI's reasoning models, whose reasoning is counted and not shown."
+    if "max_tokens" in body:
+        use = "Use 'max_completion_tokens' instead."
+        message = f"Unsupported parameter: 'max_tokens' is not supported with this model. {use}"
+        return refusal(message, "max_tokens")
+    if body.get("temperature", 1) != 1:
+        message = (
+            "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) is supported."
+        )
+        return refusal(message, "temperature")
+    if body.get("max_completion_tokens", NEEDED) < NEEDED:
+        return 200, said("", "length")
+    return 200, said(answer)
+
+
+def strict(body, answer):
+    "A server whose data model forbids extra fields, as FastAPI words it."
+    extra = [name for name in ("seed", "response_format") if name in body]
+    if not extra:
+        return 200, said(answer)
+    message = "Extra inputs are not permitted"
+    detail = [{"type": "extra_forbidden", "loc": ["body", name], "msg": message, "input": body} for name in extra]
+    return 422, {"detail": detail}
+
+
+def vague(body, answer):
+    "A server that forbids extra fields and does not say which."
+    if body.keys() - {"model", "messages", "temperature", "max_tokens"}:
+        return 400, {"error": "Request contains an unknown field."}
+    return 200, said(answer)
+
+
+def gateway(body, answer):
+    "A gateway that wraps JSON in prose."
+    return 200, said(f"Sure! Here is the JSON object:\n\n```json\n{answer}\n```\n\nLet me know if it helps.")
+
+
 class Handler(BaseHTTPRequestHandler):
     "Does what the last word says, and remembers what it was asked."
 
@@ -90,6 +159,8 @@ class Handler(BaseHTTPRequestHandler):
         elif s.locked:
             message = f"Incorrect API key provided: {self.headers['Authorization']}"
             self.reply(s.locked, {"error": {"message": message}})
+        elif s.kind:
+            self.reply(*s.kind(body, s.answer(word)))
         else:
             time.sleep(3 if word == "slow" else 0)
             self.reply(200, said(f"answer to {word}"))
@@ -128,6 +199,7 @@ class Stub(ThreadingHTTPServer):
         self.now = self.most = self.latency = 0
         self.dead = self.rejects_schemas = False
         self.locked, self.barrier = 0, None
+        self.kind, self.answer = None, "answer to {}".format  # a function like `ollama`, and what it answers
         self.base = f"http://127.0.0.1:{self.server_port}/v1"
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 

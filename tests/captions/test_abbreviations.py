@@ -38,3 +38,23 @@ def test_expand_writes_abbreviations_out(short, long):
 )
 def test_is_short_for_wants_letters_in_order_from_the_first(short, long, fits):
     assert is_short_for(short, long) == fits
+
+
+@pytest.mark.parametrize(
+    "caption, written",
+    [
+        ("RA: Rheumatoid arthritis. Hand in RA", "Hand in rheumatoid arthritis"),  # its own legend
+        ("Hand with erosions in RA", "Hand with erosions in rheumatoid arthritis"),
+        ("Echocardiogram: RA and RV", "Echocardiogram: right atrium and right ventricle"),
+        ("Echocardiogram with severe MR", "Echocardiogram with severe mitral regurgitation"),
+        ("MR of the knee", "magnetic resonance of the knee"),
+        ("Cardiac MR image, mitral valve", "Cardiac magnetic resonance image, mitral valve"),
+        ("Coronary angiogram of the LAD", "Coronary angiogram of the left anterior descending artery"),
+        ("LAD in the neck", "lymphadenopathy in the neck"),
+        ("Child with SMA", "Child with SMA"),  # a muscular atrophy or an artery: it stays
+        ("Angiogram of the SMA", "Angiogram of the superior mesenteric artery"),
+        ("Stenosis of the LAD artery on angiogram", "Stenosis of the left anterior descending artery on angiogram"),
+    ],
+)
+def test_ambiguous_abbreviations_are_read_by_the_words_beside_them(caption, written):
+    assert expand(caption) == written

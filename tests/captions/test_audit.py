@@ -60,6 +60,32 @@ def test_audit_adds_totals_up(worked):
     assert worked.verdicts.to_dict() == {"rules": (len(WORKED) + 1) // 2, "ok": len(WORKED) // 2}
 
 
+READINGS = [("contradicts", {"side differs": ["nodule"], "word added": ["wall"]})]
+READINGS += [("unsupported", {"word added": ["mass", "pleura"]}), ("paraphrase", {}), ("same", {})]
+
+
+def test_audit_counts_both_readings_apart(worked):
+    rows = [WORKED[0], WORKED[2], WORKED[0], WORKED[0]]  # one has another image type than its concepts
+    totals = audit(table(rows), NAMES, readings=READINGS).totals
+    measures = totals.measures()
+    assert measures["a contradiction (verifier's reading)"] == 0.25
+    for label in ("a contradiction", "unsupported", "paraphrase", "the caption's words"):
+        assert measures[f"{label} (independent reading)"] == 0.25
+    assert not [label for label in worked.totals.measures() if "independent" in label]
+
+
+def test_audit_counts_the_kinds_of_the_independent_reading():
+    counted = audit(table(WORKED[:4]), NAMES, readings=READINGS)
+    assert counted.reading_kinds.rows.to_dict() == {"word added": 2, "side differs": 1}
+    assert counted.reading_kinds.share["word added"] == 0.5
+    assert counted.rows.reading.tolist() == ["contradicts", "unsupported", "paraphrase", "same"]
+
+
+def test_invalid_captions_have_no_share_in_the_independent_reading():
+    counted = audit(table([WORKED[0], WORKED[-1]]), NAMES, readings=[("contradicts", {}), ("", {})])
+    assert counted.totals.contradicts == 1
+
+
 def test_audit_keeps_one_bad_row_from_the_others(worked):
     corrupted = table()
     corrupted.loc[0, "transformed"] = "X-ray, Knee, Axial view, Right fracture of 9 cm"
@@ -172,14 +198,14 @@ def check_rules(t, a):
     "What must hold of the captions that the rules write."
     assert (a.modalities["image type agrees"].dropna() >= 0.995).all()
     assert a.totals.coverage >= 0.97
-    assert not a.kinds.rows.filter(regex="^(number|side|negation)").any()
+    assert a.kinds.rows.filter(regex="^(number|side|negation)").sum() <= 0.0005 * len(t)
     assert a.totals.normal_concept == 0
     assert a.kinds.rows["'Normal' beside a finding"] == 0
     hits = {}
     for text, cuis in zip(t.transformed, t.cuis):
         kind = stated_type(cuis)
         if kind and text != "invalid":
-            hits.setdefault(kind, []).append(text.split(",")[0].lower().endswith(kind.lower()))
+            hits.setdefault(kind, []).append(kind.lower() in text.split(",")[0].lower())
     for kind, found in hits.items():
         assert np.mean(found) >= 0.995, kind
 

@@ -115,7 +115,7 @@ def test_read_captions_keeps_a_row_with_an_empty_source_caption(tmp_path):
             ("X-ray", "Chest", "Front View of Patient with Goiter", "Front View of Patient with Goiter"),
             False,
         ),
-        ("X-ray, Chest, PA, Normal.", ("X-ray", "Chest", "PA", ""), True),
+        ("X-ray, Chest, PA, Normal.", ("X-ray", "Chest", "PA", "Normal"), True),
     ],
 )
 def test_read_rewriting_understands_a_foreign_line(text, record, in_template):

@@ -7,12 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import tyro
-from audit_cases import CELLS, CT, NAMES, WORKED, XR, table, write_csv
+from audit_cases import CELLS, CT, INDEPENDENT, NAMES, WORKED, XR, table, write_csv
 
+from radgen.captions import clinical_text
 from radgen.captions.audit import audit
 from radgen.captions.audit_files import read_captions
-from radgen.captions.audit_report import audit_files, audit_text, compare_audits, plot_audit
+from radgen.captions.audit_report import audit_both, audit_files, audit_text, compare_audits, plot_audit
+from radgen.captions.clinical_text import ReadingPipeline
 from radgen.captions.config import AuditConfig
+from radgen.captions.second_reader import read_rows
 from radgen.core.errors import ConfigError
 
 
@@ -80,7 +83,8 @@ def test_audit_files_writes_numbers_and_prints_captions(tmp_path):
         assert word not in written
     back = pd.read_csv(out / "audit.csv", index_col=[0, 1])
     files = {label: read_captions(path) for label, path in zip(("p/captions", "q/captions"), paths)}
-    audits = {label: audit(file.table, file.names, COUNT) for label, file in files.items()}
+    pipeline = ReadingPipeline()
+    audits = {label: audit_both(file, COUNT, 64, pipeline) for label, file in files.items()}
     pd.testing.assert_frame_equal(back, compare_audits(audits), check_names=False)
     wrong_type = sum(row[1][:1] != [XR] for row in WORKED[:-1])
     assert back.loc[("contradiction, rows", "image type"), "q/captions"] == wrong_type
@@ -104,3 +108,43 @@ def test_plot_audit_draws_one_to_four_files(worked, n):
     fig = plot_audit({f"file {i}": worked for i in range(n)})
     assert len(fig.axes) == 5
     assert len(fig.legends[0].get_texts()) == n
+
+
+def test_audit_files_prints_both_counts_and_says_which_is_which(tmp_path, worked):
+    text = audit_files(AuditConfig((write_csv(tmp_path / "a.csv"),), show=1), COUNT)
+    share = worked.totals.contradiction
+    assert share > 0.5
+    assert f"| a contradiction (verifier's reading) | {share:.1%} |" in text
+    assert "| a contradiction (independent reading) |" in text
+    assert "Independent reading: NegEx of negspaCy" in text
+    assert "a: negation lost (independent reading)" in text
+
+
+@pytest.mark.parametrize("kind", INDEPENDENT)
+def test_independent_reading_finds_what_a_person_finds(kind):
+    pipeline, found = ReadingPipeline(), {}
+    lines, captions = [row[2] for row in WORKED], [row[0] for row in WORKED]
+    for row, reading in zip(WORKED, read_rows(pipeline, lines, captions, [[]] * len(WORKED))):
+        for name in reading.kinds:
+            found.setdefault(name, []).append(row[2])
+    assert set(found.get(kind, [])) == {row[2] for row in WORKED if set(row[3]) & INDEPENDENT[kind]}
+
+
+def test_audit_files_without_the_libraries_counts_the_rest(tmp_path, monkeypatch):
+    monkeypatch.setattr(clinical_text, "LIBRARIES", ("no_such_library",))
+    text = audit_files(AuditConfig((write_csv(tmp_path / "a.csv"),)), COUNT)
+    assert "Independent reading: left out; " in text
+    assert "pip install 'radgen[audit]'" in text
+    assert "(independent reading)" not in text
+    assert "a contradiction (verifier's reading)" in text
+
+
+def test_audit_files_compares_the_rows_that_all_files_have(tmp_path):
+    paths = (write_csv(tmp_path / "a.csv", CELLS[:9]), write_csv(tmp_path / "b.csv", CELLS[4:20]))
+    text = audit_files(AuditConfig(paths), COUNT)
+    assert "Compared on the 5 rows that all 2 files have (a 9, b 16)." in text
+    assert "| rows | 5 | 5 |" in text
+    apart = (paths[0], write_csv(tmp_path / "c.csv", CELLS[10:12]))
+    text = audit_files(AuditConfig(apart), COUNT)
+    assert "The files have no row in common: each is counted by itself (a 9, c 2)." in text
+    assert "| rows | 9 | 2 |" in text

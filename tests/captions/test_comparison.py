@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from helpers import SHARED
-from radgen.captions.abbreviations import plain_caption
+from radgen.captions.history import plain_caption
 from radgen.captions.comparison import compare_statements
 
 CASES = Path(__file__).with_name("verifier_cases.jsonl")

@@ -3,7 +3,7 @@
 import pytest
 from caption_cases import AN, AP, CHEST, CT, EFFUSION, LIVER, MR, NAMES, PA, XR
 
-from radgen.captions.abbreviations import plain_caption
+from radgen.captions.history import plain_caption
 from radgen.captions.facts import Facts, concept_facts, join_names, own_text, possible_views, resolve, source, type_of
 
 
@@ -102,3 +102,50 @@ def test_type_of_any_words():
 def test_join_names_keeps_abbreviations():
     assert join_names(["Fat-suppressed", "T1-weighted", "Spin-echo"]) == "Fat-suppressed and T1-weighted and spin-echo"
     assert join_names([]) == ""
+
+
+@pytest.mark.parametrize(
+    "caption, cuis, label",
+    [
+        ("MRA of the head shows an aneurysm", [MR, AN], "Magnetic resonance imaging angiography"),
+        ("MR angiography with stenosis", [MR], "Magnetic resonance imaging angiography"),
+        ("CT angiography with dissection", [CT], "Computed tomography angiography"),
+        ("CT with dissection", [CT, AN], "Computed tomography angiography"),
+        ("PET/CT with avid nodule", [CT], "Computed tomography with positron emission tomography"),
+        ("CT with nodule", [CT], "Computed tomography"),
+    ],
+)
+def test_combined_image_types_are_kept(caption, cuis, label):
+    facts = source(caption, cuis, NAMES).facts
+    assert facts.label == label
+    assert type_of(label) == facts.image_type
+
+
+@pytest.mark.parametrize(
+    "caption, image_type",
+    [
+        ("MDCT of the liver", "Computed tomography"),
+        ("MSCT of the liver", "Computed tomography"),
+        ("CTPA with embolus", "Computed tomography"),
+        ("TAC of the chest", "Computed tomography"),
+        ("TDM of the chest", "Computed tomography"),
+        ("Micro-CT of a tooth", "Computed tomography"),
+        ("IRM of the brain", "Magnetic resonance imaging"),
+        ("CMR with fibrosis", "Magnetic resonance imaging"),
+        ("RTG of the hand", "X-ray"),
+        ("Rx of the chest", "X-ray"),
+        ("IVU shows a stone", "X-ray"),
+        ("MCUG shows reflux", "X-ray"),
+        ("OPT shows a cyst", "X-ray"),
+        ("IOPA radiograph", "X-ray"),
+        ("Transthoracic echo showing a thrombus", "Ultrasonography"),
+        ("Thyroid scintiscan", "Scintigraphy"),
+        ("OCT of a stent", "Optical coherence tomography"),
+        ("LAD with 90 % stenosis, LAO view", "Angiogram"),
+        ("Occlusion of the RCA", "Angiogram"),
+        ("H&E stain of the tumour", ""),
+        ("Photograph of the patient's hand", ""),
+    ],
+)
+def test_image_types_by_words_of_older_captions(caption, image_type):
+    assert source(caption, [], NAMES).facts.image_type == image_type

@@ -33,9 +33,9 @@ def test_each_phrase_is_read_as_its_entry(section, field):
         ("[contrast]", "[contrasts]", "section [contrast] is missing"),
         ("[image_types]", "[colours]\nred = 1\n[image_types]", "section [colours] is unknown"),
         ("[words]", "[words]\npraise = ['fine']", "section [words], entry 'praise', is unknown"),
-        ('["coronal*"]', "[]", "section [views], entry 'Coronal view', is empty"),
-        ('["coronal*"]', '"coronal*"', "section [views], entry 'Coronal view', must be a list"),
-        ('["coronal*"]', "[3]", "section [views], entry 'Coronal view', must be text"),
+        ('["coronal*", "mid coronal"]', "[]", "section [views], entry 'Coronal view', is empty"),
+        ('["coronal*", "mid coronal"]', '"coronal*"', "section [views], entry 'Coronal view', must be a list"),
+        ('["coronal*", "mid coronal"]', "[3]", "section [views], entry 'Coronal view', must be text"),
         ('"coronal*"', '"Coronal views"', "section [views], entry 'Coronal view', has 'Coronal views': write words"),
         ('"coronal*"', '"coronal*", "axial*"', "the phrase 'axial*' in the entries 'Axial view' and 'Coronal view'"),
         ('"coronal*"', '"coronal*", "coronal*"', "section [views] has the phrase 'coronal*'"),
@@ -43,7 +43,7 @@ def test_each_phrase_is_read_as_its_entry(section, field):
         ('Heart = "Chest"', 'Heart = "Thorax"', "section [part_of] names 'Thorax', which is not an entry of [regions]"),
         ('C0205106 = "Axial view"', 'C0205106 = "Axial"', "section [concepts] names 'Axial'"),
         ('CT = "computed tomography"', "CT = 1", "section [abbreviations], entry 'CT', must be text"),
-        ('["coronal*"]', '["coronal*"', "cannot be read as TOML"),
+        ('["coronal*", "mid coronal"]', '["coronal*", "mid coronal"', "cannot be read as TOML"),
     ],
 )
 def test_load_lexicon_reports_a_mistake_in_one_sentence(tmp_path, old, new, message):
@@ -65,7 +65,7 @@ def test_load_lexicon_reports_a_missing_file(tmp_path):
 def test_load_lexicon_accepts_a_new_phrase(tmp_path):
     path = tmp_path / "lexicon.toml"
     path.write_text(TEXT.replace('"coronal*"', '"coronal*", "frontal plane*"', 1), encoding="utf-8")
-    assert load_lexicon(path).views["Coronal view"] == ("coronal*", "frontal plane*")
+    assert load_lexicon(path).views["Coronal view"] == ("coronal*", "frontal plane*", "mid coronal")
 
 
 @pytest.mark.parametrize(

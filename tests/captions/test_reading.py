@@ -77,3 +77,35 @@ def test_clauses_end_at_full_stops_and_semicolons():
         "2.5 cm",
         "No edema, no shift",
     ]
+
+
+@pytest.mark.parametrize(
+    "text, views",
+    [
+        ("Chest X-ray, AP erect view", ["Antero-posterior view"]),
+        ("Chest X-ray AP supine", ["Antero-posterior view"]),
+        ("Erect PA chest X-ray", ["Postero-anterior view"]),
+        ("Semi-erect AP chest radiograph", ["Antero-posterior view"]),
+        ("AP semi-erect portable chest film, radiograph", ["Antero-posterior view"]),
+        ("PA and lateral chest radiographs", ["Postero-anterior view", "Lateral view"]),
+        ("frontal and lateral views", ["Frontal view", "Lateral view"]),
+        ("left lateral decubitus radiograph", ["Decubitus view"]),
+        (
+            "coronary angiogram in right anterior oblique cranial projection",
+            ["Right anterior oblique view", "Cranial view"],
+        ),
+        ("left anterior oblique caudal view", ["Left anterior oblique view", "Caudal view"]),
+        ("anteroposterior cranial view", ["Antero-posterior view", "Cranial view"]),
+        ("anteroposterior and transverse diameter", []),
+        ("lateral wall of the orbit", []),
+    ],
+)
+def test_views_with_position_words(text, views):
+    assert seen(text).views == views
+
+
+@pytest.mark.parametrize(
+    "text, regions", [("cranial CT", ["Head"]), ("angiogram, left anterior oblique cranial view", [])]
+)
+def test_cranial_is_a_projection_beside_another_view(text, regions):
+    assert seen(text).regions == regions

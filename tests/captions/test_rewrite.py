@@ -4,17 +4,32 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
+from string import ascii_lowercase
 
 import jsonschema
 import pandas as pd
 import pytest
 
-from llm_model import NAMES, Model, rewrite_with, table
+from llm_model import NAMES, Model, pneumonia, rewrite_with, table
+from llm_stub import (
+    Stub,
+    gateway,
+    ollama,
+    openai_newer,
+    refusal,
+    said,
+    strict,
+    vague,
+    vllm,
+    vllm_without_parser,
+)
 from radgen.captions.config import RewriteConfig
 from radgen.captions.prompt import REASONS, read_responses, replay_path
 from radgen.captions.rewrite import read_texts, rewrite, transform_captions, write_replay
-from radgen.captions.template import parse
+from radgen.captions.server import OpenAIServer
+from radgen.captions.template import Record, parse
 from radgen.core.assets import fetch_asset
 from radgen.core.errors import ConfigError, DataError
 from radgen.data.cuis import choose_cuis, select_rows
@@ -124,6 +139,97 @@ def test_response_of_any_kind_falls_back(response):
     assert out.verdict.tolist() == ["fallback:format"]
 
 
+def many(n):
+    "As many captions, of which no two are alike."
+    return table(*[f"Chest CT with pneumonia of {a}{b}x" for a in ascii_lowercase for b in ascii_lowercase][:n])
+
+
+def test_unreadable_responses_stop_the_run_and_are_kept(tmp_path):
+    llm = Model(lambda chat: "I am sorry,\n\x1b[31m but " + "this is no radiology " * 20)
+    with pytest.raises(ConfigError, match="100 of the first 100 answers of model:1 cannot be read") as error:
+        rewrite_with(llm, many(150), tmp_path / "c.jsonl")
+    message = str(error.value)
+    assert "'I am sorry, [31m but this is no radiology" in message
+    assert "choose another model" in message
+    assert message.isprintable()
+    assert len(message) < 450
+    assert len(llm.chats) == len(read_responses(tmp_path / "c.jsonl")) == 100
+
+
+@pytest.mark.parametrize("unread, stops", [(50, False), (51, True)])
+def test_run_stops_where_most_of_the_first_responses_are_unreadable(unread, stops):
+    llm = Model(lambda chat: "" if len(llm.chats) <= unread else pneumonia(chat))
+    if stops:
+        with pytest.raises(ConfigError, match="51 of the first 100 .* for instance 'an empty text'"):
+            rewrite_with(llm, many(101))
+    else:
+        assert len(rewrite_with(llm, many(101))) == 101
+
+
+def test_unreadable_responses_later_and_in_few_rows_do_not_stop():
+    llm = Model(lambda chat: pneumonia(chat) if len(llm.chats) <= 100 else "rubbish")
+    assert "fallback:format" in rewrite_with(llm, many(250)).verdict.tolist()
+    few = rewrite_with(Model(lambda chat: "rubbish"), many(99))
+    assert set(few.verdict) == {"fallback:format"}
+
+
+def test_rejected_but_readable_responses_do_not_stop():
+    out = rewrite_with(Model(lambda chat: pneumonia(chat) + " and fracture"), many(120))
+    assert out.verdict.str.startswith("fallback:new word: ").all()
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    s = Stub()
+    s.answer = as_object
+    yield s
+    s.shutdown()
+    s.server_close()
+
+
+def as_object(request):
+    "The facts of a request with a condition, as the schema has it."
+    fields = [field.removeprefix("Unspecified view") for field in request.split("\n")[0].split(", ")]
+    return json.dumps(dict(zip(Record._fields, [*fields, "Pneumonia"])))
+
+
+@pytest.mark.parametrize("kind", [ollama, vllm, vllm_without_parser, openai_newer, strict, vague, gateway, None])
+def test_servers_as_they_are(stub, kind):
+    stub.kind = kind or (lambda body, answer: (200, said(answer)))
+    llm = OpenAIServer(f"{stub.base}#m")
+    out = rewrite_with(llm, table("Chest CT with pneumonia", "Chest CT showing pneumonia"))
+    assert out.verdict.tolist() == ["ok", "ok"]
+    assert out.transformed.tolist() == [PNEUMONIA, PNEUMONIA]
+    assert not llm.failures
+
+
+def test_server_that_rejects_every_request_is_quoted(stub):
+    stub.kind = lambda body, answer: refusal("The model is being updated.")
+    message = r"stayed without an answer .HTTP 400: The model is being updated. x 1.*unanswered=rules"
+    with pytest.raises(ConfigError, match=message):
+        rewrite_with(OpenAIServer(f"{stub.base}#m"), table("Chest CT with pneumonia"))
+
+
+def test_unreadable_server_gets_no_further_requests(stub, tmp_path):
+    stub.answer, stub.latency = (lambda request: "I am sorry, Dave."), 0.02
+    stub.kind = gateway
+    llm = OpenAIServer(f"{stub.base}#m", concurrency=8)
+    with pytest.raises(ConfigError, match="100 of the first 100 answers of openai:m:.* cannot be read.*Sure! Here is"):
+        rewrite_with(llm, many(400), tmp_path / "c.jsonl")
+    assert not [t for t in threading.enumerate() if t.name == "radgen-llm"]
+    sent = len(stub.seen)
+    time.sleep(0.3)
+    assert len(stub.seen) == sent < 150
+    assert len(read_responses(tmp_path / "c.jsonl")) == 100
+
+
+def test_reasoning_without_an_answer_is_reported(stub):
+    stub.kind = lambda body, answer: (200, said("", "length"))
+    with pytest.raises(ConfigError, match="reasoning without an answer x 1"):
+        rewrite_with(OpenAIServer(f"{stub.base}#m"), table("Chest CT with pneumonia"))
+
+
 def test_missing_response_falls_back_where_rules_may_write():
     out = rewrite_with(Model(lambda chat: None), table("Chest CT with pneumonia"), unanswered="rules")
     assert out.transformed.tolist() == [PNEUMONIA]
@@ -182,7 +288,11 @@ def test_dropped_rows_are_left_out_and_the_order_is_kept():
     assert out.index.tolist() == [7, 3, 5]
     assert out.verdict.tolist() == ["ok", "rules", ""]
     assert out.sources.tolist() == ["concept,caption,-", "concept,caption,-", ""]
-    assert out.transformed.tolist() == [PNEUMONIA, "Computed tomography, Chest, Unspecified view, Normal", ""]
+    assert out.transformed.tolist() == [
+        PNEUMONIA,
+        "Computed tomography, Chest, Unspecified view, Unspecified finding",
+        "",
+    ]
 
 
 def test_rules_ask_no_model():

@@ -9,8 +9,21 @@ import time
 
 import pytest
 
-from llm_stub import SCHEMA, Stub, chats
+from llm_stub import (
+    SCHEMA,
+    Stub,
+    chats,
+    ollama,
+    openai_newer,
+    refusal,
+    said,
+    strict,
+    vague,
+    vllm,
+    vllm_without_parser,
+)
 from radgen.captions.backends import MAX_NEW_TOKENS
+from radgen.captions.protocol import LIMITS, REASONING_TOKENS
 from radgen.captions.server import OpenAIServer
 from radgen.core.assets import fetch_asset
 from radgen.core.errors import ConfigError
@@ -50,9 +63,9 @@ def test_complete_sends_schema_and_greedy_options(stub):
 @pytest.mark.parametrize(
     "word, times, reason",
     [
-        ("always", 3, "HTTP 500"),
-        ("hour", 1, "HTTP 429"),
-        ("bad", 1, "HTTP 400"),
+        ("always", 3, "HTTP 500: out of memory"),
+        ("hour", 1, "HTTP 429: quota"),
+        ("bad", 1, "HTTP 400: context too long"),
         ("html", 1, "not an answer"),
         ("truncated", 1, "not an answer"),
         ("shape", 1, "not an answer"),
@@ -66,7 +79,7 @@ def test_complete_failure_is_counted_and_disturbs_no_other(stub, word, times, re
     llm, began = connect(stub, deadline=2.5), time.monotonic()
     expected = {0: "answer to good", 1: None, 2: "answer to fine"}
     assert dict(llm.complete(chats("good", word, "fine"), [SCHEMA] * 3)) == expected
-    assert stub.count(word) == times or reason == "HTTP 429"
+    assert stub.count(word) == times or reason == "HTTP 429: quota"
     assert dict(llm.failures) == {reason: 1}
     assert time.monotonic() - began < 4.5
 
@@ -131,6 +144,103 @@ def test_complete_rejected_schema_is_not_sent_again(stub):
     assert not llm.failures
 
 
+@pytest.mark.parametrize("kind", [ollama, vllm, vllm_without_parser])
+def test_reasoning_model_gets_a_larger_limit_once(stub, kind):
+    stub.kind = kind
+    llm = connect(stub, concurrency=1)
+    assert dict(llm.complete(chats("a", "b"))) == {0: "answer to a", 1: "answer to b"}
+    limits = [body["max_tokens"] for _, body, *_ in stub.seen]
+    assert limits == [MAX_NEW_TOKENS, REASONING_TOKENS, REASONING_TOKENS]
+    assert not llm.failures
+
+
+def test_reasoning_without_an_answer_is_a_failure(stub):
+    stub.kind = lambda body, answer: (200, said("<think>so and so", "length"))
+    llm = connect(stub, concurrency=1)
+    assert dict(llm.complete(chats("a", "b"))) == {0: None, 1: None}
+    assert dict(llm.failures) == {"reasoning without an answer": 2}
+    assert len(stub.seen) == 3
+
+
+def test_reasoning_beyond_the_context_is_left_to_the_server(stub):
+    def small(body, answer):
+        limits = [body[name] for name in LIMITS if name in body]
+        if limits and limits[0] > 1000:
+            return refusal(f"max_tokens or max_completion_tokens is too large: {limits[0]}.", "max_tokens")
+        return ollama(body, answer)
+
+    stub.kind = small
+    llm = connect(stub, concurrency=1)
+    assert dict(llm.complete(chats("a", "b"))) == {0: "answer to a", 1: "answer to b"}
+    assert not stub.seen[-1][1].keys() & {*LIMITS}
+
+
+def test_newer_models_of_openai(stub):
+    stub.kind = openai_newer
+    llm = connect(stub, concurrency=1)
+    assert dict(llm.complete(chats("a", "b", "c"), [SCHEMA] * 3)) == {i: f"answer to {w}" for i, w in enumerate("abc")}
+    assert len(stub.seen) == 3 + 3  # two parameters and the limit, once
+    body = stub.seen[-1][1]
+    assert body.keys() == {"model", "messages", "seed", "max_completion_tokens", "response_format"}
+    assert body["max_completion_tokens"] == REASONING_TOKENS
+    assert llm.structured
+    assert not llm.failures
+
+
+@pytest.mark.parametrize("kind, more", [(strict, 1), (vague, 2)])
+def test_strict_servers(stub, kind, more):
+    stub.kind = kind
+    llm = connect(stub, concurrency=1)
+    assert dict(llm.complete(chats("a", "b"), [SCHEMA] * 2)) == {0: "answer to a", 1: "answer to b"}
+    assert len(stub.seen) == 2 + more
+    assert stub.seen[-1][1].keys() == {"model", "messages", "temperature", "max_tokens"}
+    assert stub.seen[-1][1]["max_tokens"] == 2 * MAX_NEW_TOKENS  # the answer is still JSON
+    assert not llm.structured
+    assert not llm.failures
+
+
+def test_many_requests_learn_at_once(stub):
+    stub.kind = openai_newer
+    llm = connect(stub, concurrency=16)
+    words = list(map(str, range(60)))
+    assert dict(llm.complete(chats(*words))) == {i: f"answer to {w}" for i, w in enumerate(words)}
+    assert len(stub.seen) <= 60 + 3 * 16
+
+
+def test_parameter_that_is_not_the_cause_is_sent_again(stub):
+    def fussy(body, answer):
+        if "hot" in answer:
+            return refusal("The temperature of the patient is no image.")
+        return 200, said(answer)
+
+    stub.kind = fussy
+    llm = connect(stub, concurrency=1)
+    assert dict(llm.complete(chats("hot", "cold"))) == {0: None, 1: "answer to cold"}
+    assert dict(llm.failures) == {"HTTP 400: The temperature of the patient is no image.": 1}
+    assert stub.seen[-1][1]["temperature"] == 0
+
+
+def test_failure_quotes_the_server_without_the_key(stub, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-geheim-123")
+    stub.kind = lambda body, answer: refusal(f"no credit \x1b[31m for sk-geheim-123; {answer}; " + "more " * 500)
+    llm = connect(stub, retries=0)
+    dict(llm.complete(chats("1", "2", "3")))
+    [reason] = llm.failures  # they differ in a number alone
+    assert reason.startswith("HTTP 400: no credit [31m for ***; answer to ")
+    assert len(reason) <= 220
+    assert reason.isprintable()
+    assert llm.failures[reason] == 3
+
+
+@pytest.mark.parametrize("position", range(150, 202, 7))
+def test_failure_shortened_within_the_key_does_not_show_its_beginning(stub, monkeypatch, position):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-geheim-123")
+    stub.kind = lambda body, answer: refusal("x" * position + "sk-geheim-123")
+    llm = connect(stub, retries=0)
+    dict(llm.complete(chats("1")))
+    assert "sk-" not in "".join(llm.failures)
+
+
 def test_server_down_at_start_gives_one_sentence():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))  # a port that nobody listens at
@@ -161,7 +271,7 @@ def test_server_that_only_fails_is_left(stub):
     texts = dict(llm.complete(chats(*["always"] * 100)))
     assert texts == {i: None for i in range(100)}
     assert 8 <= stub.count("always") <= 10
-    assert llm.failures["HTTP 500"] + llm.failures["not asked"] == 100
+    assert llm.failures["HTTP 500: out of memory"] + llm.failures["not asked"] == 100
 
 
 def test_server_that_succeeds_now_and_then_is_not_left(stub):
