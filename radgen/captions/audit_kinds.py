@@ -24,7 +24,7 @@ from .template import Record
 from .verify import allowed_labels, verify
 
 # %% ../../nbs/391_audit_kinds.ipynb #391-audit-kinds-007
-MOVED = ("number", "side", "negation")
+MOVED = {"number": re.compile(r"\d"), "side": re.compile("left|right|bilateral"), "negation": re.compile("denied")}
 BOTH_SIDES = {"left", "righ"}  # as `evidence` writes them
 
 
@@ -115,10 +115,10 @@ def moved_kinds(
 ) -> list[str]:
     "The kind that the verifier's comparison adds: a number, side or negation that is with another finding."
     difference = compare_statements(condition, source.text, allowed_labels(source.facts), may_be_shorter=True)
-    reason = difference.reason if difference else ""
-    if reason not in MOVED or any(kind.startswith(reason) for kind in kinds):
+    if not difference or any(kind.startswith(difference.reason) for kind in kinds):
         return []
-    return [f"{reason} moved"]
+    said = MOVED.get(difference.reason)  # one that is missing has not moved
+    return [f"{difference.reason} moved"] if said and said.search(difference.words) else []
 
 # %% ../../nbs/391_audit_kinds.ipynb #391-audit-kinds-011
 def _field_kinds(record: Record, stated: Facts) -> list[str]:

@@ -10,6 +10,7 @@ __all__ = ['REASON_OF_STATUS', 'VIEWS', 'Difference', 'status_reason', 'Backgrou
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from .findings import Statement, statements
@@ -69,6 +70,12 @@ def _values(statement, kind):
     return [value for k, value in statement.attributes if k is kind]
 
 # %% ../../nbs/345_comparison.ipynb #345-comparison-020
+@lru_cache(2**12)
+def _label_words(labels):
+    "The words of labels."
+    return [str(token.value) for token in tokens(labels) if token.kind is Kind.WORD]
+
+
 def background(
     text: str,  # the caption
     labels: str = "",  # names of its concepts and fields, whose words may be used
@@ -77,7 +84,7 @@ def background(
     found = statements(text)
     talk = [s for s in found if s.is_talk]
     words = {word for s in found for word in s.words}
-    named = [str(t.value) for t in tokens(labels) if t.kind is Kind.WORD]
+    named = _label_words(labels)
     free = {word for s in talk for word in s.words} | set(named)
     views = words & VIEWS
     if len(views) > 1:

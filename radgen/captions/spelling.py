@@ -102,6 +102,10 @@ _NAMED_VERTEBRA = re.compile(
 _LETTERS = {"dorsal": "T"}
 
 
+_DIGIT = re.compile(r"\d")
+_OF_DIGITS = frozenset(spelling.pattern.pattern for spelling in _SPELLINGS if r"\d" in spelling.pattern.pattern)
+
+
 def _write_vertebra(match):
     "'the twelfth thoracic vertebra' as 'T12'."
     ordinal, part = match[1].lower(), match[2].lower()
@@ -113,9 +117,17 @@ def split_words(
     text: str,  # from `plain_caption`, or a condition
 ) -> list[str]:  # words, numbers and marks in lower case
     "A text in one spelling, split into words."
-    text = _LEVEL.sub(_write_level, _NAMED_VERTEBRA.sub(_write_vertebra, text))
+    if "vertebra" in text:
+        text = _NAMED_VERTEBRA.sub(_write_vertebra, text)
+    has_digits = _DIGIT.search(text) is not None
+    if has_digits:
+        text = _LEVEL.sub(_write_level, text)
     low = text.lower()
     for guards, pattern, new in _SPELLINGS:
-        if any(guard in low for guard in guards):
-            text = pattern.sub(new, text)
+        if not has_digits and pattern.pattern in _OF_DIGITS:
+            continue
+        for guard in guards:
+            if guard in low:
+                text = pattern.sub(new, text)
+                break
     return [word.lower() for word in _TOKEN.findall(text)]
