@@ -239,7 +239,8 @@ def as_captions(
     "The table with what is read of each report as its caption."
     if text != "report":
         return table
-    return table.assign(caption=table.caption.map(report_text))
+    captions = [caption if not_english(str(caption)) else report_text(str(caption)) for caption in table.caption]
+    return table.assign(caption=captions)
 
 
 def _read_sources(table, names):

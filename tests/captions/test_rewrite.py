@@ -12,6 +12,7 @@ import jsonschema
 import pandas as pd
 import pytest
 
+from caption_cases import CHEST, XR
 from llm_model import NAMES, Model, pneumonia, rewrite_with, table
 from llm_stub import (
     Stub,
@@ -381,3 +382,38 @@ def test_unknown_options_are_refused_at_once():
         RewriteConfig("data", "out", llm="gpt")
     with pytest.raises(ConfigError, match="--unanswered is 'perhaps': it must be one of stop, rules"):
         RewriteConfig("data", "out", unanswered="perhaps")
+
+
+REPORTS = {
+    "FINDINGS: Opacity in the right lower lobe. IMPRESSION: Right lower lobe pneumonia. Follow-up CT is recommended.": (
+        "X-ray, Chest, Unspecified view, Right lower lobe pneumonia"
+    ),
+    "FINDINGS: The heart is normal in size. No effusion or pneumothorax. IMPRESSION: No acute abnormality.": (
+        "X-ray, Chest, Unspecified view, Normal"
+    ),
+    "Radiografía de tórax con derrame pleural izquierdo": "Radiografía de tórax con derrame pleural izquierdo",
+}
+
+
+def test_reports_are_read_by_their_impression_and_other_languages_stay(tmp_path):
+    rows = pd.DataFrame({"ID": ["R1", "R2", "R3"], "Caption": [*REPORTS], "CUIs": [f"{XR};{CHEST}"] * 3})
+    rows.to_csv(tmp_path / "train.csv", index=False)
+    names = pd.DataFrame({"CUI": [XR, CHEST], "Canonical name": ["Plain x-ray", "Chest"]})
+    names.to_csv(tmp_path / "cui_mapping.csv", index=False)
+    out = rewrite(RewriteConfig(tmp_path / "train.csv", tmp_path / "out", text="report"))
+    got = pd.read_csv(out / "train_rewritten.csv")
+    assert got.Transformed.tolist() == [*REPORTS.values()]
+    assert got.Verdict.tolist() == ["rules", "rules", "not read: Spanish"]
+
+
+def test_unstated_normal_gives_the_template_of_the_paper():
+    rows = table("Chest CT")
+    assert transform_captions(rows, NAMES, "rules").transformed[0].endswith("Unspecified finding")
+    assert transform_captions(rows, NAMES, "rules", unstated="normal").transformed[0].endswith("Normal")
+
+
+def test_findings_may_be_left_out_where_that_is_allowed():
+    rows = table("Chest CT with pneumonia and a rib fracture")
+    shorter = Model(lambda chat: "Computed tomography, Chest, Unspecified view, Pneumonia")
+    assert transform_captions(rows, NAMES, shorter).verdict[0].startswith("fallback:left out: ")
+    assert transform_captions(rows, NAMES, shorter, allow_shorter=True).verdict[0] == "ok"
