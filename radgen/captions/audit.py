@@ -18,7 +18,7 @@ from tqdm import tqdm
 from .audit_files import places, planes, read_rewriting, same_place
 from .audit_kinds import row_kinds, says_normal
 from .evidence import evidence
-from .facts import Facts, concept_facts, resolve, type_of
+from .facts import Facts, concept_facts, source_from, type_of
 from .history import plain_caption
 from .prompt import FIELDS
 from .template import INVALID, Record
@@ -69,7 +69,7 @@ def audit_row(
     if text.strip(" .").lower() == INVALID:
         return RowAudit(modality, False, finding=finding)
     record, in_template = read_rewriting(text)
-    source, labels = resolve(plain_caption(caption), stated), [names.get(cui, "") for cui in cuis]
+    source, labels = source_from(caption, stated), [names.get(cui, "") for cui in cuis]
     kinds = row_kinds(record, caption, source, stated, labels)
     if kinds:
         expanded = record._replace(condition=plain_caption(record.condition))
@@ -265,7 +265,7 @@ class Audit:
     # a row per caption, in the table's order: id, the fields of `RowAudit`, words, tokens, reading, reading_kinds
     rows: pd.DataFrame
 
-
+# %% ../../nbs/392_audit.ipynb #392-audit-030
 def audit(
     table: pd.DataFrame,  # id, caption, cuis, transformed; optional verdict
     names: dict[str, str],  # CUI -> canonical name

@@ -41,7 +41,7 @@ def spells(
             return False
     return False
 
-
+# %% ../../nbs/393_second_reader.ipynb #393-second-reader-020
 def written_out(
     long: Reading,  # that may have the words
     short: Reading,  # that may have the abbreviation
