@@ -1,8 +1,11 @@
 """Imports run downwards through the packages, in no circle, and cost nothing before there is work to do."""
 
 import ast
+import configparser
+import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 
 import pytest
 
@@ -78,6 +81,47 @@ def test_there_is_no_circle():
 
     for module in GRAPH:
         visit(module, ())
+
+
+def required_distributions():
+    "The distributions that every installation has, spelt in one way."
+    parser = configparser.ConfigParser(delimiters=["="], interpolation=None)
+    parser.read(ROOT / "settings.ini", encoding="utf-8")
+    names = (re.match(r"[\w-]+", requirement)[0] for requirement in parser["DEFAULT"]["requirements"].split())
+    return {name.lower().replace("_", "-") for name in names}
+
+
+def libraries(tree):
+    "The libraries that a module imports when it is loaded; those imported by a function when it runs may be extras."
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.split(".")[0]
+
+
+def loaded_with(root, trees):
+    "A module and all modules of radgen that are loaded with it."
+    found, waiting = set(), [root]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            top = ast.Module(body=[n for n in trees[name].body if isinstance(n, ast.ImportFrom)], type_ignores=[])
+            waiting += imported(name, top)
+    return found
+
+
+def test_what_is_loaded_in_every_installation_is_required_by_the_package():
+    "A newcomer's installation has no development tools and no extras."
+    required = required_distributions() | {"radgen"}
+    distributions = packages_distributions()
+    trees = dict(modules())
+    roots = {"radgen.cli", "radgen.tools.commands", "radgen.tools.demo", *radgen.PUBLIC.values()}
+    for name in sorted(set().union(*(loaded_with(root, trees) for root in roots))):
+        for library in set(libraries(trees[name])) - sys.stdlib_module_names:
+            found = {d.lower().replace("_", "-") for d in distributions[library]}
+            assert found & required, f"{name} imports {library}, which settings.ini does not require"
 
 
 def loaded(code):

@@ -16,7 +16,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
-from fastcore.test import test_eq
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass

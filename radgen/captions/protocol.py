@@ -14,7 +14,6 @@ import re
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-import httpx2
 import pydantic
 
 from .backends import MAX_NEW_TOKENS
@@ -48,6 +47,8 @@ def is_local(
     url: str,  # of a server
 ) -> bool:
     "Whether a server is on this machine."
+    import httpx2  # of the extra llm: the client's own reading of an address
+
     host = httpx2.URL(url).host
     with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback

@@ -9,8 +9,6 @@ __all__ = ['report_text']
 import re
 from typing import NamedTuple
 
-from fastcore.test import test_eq
-
 from .cleaning import tidy
 from radgen.captions.report_sentences import (
     LITTLE,
