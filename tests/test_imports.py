@@ -112,6 +112,14 @@ def loaded_with(root, trees):
     return found
 
 
+def test_a_module_runs_no_check_when_it_is_loaded():
+    "Checks of a chapter stand in cells of their own, which are not exported."
+    for name, tree in modules():
+        calls = [n for n in tree.body if isinstance(n, ast.Assert) or isinstance(n, ast.Expr)]
+        found = [n for n in calls if "test_" in ast.unparse(n) or isinstance(n, ast.Assert)]
+        assert not found, f"{name}: {ast.unparse(found[0])[:60]}"
+
+
 def test_what_is_loaded_in_every_installation_is_required_by_the_package():
     "A newcomer's installation has no development tools and no extras."
     required = required_distributions() | {"radgen"}
