@@ -16,9 +16,10 @@ from pathlib import Path
 
 from radgen.captions.blind_check import BLIND
 from radgen.captions.facts import source
-from radgen.captions.template import render
 from radgen.captions.records import rewrite_by_rules
-from radgen.data.tables import read_cells, read_names
+from radgen.captions.template import render
+from radgen.data.cells import read_cells
+from radgen.data.tables import read_names
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = ROOT.parent / "shared" / "data" / "rocov2_text"

@@ -37,7 +37,7 @@ from radgen.data.explore import count_cuis
 from radgen.data.images import ImageError, load_grey
 from radgen.data.phantoms import make_phantoms
 from radgen.data.rows import IMAGE_BATCH
-from radgen.data.tables import read_rocov2
+from radgen.data.rocov2 import read_rocov2
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"

@@ -13,7 +13,7 @@ from radgen.captions.rewrite import transform_captions, write_replay
 from radgen.data.cuis import choose_cuis, select_rows
 from radgen.data.explore import count_cuis
 from radgen.data.phantoms import make_phantoms
-from radgen.data.tables import read_rocov2
+from radgen.data.rocov2 import read_rocov2
 
 data = read_rocov2(make_phantoms(Path(__file__).resolve().parents[1] / "work" / "phantoms"))
 table = select_rows(data.table, choose_cuis(count_cuis(data.table, data.names), 10), data.names)

@@ -25,8 +25,6 @@ from .core.files import to_json
 from .evaluation.config import CompareConfig, EvaluateConfig, Table3, Table4, Table5
 from .prepared.config import PrepareConfig
 from .text.config import ClipConfig
-
-# %% ../nbs/940_cli.ipynb #940-cli-imports
 from radgen.tools.commands import (
     resolved,
     run_app,
@@ -243,9 +241,9 @@ WORKFLOW = """radgen: text in, radiology image out.
   radgen evaluate --run runs/first                      runs/first/report.html: every number next to that of real images
   radgen app      runs/first                            a page to type into, in a browser on this machine
 
-Your own images instead of ROCOv2: a CSV file with the columns image,caption,cuis. radgen COMMAND --help explains
-every option, --dry-run resolves them, --json prints results for scripts. Others: captions, finetune-clip, compare,
-experiment, completion.
+Your own images instead of ROCOv2: any table or folder of images with text; radgen prepare --dry-run shows what it is
+taken for. radgen COMMAND --help explains every option, --dry-run resolves them, --json prints results for scripts.
+Others: captions, finetune-clip, compare, experiment, completion.
 Exit status: 0 done, 2 a mistake that the last line explains, 75 stopped by a scheduler's signal and 130 by Ctrl-C;
 the same command goes on."""
 

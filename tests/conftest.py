@@ -4,7 +4,6 @@ import os
 
 import pytest
 from filelock import FileLock
-
 from helpers import OFFICIAL, ROOT, SHARED, WORK
 
 
@@ -50,13 +49,16 @@ def prepared(phantoms, shared_folder):
 
 @pytest.fixture(scope="session")
 def shared_data(phantoms):
-    "work/prepared, which many chapters open, made before two workers run them; with the paths that a notebook gives."
+    "The prepared folders that several chapters open, made before two workers run them; with the paths of a notebook."
+    from radgen.data.phantoms import make_phantoms
     from radgen.prepared.config import PrepareConfig
     from radgen.prepared.prepare import prepare
 
     work = ROOT / "nbs" / ".." / "work"
     with FileLock(WORK / ".prepared.lock"):
         prepare(PrepareConfig(work / "phantoms", work / "prepared"))
+        few = make_phantoms(work / "few", 320, 20, 110)
+        prepare(PrepareConfig(few, work / "few-prepared", llm="rules"))
 
 
 @pytest.fixture(scope="session")

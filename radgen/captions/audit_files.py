@@ -19,8 +19,8 @@ from .reading import seen
 from .template import INVALID, NORMAL, UNSPECIFIED, Record, parse
 from ..core.errors import ConfigError, DataError, first_line
 from ..core.files import read_json
-from ..data.sources import names_file
-from ..data.tables import CUI, read_cells, read_names
+from ..data.cells import read_cells
+from ..data.tables import CUI, names_file, read_names
 
 # %% ../../nbs/390_audit_files.ipynb #390-audit-files-006
 class CaptionFile(NamedTuple):

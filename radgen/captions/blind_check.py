@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 
 from .audit_report import COLOURS
 from ..core.errors import DataError
-from ..data.tables import read_cells
+from ..data.cells import read_cells
 
 # %% ../../nbs/395_blind_check.ipynb #395-blind-check-007
 BLIND = (  # kinds of error that are marked

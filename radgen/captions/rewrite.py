@@ -38,8 +38,9 @@ from .template import INVALID, NORMAL, UNSPECIFIED, Record, parse, render
 from ..core.assets import cache_dir
 from ..core.errors import ConfigError
 from ..core.files import atomic_path
-from ..data.sources import names_file
-from ..data.tables import SPLITS, RawData, read_cells, read_names, read_rocov2, screen_rows
+from ..data.cells import read_cells
+from ..data.rocov2 import read_rocov2
+from ..data.tables import SPLITS, RawData, names_file, read_names, screen_rows
 
 # %% ../../nbs/385_rewrite.ipynb #385-rewrite-005
 @dataclass

@@ -132,7 +132,7 @@ def options(
     @functools.wraps(init)
     def checked(self, *args, **kwargs):
         "Make the object and check its fields."
-        names = [field.name for field in dataclasses.fields(made)]
+        names = [field.name for field in dataclasses.fields(made) if not field.kw_only]
         given = dict(zip(names, args)) | kwargs
         try:
             init(self, *args[len(names) :], **{name: _plain_number(value) for name, value in given.items()})

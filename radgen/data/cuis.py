@@ -6,6 +6,7 @@
 __all__ = ['ranking', 'choose_cuis', 'knee', 'select_rows', 'kept_by_k', 'plot_choice', 'modality_balance', 'plot_balance']
 
 # %% ../../nbs/190_cuis.ipynb #190-cuis-004
+import sys
 from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
@@ -47,16 +48,15 @@ def _number_fault(counts, k, include, available, unnamed):
     if unnamed == "drop" and not (counts.name != "").any():
         advice = "give --names a file with the header CUI,Canonical name, or --unnamed keep"
         return f"no concept can be chosen: none of the {len(counts)} CUIs of the train split has a name; {advice}."
-    if 0 <= k <= available and (k or include):
+    if (k > 0 and available) or (k == 0 and include):
         return ""
     have = f"{available} CUIs {'with a name' if unnamed == 'drop' else 'in all'}"
-    advice = f"so give --k a number from 1 to {available}"
-    return f"k = {k} concepts cannot be chosen: the train split has {have}, {advice}."
+    return f"k = {k} concepts cannot be chosen: the train split has {have}; give --k a number of at least 1."
 
 # %% ../../nbs/190_cuis.ipynb #190-cuis-015
 def choose_cuis(
     counts: pd.DataFrame,  # of `count_cuis`
-    k: int,  # how many of the most frequent concepts, 0 .. number of concepts; 0 needs `include`
+    k: int,  # how many of the most frequent concepts, all where there are fewer; 0 needs `include`
     include: tuple[str, ...] = (),  # CUIs that are chosen whatever their rank
     exclude: tuple[str, ...] = (),  # CUIs that are never chosen
     unnamed: Unnamed = "drop",  # what to do with CUIs that have no name
@@ -67,6 +67,8 @@ def choose_cuis(
     fault = _list_fault(counts, include, exclude, unnamed) or _number_fault(counts, k, include, len(ranked), unnamed)
     if fault:
         raise ConfigError(fault)
+    if k > len(ranked):
+        print(f"The training images have {len(ranked)} concepts: all of them are chosen, not {k}.", file=sys.stderr)
     top = ranked.cui.head(k).tolist()
     return top + [c for c in include if c not in top]
 

@@ -7,6 +7,8 @@ __all__ = ['SIDE', 'SAME', 'RANKS', 'hash_codes', 'bits_apart', 'close_pairs', '
            'plot_pairs', 'find_copies', 'drop_copies', 'copies_report', 'plot_copies']
 
 # %% ../../nbs/220_duplicates.ipynb #220-duplicates-004
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,8 +17,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..core.figures import image_grid
-from .config import Copies
-from .images import ImageError, load_grey, square
+from .config import Copies, Grey
+from .files import ImageError
+from .images import load_grey, square
 from .rows import drop_rows, map_batches
 from .tables import SPLITS
 
@@ -82,12 +85,13 @@ SAME = 0.98  # the similarity from which two images are copies
 
 def shrink_batch(
     images: list[str],  # as `load_grey` takes them
+    grey: Grey = Grey(),  # how their values are shown
 ) -> list[np.ndarray]:  # (96, 96) uint8 each; empty where one cannot be used
     "Small versions for comparison."
     out: list[np.ndarray] = []
     for image in images:
         try:
-            full = Image.fromarray(load_grey(image))
+            full = Image.fromarray(load_grey(image, grey))
         except ImageError:
             out.append(np.zeros((0, 0), np.uint8))
         else:
@@ -119,11 +123,13 @@ def compare_pairs(
     pairs: np.ndarray,  # (M, 2) of `close_pairs`
     workers: int | None = None,  # processes; None for one per core where there are many images
     progress: bool = True,  # show a progress bar
+    grey: Grey = Grey(),  # how the values of the images are shown
 ) -> np.ndarray:  # (M,) similarities
     "Decode the images of the pairs, each once, and compare."
     at, position = np.unique(pairs, return_inverse=True)
     small: list[np.ndarray] = []
-    for batch in map_batches(shrink_batch, images.iloc[at].tolist(), workers, "comparing", progress):
+    shrink = partial(shrink_batch, grey=grey)
+    for batch in map_batches(shrink, images.iloc[at].tolist(), workers, "comparing", progress):
         small.extend(batch)
     return np.array([similarity(small[i], small[j]) for i, j in position.reshape(-1, 2)], float)
 
@@ -133,12 +139,13 @@ def plot_pairs(
     pairs: np.ndarray,  # (M, 2) positions
     titles: list[str],  # one per pair
     n: int = 5,  # pairs, at most
+    grey: Grey = Grey(),  # how the values of the images are shown
 ) -> plt.Figure:
     "Pairs of images, one above the other."
     shown = pairs[:n]
     files = [images.iloc[p] for p in (*shown[:, 0], *shown[:, 1])]
     titles = [*titles[:n], *[""] * len(shown)]
-    return image_grid([square(f, 160) for f in files], titles, ncol=max(len(shown), 1), size=1.35, lines=2)
+    return image_grid([square(f, 160, grey) for f in files], titles, ncol=max(len(shown), 1), size=1.35, lines=2)
 
 # %% ../../nbs/220_duplicates.ipynb #220-duplicates-023
 RANKS = {"test": 0, "valid": 1}  # which split keeps a copy: the lowest; others are 2
@@ -154,11 +161,12 @@ def find_copies(
     table: pd.DataFrame,  # measured; rows with `keep` False are left out
     workers: int | None = None,  # processes; None for one per core where there are many images
     progress: bool = True,  # show progress bars
+    grey: Grey = Grey(),  # how the values of the images are shown
 ) -> pd.DataFrame:  # the same rows with `keeper`: the ID of the image that stays, '' for one without a copy
     "Find the images that occur more than once among the kept rows."
     rows = table[table.keep & (table.phash != "")]
     pairs = close_pairs(hash_codes(rows.phash))
-    similar = compare_pairs(rows.image.reset_index(drop=True), pairs, workers, progress) >= SAME
+    similar = compare_pairs(rows.image.reset_index(drop=True), pairs, workers, progress, grey) >= SAME
     rows = rows.assign(group=_groups(pairs[similar], len(rows)), rank=rows.split.map(RANKS).fillna(2))
     first = rows.sort_values("rank", kind="stable").groupby("group").id.first()
     alone = ~rows.group.duplicated(keep=False)
@@ -193,6 +201,7 @@ def copies_report(
 def plot_copies(
     table: pd.DataFrame,  # of `find_copies`
     n: int = 6,  # pairs, at most
+    grey: Grey = Grey(),  # how the values of the images are shown
 ) -> plt.Figure:
     "Some copies under their keepers, those between splits first."
     rows = table[(table.keeper != "") & (table.keeper != table.id)].reset_index()
@@ -204,4 +213,4 @@ def plot_copies(
     )
     rows = rows.sort_values("between", ascending=False, kind="stable")
     titles = [f"{table.split.iloc[k]} and {s}" for k, s in zip(rows.keeper_at, rows.split)]
-    return plot_pairs(table.image, rows[["keeper_at", "at"]].to_numpy(), titles, n)
+    return plot_pairs(table.image, rows[["keeper_at", "at"]].to_numpy(), titles, n, grey)

@@ -8,13 +8,17 @@ __all__ = ['SMALL', 'HASH', 'MEASURES', 'MEASURES_VERSION', 'grey_histogram', 'h
            'perceptual_hash', 'measure_batch', 'measure_images']
 
 # %% ../../nbs/200_entropy.ipynb #200-entropy-004
+from functools import partial
+
 import numpy as np
 import pandas as pd
 from PIL import Image
 from scipy.fft import dct
 from scipy.special import xlogy
 
-from .images import ImageError, load_grey
+from .config import Grey
+from .files import ImageError
+from .images import load_grey
 from .rows import drop_rows, map_batches
 
 # %% ../../nbs/200_entropy.ipynb #200-entropy-006
@@ -104,11 +108,12 @@ def perceptual_hash(
 
 # %% ../../nbs/200_entropy.ipynb #200-entropy-015
 MEASURES = ("entropy", "brightness", "contrast", "saturation", "border", "phash")
-MEASURES_VERSION = 1  # version of what they mean; what was measured under another one is measured again
+MEASURES_VERSION = 2  # version of what they mean; what was measured under another one is measured again
 
 
 def measure_batch(
     images: list[str],  # as `load_grey` takes them
+    grey: Grey = Grey(),  # how their values are shown
 ) -> dict:  # the `MEASURES`, a list or array each (NaN and '' for an image that cannot be used), and `fault`: '' or why
     "Decode some images, each once, and measure them."
     n: np.ndarray = np.zeros((len(images), 256), np.int64)
@@ -116,7 +121,7 @@ def measure_batch(
     fault = [""] * len(images)
     for i, image in enumerate(images):
         try:
-            u8 = load_grey(image)
+            u8 = load_grey(image, grey)
         except ImageError as e:
             fault[i] = e.why
         else:
@@ -141,11 +146,13 @@ def measure_images(
     table: pd.DataFrame,  # one row per image, with `image`; rows with `keep` False are not decoded
     workers: int | None = None,  # processes; None for one per core where there are many images
     progress: bool = True,  # show a progress bar
+    grey: Grey = Grey(),  # how the values of the images are shown
 ) -> pd.DataFrame:  # the same rows with the `MEASURES` (NaN and '' where not measured), `keep` and `reason`
     "Decode the images and measure them; what cannot be decoded is dropped."
     todo = table.index[table.keep] if "keep" in table else table.index
     found: dict[str, list] = {k: [] for k in (*MEASURES, "fault")}
-    for batch in map_batches(measure_batch, table.image[todo].tolist(), workers, "measuring", progress):
+    measure = partial(measure_batch, grey=grey)
+    for batch in map_batches(measure, table.image[todo].tolist(), workers, "measuring", progress):
         for k, values in batch.items():
             found[k].extend(values)
     columns = {}

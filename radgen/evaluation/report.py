@@ -235,7 +235,7 @@ def run_values(
     c, metrics = run.config, run.metrics()
     steps, seconds = (int(metrics.step.iloc[-1]), metrics.seconds.iloc[-1]) if len(metrics) else (0, 0)
     return dict(
-        **{key: getattr(c, key) for key in ("name", "model", "size", "recipe", "image_size", "caption_mode")},
+        **{key: getattr(c, key) for key in "name model size recipe image_size caption_mode balance".split()},
         encoder=LABELS.get(c.encoder, c.encoder),
         llm=run.prepared.manifest["config"]["llm"],
         steps=f"{steps:,}",

@@ -6,21 +6,24 @@
 __all__ = ['PrepareConfig']
 
 # %% ../../nbs/396_prepare_options.ipynb #396-prepare-options-004
+from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import Literal
 
 from ..captions.config import LLM, Text, Unanswered, Unstated
 from ..core.options import Count, Natural, options
-from ..data.config import Bound, Bounds, Copies, Rule, Unnamed
+from ..data.config import Bound, Bounds, Copies, Leaks, Rule, Unnamed
+from ..data.source_options import SourceOptions
 
 # %% ../../nbs/396_prepare_options.ipynb #396-prepare-options-006
 @options
-class PrepareConfig:
-    "Options of preparation."
+class PrepareConfig(SourceOptions):
+    "Options of preparation, after those of the source."
 
-    data_path: Path  # ROCOv2 folder, Parquet file or folder, CSV of your images, or hf:NAME on the hub
     out: Path  # prepared folder to write
-    # most frequent concepts to keep (paper: 10), or knee for the knee of the curve
+    _: KW_ONLY
+    # most frequent concepts to keep (paper: 10), or knee for the knee of the curve; where the data have
+    # no concepts and --concepts is auto, no image is dropped for those that its caption names
     k: Natural | Literal["knee"] = 10
     rule: Rule = "all"  # keep an image if all its concepts are chosen (paper) or if any is
     include: tuple[str, ...] = ()  # CUIs chosen whatever their rank
@@ -34,6 +37,7 @@ class PrepareConfig:
     min_contrast: Bound = Bounds.min_contrast
     max_saturation: Bound = Bounds.max_saturation  # share of pixels of 250 and more
     max_border: Bound = Bounds.max_border  # share of the area in a frame of one grey
+    groups: Leaks = "leaks"  # drop images whose patient, study or article is in a later split, or keep
     copies: Copies = "leaks"  # drop copies of images of a later split, all copies, or none
     # rewrites captions: rules, smollm2, hf:MODEL, gguf:FILE or openai:URL#MODEL, for example
     # openai:http://127.0.0.1:11434/v1#llama3 for Ollama
@@ -43,9 +47,5 @@ class PrepareConfig:
     text: Text = "caption"  # of a report the impression is read, else the findings
     allow_shorter: bool = False  # whether a language model may leave findings out
     unstated: Unstated = "unspecified"  # a caption without a finding ends so; normal: the paper's
-    names: Path | None = None  # CSV of CUI,Canonical name; else cui_mapping.csv beside the data
-    image_root: Path | None = None  # for a CSV: the folder of its images; else its own
-    streaming: bool = False  # for hf:NAME: without the library's own copy
-    limit: Count | None = None  # for hf:NAME: images of each split
     engine: Literal["local", "ray"] = "local"  # this machine's processes, or Ray
     workers: Count | None = None  # processes, one per core

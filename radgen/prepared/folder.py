@@ -21,9 +21,12 @@ from tqdm import tqdm
 from ..captions.modes import caption_texts
 from ..core.errors import DataError
 from ..core.files import atomic_path, file_digest, fingerprint, read_json
-from ..data.images import load_grey, member
-from ..data.sources import names_file, parquet_files
-from ..data.tables import read_cells
+from ..data.cells import is_table
+from ..data.config import Grey
+from ..data.images import load_grey
+from ..data.source_options import SourceOptions
+from ..data.sources import source_files
+from ..data.tables import names_file
 
 # %% ../../nbs/397_prepared.ipynb #397-prepared-006
 def file_stamp(
@@ -37,52 +40,47 @@ def file_stamp(
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def _image_files(source: Path, image_root: str | Path | None) -> list[tuple[str, str | Path]]:
-    "Name and path of each image file, or of each Parquet file."
-    if source.suffix.lower() == ".csv":
-        root = Path(image_root or source.parent)
-        cells = read_cells(source, ("image", "caption", "cuis")).image
-        files: list[tuple[str, str | Path]] = [(name, member(root / name.strip())[0]) for name in cells]
-    else:
-        files = [(os.path.relpath(path, source), path) for path in parquet_files(source)]
-    for folder in sorted(source.glob("*_images")):
-        with os.scandir(folder) as entries:
-            files += [(f"{folder.name}/{e.name}", e.path) for e in sorted(entries, key=lambda e: e.name)]
-    return files
+def _digests(files: list[Path], base: Path) -> tuple[dict[str, str], str]:
+    "The contents of the tables by name, and one digest of names, sizes and times of the other files."
+    tables, others = {}, hashlib.sha256()
+    for path in files:
+        name = os.path.relpath(path, base)
+        if is_table(path) and path.suffix.lower() != ".parquet":
+            tables[name] = file_digest(path)
+        else:
+            others.update(f"{name} {file_stamp(path)}\n".encode("utf-8", "surrogateescape"))
+    return tables, others.hexdigest()
 
 # %% ../../nbs/397_prepared.ipynb #397-prepared-015
 def input_fingerprint(
-    source: str | Path,  # ROCOv2 folder, Parquet file or folder, or CSV of image files
-    names: str | Path | None = None,  # file of names
-    image_root: str | Path | None = None,  # folder of a CSV's images
+    options: SourceOptions,  # of a source on the disk
 ) -> str:  # 16 hexadecimal digits
     "Identify the raw data: tables by content, images and Parquet files by name, size and modification time."
-    source = Path(source)
-    tables = [source] if source.suffix.lower() == ".csv" else sorted(source.glob("*.csv"))
-    digests = {path.name: file_digest(path) for path in tables}
-    concept_names = names_file(source, names)
+    source = options.data_path
+    tables, others = _digests(source_files(options), source if source.is_dir() else source.parent)
+    concept_names = names_file(source, options.names)
     if concept_names:
-        digests["names of concepts"] = file_digest(concept_names)
-    images = hashlib.sha256()
-    for name, path in _image_files(source, image_root):
-        images.update(f"{name} {file_stamp(path)}\n".encode("utf-8", "surrogateescape"))
-    return fingerprint(digests, images.hexdigest())
+        tables["names of concepts"] = file_digest(concept_names)
+    if options.label_map:
+        tables["concepts of labels"] = file_digest(options.label_map)
+    return fingerprint(tables, others)
 
 # %% ../../nbs/397_prepared.ipynb #397-prepared-012
 def square_image(
     path: str,  # of the image, see `load_grey`
     size: int,  # pixels per side
     equalize: bool = False,  # equalise the histogram
+    grey: Grey = Grey(),  # how its values are shown
 ) -> np.ndarray:  # (size, size) uint8
     "Decode one image: centre square, antialiased, optionally equalised."
-    image = ImageOps.fit(Image.fromarray(load_grey(path)), (size, size), Image.Resampling.LANCZOS)
+    image = ImageOps.fit(Image.fromarray(load_grey(path, grey)), (size, size), Image.Resampling.LANCZOS)
     return np.asarray(ImageOps.equalize(image) if equalize else image)
 
 
-def _write_array(path: Path, files: list[str], size: int, equalize: bool, what: str):
+def _write_array(path: Path, files: list[str], size: int, equalize: bool, grey: Grey, what: str):
     "Decode images into a .npy file; the memory map is closed when this returns, as Windows needs before a rename."
     array = np.lib.format.open_memmap(path, "w+", np.uint8, (len(files), size, size))
-    decode = partial(square_image, size=size, equalize=equalize)
+    decode = partial(square_image, size=size, equalize=equalize, grey=grey)
     with ThreadPoolExecutor() as pool:
         images = pool.map(decode, files)
         for i, image in enumerate(tqdm(images, total=len(files), desc=what, unit="image", mininterval=1)):
@@ -99,7 +97,12 @@ class Prepared:
     # all readable rows: those of `read_data`, and what each stage measured and decided (keep, reason)
     table: pd.DataFrame = field(repr=False)
     names: dict = field(repr=False)  # CUI -> name
-    selected: list  # the CUIs that were kept
+    selected: list  # the CUIs that were kept; empty where images are not selected by concepts
+
+    @property
+    def grey(self) -> Grey:
+        "How the values of the images are shown."
+        return Grey(**self.manifest.get("grey", {}))
 
     def rows(self, split: str) -> pd.DataFrame:
         "The kept rows of a split, in the order of `images` and `texts`."
@@ -117,11 +120,11 @@ class Prepared:
             if not files:
                 raise DataError(f"{self.dir} keeps no {split} image: prepare it with a larger --k or wider bounds.")
             with atomic_path(path) as p:
-                _write_array(p, files, size, equalize, f"{split} images at {size} px")
+                _write_array(p, files, size, equalize, self.grey, f"{split} images at {size} px")
         return np.load(path, mmap_mode="r")
 
 # %% ../../nbs/397_prepared.ipynb #397-prepared-010
-VERSION = 4  # of the prepared folder's layout
+VERSION = 5  # of the prepared folder's layout
 
 
 def is_prepared(

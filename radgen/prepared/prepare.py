@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'COLOURS', 'TIME_ONLY', 'rejected', 'funnel', 'plot_funnel', 'content_fingerprint', 'examples_figure',
-           'write_figures', 'make_manifest', 'write_prepared', 'prepare']
+           'write_figures', 'make_manifest', 'write_prepared', 'prepare', 'preview', 'preview_text']
 
 # %% ../../nbs/399_prepare.ipynb #399-prepare-004
 import sys
@@ -17,26 +17,30 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from ..captions.data_concepts import concepts_kind
 from ..captions.prompt import prompt_version
 from ..core.errors import ConfigError, DataError
 from ..core.figures import evenly, image_grid, save_figure
 from ..core.files import atomic_dir, check_out, fingerprint, read_json, write_json
+from ..data.config import Grey
 from ..data.cuis import modality_balance, plot_balance, plot_choice
+from ..data.dicom import decoders
 from ..data.duplicates import copies_report, plot_copies
 from ..data.entropy import MEASURES_VERSION
-from ..data.images import decoders, square
+from ..data.images import square
 from ..data.quality import plot_quality
 from ..data.rows import reason_kind
-from ..data.sources import local_source
+from ..data.sources import layout_of, local_source
 from ..data.tables import SPLITS
 from .config import PrepareConfig
 from .folder import VERSION, Prepared, input_fingerprint, is_prepared, load_prepared
-from .stages import Curated, image_bounds, run_stages
+from .stages import Curated, image_bounds, read_source, run_stages
 
 # %% ../../nbs/399_prepare.ipynb #399-prepare-006
 STAGES = {  # how the reasons of a stage begin; rows that cannot be read have reasons of their own
     "concepts": "CUI|no CUI selected|no named CUI",
     "image quality": "entropy|brightness|contrast|saturation|border|image",
+    "groups": "group in",
     "copies": "copy of",
 }
 
@@ -67,7 +71,8 @@ def funnel(
     gone["reason"] = reason_kind(gone.reason)
     left = _count(table.split) + _count(rejects.split)
     lines = [("given", "", left)]
-    for stage in ("read", *STAGES):
+    stages = [stage for stage in STAGES if stage != "groups" or "group" in table]
+    for stage in ("read", *stages):
         dropped = gone[gone.stage == stage]
         reasons = [(reason, _count(rows.split)) for reason, rows in dropped.groupby("reason")]
         for reason, counts in sorted(reasons, key=lambda line: -line[1]["all"]):
@@ -135,12 +140,22 @@ def examples_figure(
     table: pd.DataFrame,  # rows to show
     titles: Sequence[str],  # one per row
     n: int = 16,  # at most so many, evenly spread
+    grey: Grey = Grey(),  # how the values of the images are shown
 ) -> plt.Figure:
     "A grid of images of the table."
     shown = evenly(len(table), n)
-    return image_grid([square(table.image.iloc[i], 160) for i in shown], [titles[i] for i in shown])
+    images = [square(table.image.iloc[i], 160, grey) for i in shown]
+    return image_grid(images, [titles[i] for i in shown])
 
 # %% ../../nbs/399_prepare.ipynb #399-prepare-029
+def _write_concept_figures(folder: Path, curated: Curated, cfg: PrepareConfig):
+    "The choice of concepts, and what it did to the modalities."
+    train = curated.table[curated.table.split == "train"]
+    selected_rows = train.assign(keep=~train.reason.str.match(STAGES["concepts"]))
+    save_figure(plot_choice(curated.counts, curated.selected, selected_rows, unnamed=cfg.unnamed), folder / "cuis.png")
+    save_figure(plot_balance(modality_balance(train)), folder / "modalities.png")
+
+
 def write_figures(
     folder: Path,  # where to
     curated: Curated,
@@ -148,20 +163,18 @@ def write_figures(
     cfg: PrepareConfig,
 ):
     "fig/: the funnel, concepts, modalities, image quality, kept images with their new captions, dropped ones, copies."
-    table = curated.table
-    train = table[table.split == "train"]
-    selected_rows = train.assign(keep=~train.reason.str.match(STAGES["concepts"]))
+    table, grey = curated.table, curated.grey
     save_figure(plot_funnel(rows), folder / "funnel.png")
-    save_figure(plot_choice(curated.counts, curated.selected, selected_rows, unnamed=cfg.unnamed), folder / "cuis.png")
-    save_figure(plot_balance(modality_balance(train)), folder / "modalities.png")
+    if curated.selected:
+        _write_concept_figures(folder, curated, cfg)
     save_figure(plot_quality(table, image_bounds(cfg)), folder / "entropy.png")
     kept = table[table.keep]
-    save_figure(examples_figure(kept, kept.transformed.tolist()), folder / "kept.png")
+    save_figure(examples_figure(kept, kept.transformed.tolist(), grey=grey), folder / "kept.png")
     dropped = table[~table.keep & table.entropy.notna()]
     if len(dropped):
-        save_figure(examples_figure(dropped, dropped.reason.tolist()), folder / "dropped.png")
+        save_figure(examples_figure(dropped, dropped.reason.tolist(), grey=grey), folder / "dropped.png")
     if (table.keeper != "").any():
-        save_figure(plot_copies(table), folder / "copies.png")
+        save_figure(plot_copies(table, grey=grey), folder / "copies.png")
 
 # %% ../../nbs/399_prepare.ipynb #399-prepare-013
 TIME_ONLY = ("out", "workers", "engine", "streaming", "limit", "llm_device")  # options that do not change the result
@@ -169,16 +182,16 @@ TIME_ONLY = ("out", "workers", "engine", "streaming", "limit", "llm_device")  # 
 
 def _complete(cfg: PrepareConfig) -> PrepareConfig:
     "The options with absolute paths, the hub's data fetched; raises `RadgenError` for what is not on the disk."
-    if cfg.k == 0 and not cfg.include:
-        raise ConfigError("--k is 0: keep at least one concept.")
+    if cfg.k == 0 and not cfg.include and cfg.concepts != "none":
+        raise ConfigError("--k is 0: keep at least one concept, or give --concepts none to select without them.")
     check_out(cfg.out, "table.parquet")
-    path = local_source(cfg.data_path.as_posix(), cfg.streaming, cfg.limit)  # the name of a hub has slashes
-    for option, given in (("names", cfg.names), ("image-root", cfg.image_root)):
+    path = local_source(cfg)
+    for option, given in (("names", cfg.names), ("image-root", cfg.image_root), ("label-map", cfg.label_map)):
         if given is not None and not given.exists():
             raise DataError(f"there is no {given}: mend --{option}.")
-    names = cfg.names and cfg.names.absolute()
-    image_root = cfg.image_root and cfg.image_root.absolute()
-    return replace(cfg, data_path=path.absolute(), names=names, image_root=image_root)
+    files = {name: getattr(cfg, name) for name in ("names", "image_root", "label_map")}
+    absolute = {name: file and file.absolute() for name, file in files.items()}
+    return replace(cfg, data_path=path.absolute(), **absolute)
 
 
 def _whole(value):
@@ -195,7 +208,7 @@ def make_manifest(
     manifest = dict(
         version=VERSION,
         config=options,
-        input=input_fingerprint(cfg.data_path, cfg.names, cfg.image_root),
+        input=input_fingerprint(cfg),
         measured=MEASURES_VERSION,
         decoders=decoders(),
         prompt=prompt_version(),
@@ -224,6 +237,7 @@ def write_prepared(
     kept = table[table.keep].split.value_counts()
     result = dict(
         selected=curated.selected,
+        grey=asdict(curated.grey),  # type: ignore[call-overload]
         rows={split: int(kept.get(split, 0)) for split in SPLITS},
         content=content_fingerprint(table, curated.names),
     )
@@ -248,3 +262,47 @@ def prepare(
     with atomic_dir(cfg.out) as folder:
         write_prepared(folder, curated, rows, manifest, cfg)
     return load_prepared(cfg.out)
+
+# %% ../../nbs/399_prepare.ipynb #399-prepare-041
+def _example(row, names: dict[str, str]) -> dict:
+    "What is known of an image."
+    found = {name: getattr(row, name) for name in ("id", "split", "group", "image", "caption") if hasattr(row, name)}
+    return {**found, "concepts": [names.get(cui, cui) for cui in row.cuis]}
+
+
+def preview(
+    cfg: PrepareConfig,
+    n: int = 100,  # rows of each table that are read
+    shown: int = 3,  # rows that are shown
+) -> dict:  # layout, rows, usable, rejected (reason -> rows), concepts (where they come from), examples
+    "What the first rows of a source are taken for; raises `DataError` where no layout fits."
+    if cfg.data_path.as_posix().startswith("hf:"):
+        cfg = replace(cfg, streaming=True, limit=min(cfg.limit or n, n))
+    path = local_source(cfg)
+    cfg = replace(cfg, data_path=path)
+    data = read_source(cfg, n)
+    rejected = reason_kind(data.rejects.reason).value_counts()
+    return {
+        "layout": layout_of(path).name,
+        "rows": len(data.table) + len(data.rejects),
+        "usable": len(data.table),
+        "rejected": {str(reason): int(count) for reason, count in rejected.items()},
+        "concepts": concepts_kind(data, cfg),
+        "examples": [_example(row, data.names) for row in data.table.head(shown).itertuples()],
+    }
+
+# %% ../../nbs/399_prepare.ipynb #399-prepare-041a
+def preview_text(
+    found: dict,  # of `preview`
+) -> str:
+    "The preview for people."
+    reasons = ", ".join(f"{count} {reason}" for reason, count in found["rejected"].items())
+    lines = [
+        f"layout: {found['layout']}; {found['usable']} of the first {found['rows']} rows can be used"
+        + (f" (not: {reasons})" if reasons else ""),
+        f"concepts: {found['concepts']}",
+    ]
+    for example in found["examples"]:
+        lines.append("")
+        lines += [f"  {name:9} {', '.join(v) if isinstance(v, list) else v}" for name, v in example.items()]
+    return "\n".join(lines)

@@ -4,30 +4,34 @@
 
 # %% auto #0
 __all__ = ['SLICE', 'Stage', 'BLOCK', 'HINTS', 'measure_new', 'run_stage', 'image_bounds', 'selected_cuis', 'Curated',
-           'run_stages']
+           'read_source', 'run_stages']
 
 # %% ../../nbs/398_stages.ipynb #398-stages-004
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from ..captions.data_concepts import require_names, selects_by_concepts, with_concepts
 from ..captions.rewrite import as_captions, transform_captions
 from ..core.assets import cache_dir
 from ..core.errors import ConfigError, DataError
 from ..core.files import atomic_path, fingerprint
-from ..data.config import Bounds
+from ..data.config import Bounds, Grey
 from ..data.cuis import choose_cuis, knee, select_rows
 from ..data.duplicates import drop_copies, find_copies
 from ..data.entropy import MEASURES, MEASURES_VERSION, measure_images
 from ..data.explore import count_cuis
-from ..data.images import member
+from ..data.files import member
+from ..data.groups import drop_leaks
+from ..data.images import measure_range
 from ..data.quality import filter_images
 from ..data.rows import drop_rows, reason_kind, require_rows
+from ..data.source_options import grey_of
 from ..data.sources import read_data
 from ..data.tables import RawData
 from .config import PrepareConfig
@@ -151,9 +155,13 @@ def selected_cuis(
 
 HINTS = {  # reason -> what to do
     "no CUIs": (
-        "give every image its UMLS concepts in the column cuis, such as C1306645;C0817096 for an X-ray of the chest"
+        "give every image its UMLS concepts, such as C1306645;C0817096 for an X-ray of the chest, or let radgen read "
+        "them from the captions by --concepts captions"
     ),
-    "malformed CUI": "a CUI is C and seven digits, and between two of them stands ; as in C1306645;C0817096",
+    "malformed CUI": "a CUI is C and seven digits, as in C1306645; --concepts captions reads concepts from the text",
+    "image missing": "give --image-root the folder that the paths start from",
+    "image outside the folder": "give --image-root the folder that all images lie in",
+    "image is a link": "fetch the images first and give the table the names of the files",
 }
 
 
@@ -178,27 +186,50 @@ class Curated:
     names: dict[str, str]  # CUI -> name
     counts: pd.DataFrame  # of `count_cuis`
     selected: list[str]  # the CUIs that the options choose
+    grey: Grey  # how the values of the images are shown
 
 
-def _measured(cfg: PrepareConfig, table: pd.DataFrame) -> pd.DataFrame:
+def _grey(cfg: PrepareConfig, table: pd.DataFrame) -> Grey:
+    "How the values of the images are shown; one range for the data set is measured on the training images."
+    grey = grey_of(cfg)
+    if grey.window != "dataset":
+        return grey
+    return replace(grey, range=measure_range(table.image[table.keep & (table.split == "train")].tolist(), grey))
+
+
+def _measured(cfg: PrepareConfig, table: pd.DataFrame, grey: Grey) -> pd.DataFrame:
     "The table with the measures of its images."
     if cfg.engine == "local":
-        measure = partial(measure_images, workers=cfg.workers)
+        measure = partial(measure_images, workers=cfg.workers, grey=grey)
     else:
-        measure = partial(measure_images, workers=1, progress=False)
+        measure = partial(measure_images, workers=1, progress=False, grey=grey)
     run = partial(run_stage, measure, engine=cfg.engine, workers=cfg.workers)
-    name = fingerprint(str(cfg.data_path), MEASURES_VERSION)
+    name = fingerprint(str(cfg.data_path), MEASURES_VERSION, asdict(grey))
     return measure_new(run, table, cache_dir() / "measures" / f"{name}.parquet")
 
 # %% ../../nbs/398_stages.ipynb #398-stages-018
-def run_stages(
+def read_source(
     cfg: PrepareConfig,  # with an absolute path of what is on disk
-) -> Curated:
-    "Read, count, select, measure, filter, drop copies, rewrite. Source: paper, pipeline 1-4."
-    data = read_data(cfg.data_path, cfg.names, cfg.image_root)
-    _require_training_rows(data, cfg.data_path)
-    counts = count_cuis(data.table, data.names)
+    n: int | None = None,  # at most so many rows of a table, None for all
+) -> RawData:
+    "The data with captions and concepts; raises `DataError` where no training row can be used."
+    data = read_data(cfg, n)
+    if n is None:
+        _require_training_rows(data, cfg.data_path)
+    named = bool(data.names)
+    data = with_concepts(replace(data, table=as_captions(data.table, cfg.text)), cfg)
+    if data.has_concepts:
+        require_names(data, named, cfg.unnamed)
+    return data
+
+
+def _selected(cfg: PrepareConfig, data: RawData, counts: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    "The table with the rows that the chosen concepts keep, and those concepts."
+    if not len(counts) and not selects_by_concepts(data, cfg):
+        return data.table.assign(keep=True, reason=""), []
     selected = selected_cuis(cfg, counts)
+    if not selects_by_concepts(data, cfg):
+        return data.table.assign(keep=True, reason=""), selected  # what the evaluation asks for
     select = partial(
         select_rows,
         selected=selected,
@@ -207,15 +238,26 @@ def run_stages(
         exclude=cfg.exclude,
         unnamed=cfg.unnamed,
     )
-    table = run_stage(select, data.table, cfg.engine, cfg.workers)
+    return run_stage(select, data.table, cfg.engine, cfg.workers), selected
+
+# %% ../../nbs/398_stages.ipynb #398-stages-020
+def run_stages(
+    cfg: PrepareConfig,  # with an absolute path of what is on disk
+) -> Curated:
+    "Read, count, select, measure, filter, drop leaks and copies, rewrite. Source: paper, pipeline 1-4."
+    data = read_source(cfg)
+    counts = count_cuis(data.table, data.names)
+    table, selected = _selected(cfg, data, counts)
     require_rows(table)
-    table = filter_images(_measured(cfg, table), image_bounds(cfg))
+    grey = _grey(cfg, table)
+    table = filter_images(_measured(cfg, table, grey), image_bounds(cfg))
     require_rows(table, after="the filter of images")
-    table = drop_copies(find_copies(table, cfg.workers), cfg.copies)
+    table = drop_leaks(table, cfg.groups)
+    require_rows(table, after="dropping groups that are in a later split")
+    table = drop_copies(find_copies(table, cfg.workers, grey=grey), cfg.copies)
     require_rows(table, after="dropping copies")
     cache = cache_dir() / "captions.jsonl"
-    table = as_captions(table, cfg.text)
     table = transform_captions(
         table, data.names, cfg.llm, cache, cfg.llm_device, cfg.unanswered, cfg.allow_shorter, cfg.unstated
     )
-    return Curated(table, data.rejects, data.names, counts, selected)
+    return Curated(table, data.rejects, data.names, counts, selected, grey)

@@ -143,7 +143,7 @@ def show_table(rows: list[dict]) -> str:
 # %% ../../nbs/935_commands.ipynb #935-commands-010
 def resolved(
     cfg: Any,  # the options of a command
-) -> dict:  # name of the option -> value; of a table of experiments also `plan`
+) -> dict:  # name of the option -> value; of experiments also `plan`, of a preparation `preview`
     "Every option as it would be used."
     if isinstance(cfg, TrainConfig):
         from radgen.training.run import resolve
@@ -155,19 +155,27 @@ def resolved(
 
         found["devices"] = devices(cfg)
         found["plan"] = plan(cfg).to_dict("records")
+    if isinstance(cfg, PrepareConfig):
+        from radgen.prepared.prepare import preview
+
+        found["preview"] = preview(cfg)
     if "device" in found:
         from radgen.core.devices import pick_device
 
         found["device"] = str(pick_device(found["device"]))
     return found
 
-
+# %% ../../nbs/935_commands.ipynb #935-commands-010a
 def show_options(
     found: dict,  # of `resolved`
 ) -> str:  # a line each, and the plan as a table
     "The resolved options for people."
     width = max(map(len, found))
-    text = "\n".join(f"{name:{width}}  {value}" for name, value in found.items() if name != "plan")
+    text = "\n".join(f"{name:{width}}  {value}" for name, value in found.items() if name not in ("plan", "preview"))
+    if "preview" in found:
+        from radgen.prepared.prepare import preview_text
+
+        return f"{text}\n\n{preview_text(found['preview'])}"
     if "plan" not in found:
         return text
     import pandas as pd

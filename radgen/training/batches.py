@@ -31,6 +31,7 @@ from ..prepared.prepare import prepare
 from ..text.embedding import TextEmbedding
 from ..text.store import EmbeddingStore
 from ..text.store_writer import build_store
+from .balance import balanced_epoch, draw_shares, image_labels
 from .config import ResolvedConfig, TrainConfig
 
 # %% ../../nbs/655_batches.ipynb #655-batches-006
@@ -39,15 +40,17 @@ def batch_indices(
     size: int,  # images a step, over all processes
     step: int,  # 0, 1, 2, ...
     seed: int,  # of the run
+    shares: np.ndarray | None = None,  # (n,) of the draws, of `draw_shares`; each image once per epoch where None
 ) -> np.ndarray:  # (size,) indices into the images
-    "Slice `step` of the endless stream of permutations."
+    "Slice `step` of the endless stream of epochs."
     places = np.arange(step * size, (step + 1) * size)
     epochs: np.ndarray = places // n
     indices: np.ndarray = np.empty(size, np.int64)
     for epoch in np.unique(epochs):
-        permutation = np.random.default_rng([seed % 2**32, int(epoch)]).permutation(n)
+        rng = np.random.default_rng([seed % 2**32, int(epoch)])
+        order = rng.permutation(n) if shares is None else balanced_epoch(shares, rng)
         chosen = epochs == epoch
-        indices[chosen] = permutation[places[chosen] % n]
+        indices[chosen] = order[places[chosen] % n]
     return indices
 
 # %% ../../nbs/655_batches.ipynb #655-batches-009
@@ -163,6 +166,7 @@ class Batches:
     processes: int = 1  # that share a step
     rank: int = 0  # this one's number
     pin: bool = False  # whether batches go to a GPU
+    shares: np.ndarray | None = None  # (N,) of the draws; each image once per epoch where None
 
     @property
     def size(self) -> int:
@@ -171,7 +175,7 @@ class Batches:
 
     def indices(self, step: int) -> np.ndarray:
         "The images of a step, over all processes."
-        return batch_indices(len(self.rows), self.size, step, self.cfg.seed)
+        return batch_indices(len(self.rows), self.size, step, self.cfg.seed, self.shares)
 
     def part(self, micro: int) -> slice:
         "This process's share of a step in its batch `micro`."
@@ -180,9 +184,9 @@ class Batches:
 
     def read(self, step: int) -> list[tuple[torch.Tensor, TextEmbedding]]:
         "Images (B, S, S) uint8 and texts of this process, one pair per batch of the step, on the CPU."
-        pairs = []
+        pairs, indices = [], self.indices(step)
         for micro in range(self.cfg.grad_accum):
-            chosen = self.indices(step)[self.part(micro)]
+            chosen = indices[self.part(micro)]
             images = torch.from_numpy(self.images[chosen])
             text = self.store.get(self.rows[chosen], self.cfg.max_length if self.cfg.compile else None)
             pairs.append(pinned(images, text) if self.pin else (images, text))
@@ -196,7 +200,9 @@ def make_batches(
     processes: int = 1,  # that share a step
     rank: int = 0,  # this one's number
 ) -> Batches:
-    "Open the training images and the embeddings of their texts, making what is missing."
+    """Open the training images and the embeddings of their texts, making what is missing; raises `ConfigError` where
+    the draws cannot be balanced."""
+    shares = None if cfg.balance == "none" else draw_shares(image_labels(prepared, cfg.balance))
     texts = []
     for split in ("train", "valid", "test"):
         if len(prepared.rows(split)):
@@ -204,7 +210,8 @@ def make_batches(
     store = build_store(texts, prepared.dir / "embeddings", cfg.encoder, cfg.max_length, device)
     images = prepared.images("train", round(cfg.image_size * 1.25), cfg.equalize)
     rows = store.rows(prepared.texts("train", cfg.caption_mode))
-    return Batches(images, store, rows, cfg, processes, rank, pin=torch.device(device).type == "cuda")
+    pin = torch.device(device).type == "cuda"
+    return Batches(images, store, rows, cfg, processes, rank, pin, shares)
 
 
 def prefetch(

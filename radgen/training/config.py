@@ -99,8 +99,10 @@ class ObjectiveOptions(ModelOptions):
 # %% ../../nbs/640_training_options.ipynb #640-training-options-014
 @options
 class LoopOptions(ObjectiveOptions):
-    "Regularisation, precision and memory of a training step."
+    "Draws, regularisation, precision and memory of a training step."
 
+    # draws weighted by inverse frequency: image types or concepts; none draws each image once per epoch
+    balance: Literal["none", "types", "concepts"] = "none"
     text_drop: Probability = 0.1  # probability that a sample loses its text
     ema_decay: Probability = 0.9999  # the average's decay after warm-up
     grad_accum: Count = 1  # batches an optimiser step

@@ -32,6 +32,7 @@ from ..networks.registry import DENOISERS
 from ..networks.vgg_unet import split_parameters
 from ..prepared.folder import Prepared
 from ..text.registry import LABELS
+from .balance import report_draws
 from .batches import Batches, initial_model, make_batches, open_data, prefetch
 from .checkpoints import MetricsLog, disk_errors, load_checkpoint, save_checkpoint
 from .config import ResolvedConfig, TrainConfig
@@ -236,6 +237,7 @@ ON_CARD = (  # options that the model card lists
     "size",
     "image_size",
     "caption_mode",
+    "balance",
     "prediction",
     "betas",
     "zero_snr",
@@ -323,6 +325,8 @@ def train_from(
     state = begin_state(cfg, run, prepared, batches, acc)
     if acc.is_main_process:
         announce(state)
+        if batches.shares is not None:
+            report_draws(run, prepared, cfg.balance, batches.shares)
     with stop_signals() as signals:
         stopped = run_loop(state, signals)
     if acc.is_main_process and not stopped:

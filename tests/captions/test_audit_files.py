@@ -56,7 +56,7 @@ HEAD = "ID,Caption,CUIs,Transformed\n"
         (HEAD.encode(), "has a header and no rows"),
         (b"ID,Caption,Transformed\n1,a,b\n", "no column CUIs in x.csv"),
         (b"ID,Caption,CUIs\n1,a,C0040405\n", "no column Transformed or Keywords in x.csv.*radgen captions rewrite"),
-        ((HEAD + "1,é,C0040405,x\n").encode("latin-1"), "is not a readable CSV.*save as UTF-8"),
+        ((HEAD + "1,é,C0040405,x\n").encode("latin-1"), "is not a readable CSV.*save it as UTF-8"),
         (
             (HEAD + "1,a,C0040405,\n2,b,C0040405,x\n").encode(),
             "1 of 2 rows have no rewritten caption in .*the first is 1.*write 'invalid'",
@@ -64,7 +64,7 @@ HEAD = "ID,Caption,CUIs,Transformed\n"
         ((HEAD + "1,,C0040405,x\n2, ,C0040405,x\n").encode(), "no row has a source caption"),
         ((HEAD + "1,a,chest,x\n").encode(), "'chest' of 1 in .* is no CUI"),
         ((HEAD + "1,a,C0040405,x,y\n").encode(), "more cells in a row than in its header"),
-        (b"ID,Caption,caption,CUIs,Transformed\n1,a,a,C0040405,x\n", "has the column Caption twice"),
+        (b"ID,Caption,caption,CUIs,Transformed\n1,a,a,C0040405,x\n", "has the column caption twice"),
     ],
 )
 def test_read_captions_refuses_a_csv(tmp_path, content, message):

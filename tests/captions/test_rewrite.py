@@ -6,12 +6,12 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from string import ascii_lowercase
 
 import jsonschema
 import pandas as pd
 import pytest
-
 from caption_cases import CHEST, XR
 from llm_model import NAMES, Model, pneumonia, rewrite_with, table
 from llm_stub import (
@@ -26,6 +26,7 @@ from llm_stub import (
     vllm,
     vllm_without_parser,
 )
+
 from radgen.captions.config import RewriteConfig
 from radgen.captions.prompt import REASONS, read_responses, replay_path
 from radgen.captions.rewrite import read_texts, rewrite, transform_captions, write_replay
@@ -35,7 +36,7 @@ from radgen.core.assets import fetch_asset
 from radgen.core.errors import ConfigError, DataError
 from radgen.data.cuis import choose_cuis, select_rows
 from radgen.data.explore import count_cuis
-from radgen.data.tables import read_rocov2
+from radgen.data.rocov2 import read_rocov2
 
 PNEUMONIA = "Computed tomography, Chest, Unspecified view, Pneumonia"
 
@@ -354,9 +355,10 @@ def read_csv(path):
     return pd.read_csv(path, dtype=str, na_filter=False)
 
 
-def test_captions_alone_can_be_rewritten_again(tmp_path, phantoms):
-    out = rewrite(RewriteConfig(phantoms, tmp_path / "out"))
-    got, given = read_csv(out / "valid_rewritten.csv"), read_csv(phantoms / "valid_captions.csv")
+def test_captions_alone_can_be_rewritten_again(tmp_path, few):
+    raw = Path(few.manifest["config"]["data_path"])
+    out = rewrite(RewriteConfig(raw, tmp_path / "out"))
+    got, given = read_csv(out / "valid_rewritten.csv"), read_csv(raw / "valid_captions.csv")
     assert got.columns.tolist() == ["ID", "Caption", "CUIs", "Transformed", "Verdict", "Sources"]
     assert got.ID.tolist() == given.ID.tolist()
     assert got.Caption.tolist() == given.Caption.tolist()

@@ -6,15 +6,16 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 import radgen.captions
-from helpers import ROOT
 from radgen.captions.clinical_text import ReadingPipeline
 from radgen.captions.facts import source
 from radgen.captions.records import rewrite_by_rules
 from radgen.captions.second_reader import CATEGORIES, CONTRADICTS, UNSUPPORTED, fields, read_rows, spells
 from radgen.captions.template import Record, render
-from radgen.data.tables import read_cells, read_names
+from radgen.data.cells import read_cells
+from radgen.data.tables import read_names
 
 CASES = [json.loads(line) for line in open(Path(__file__).parent / "verifier_cases.jsonl", encoding="utf-8")]
 

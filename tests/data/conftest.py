@@ -5,13 +5,13 @@ import pytest
 
 @pytest.fixture(scope="package")
 def concepts(official_text):
-    from radgen.data.tables import read_rocov2
+    from radgen.data.rocov2 import read_rocov2
 
     return read_rocov2(official_text, images=False, captions=False)
 
 
 @pytest.fixture(scope="package")
 def captions(official_text):
-    from radgen.data.tables import read_rocov2
+    from radgen.data.rocov2 import read_rocov2
 
     return read_rocov2(official_text, images=False)

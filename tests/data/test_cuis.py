@@ -5,12 +5,11 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
-
 from concept_tables import NAMES, lines, toy
+
 from radgen.core.errors import ConfigError
 from radgen.data.cuis import choose_cuis, kept_by_k, knee, modality_balance, plot_balance, plot_choice, select_rows
 from radgen.data.explore import count_cuis
-
 
 TOP_TEN = [
     ("C0040405", 20495),
@@ -52,11 +51,18 @@ def test_official_numbers_by_the_csv_module_alone(concepts):
 def test_k_must_be_possible():
     counts = count_cuis(toy(["C0000001", "C0000009"], ["C0000002"]), NAMES)
     assert choose_cuis(counts, 2) == ["C0000001", "C0000002"]
-    for k in (0, -1, 3, 10**9):
+    for k in (0, -1):
         with pytest.raises(
             ConfigError, match=f"k = {k} concepts cannot be chosen: the train split has 2 CUIs with a name"
         ):
             choose_cuis(counts, k)
+
+
+def test_fewer_concepts_than_k_are_all_taken(capsys):
+    counts = count_cuis(toy(["C0000001", "C0000009"], ["C0000002"]), NAMES)
+    for k in (3, 10**9):
+        assert choose_cuis(counts, k) == ["C0000001", "C0000002"]
+        assert f"have 2 concepts: all of them are chosen, not {k}." in capsys.readouterr().err
 
 
 def test_concepts_without_names():

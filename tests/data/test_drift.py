@@ -25,7 +25,7 @@ from radgen.data.drift import (
     plot_caption_noise,
     plot_concept_drift,
 )
-from radgen.data.tables import read_rocov2
+from radgen.data.rocov2 import read_rocov2
 
 
 NOISY = {

@@ -21,7 +21,7 @@ from radgen.data.duplicates import (
 )
 from radgen.data.entropy import measure_images
 from radgen.data.quality import filter_images
-from radgen.data.tables import read_rocov2
+from radgen.data.rocov2 import read_rocov2
 
 
 def random_codes(n, seed=0):

@@ -21,7 +21,7 @@ from radgen.data.explore import (
     plot_top_concepts,
     splits_table,
 )
-from radgen.data.tables import read_rocov2
+from radgen.data.rocov2 import read_rocov2
 
 
 IMAGES = {"train": 59962, "valid": 9904, "test": 9927}

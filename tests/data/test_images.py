@@ -1,9 +1,10 @@
-"One image as grey bytes: figures, DICOM, rows of Parquet; and what is refused."
+"One image as grey bytes: figures, members of archives, slices of volumes; and what is rejected."
 
 import io
 import os
 import pickle
 import struct
+import tarfile
 import warnings
 import zlib
 from pathlib import Path
@@ -11,18 +12,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pydicom
 import pytest
+from dicom_files import CT, STORED, dicom
 from PIL import Image
 from pydicom.data import get_testdata_file
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.sequence import Sequence
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from radgen.core.errors import DataError
-from radgen.data.images import ImageError, image_fault, load_grey, stretch, window
-from radgen.prepared.config import PrepareConfig
-from radgen.prepared.prepare import prepare
+from radgen.data.config import Grey
+from radgen.data.grey import stretch
+from radgen.data.images import ImageError, frame_names, image_fault, load_grey, measure_range, square
 
 RAMP = np.tile(np.arange(256, dtype=np.uint8), (32, 1))
 COLOUR = np.stack([RAMP] * 3, -1)
@@ -38,17 +36,47 @@ def difference(a, b):
     [
         Image.fromarray(RAMP),
         Image.fromarray(COLOUR),
-        Image.fromarray(np.stack([RAMP] * 4, -1)),
+        Image.fromarray(np.dstack([COLOUR, np.full_like(RAMP, 255)])),
         Image.fromarray(RAMP).convert("P"),
-        Image.fromarray(RAMP.astype(np.uint16) * 16 + 7),
     ],
-    ids=["grey", "colour", "alpha", "palette", "sixteen bits"],
+    ids=["grey", "colour", "alpha", "palette"],
 )
 def test_load_grey_gives_a_ramp_back_from_every_kind_of_png(image, tmp_path):
     image.save(tmp_path / "a.png")
     got = load_grey(tmp_path / "a.png")
     assert got.dtype == np.uint8
     np.testing.assert_array_equal(got, RAMP)
+
+
+def test_sixteen_bits_are_stretched_without_the_outermost_half_percent(tmp_path):
+    Image.fromarray(RAMP.astype(np.uint16) * 16 + 7).save(tmp_path / "a.png")
+    assert difference(load_grey(tmp_path / "a.png"), RAMP) <= 2
+    detector = np.random.default_rng(0).integers(500, 3500, (64, 64)).astype(np.uint16)
+    clean = load_grey_of(detector, tmp_path)
+    detector[0, 0], detector[0, 1] = 65535, 0
+    assert difference(load_grey_of(detector, tmp_path)[1:], clean[1:]) <= 1
+
+
+def load_grey_of(values, folder):
+    "The grey of 16-bit values in a PNG."
+    Image.fromarray(values).save(folder / "values.png")
+    return load_grey(folder / "values.png")
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+def test_transparent_pixels_are_black(mode, tmp_path):
+    hidden = np.full((32, 32, 4), 255, np.uint8)
+    hidden[8:24, 8:24] = (90, 90, 90, 255)
+    hidden[:8, :, 3] = 0
+    hidden[8:16, :4, 3] = 128
+    image = Image.fromarray(hidden).convert("LA" if mode == "LA" else "RGBA")
+    (image.quantize(16) if mode == "P" else image).save(tmp_path / "a.png")
+    got = load_grey(tmp_path / "a.png")
+    assert got[:8].max() == 0
+    assert abs(int(got[16, 16]) - 90) <= 2
+    assert got[30, 30] >= 250
+    if mode != "P":
+        assert 120 <= got[12, 1] <= 135
 
 
 def test_load_grey_gives_black_for_one_constant_value_of_sixteen_bits(tmp_path):
@@ -180,200 +208,6 @@ def test_random_bytes_never_escape_as_another_error(head, extension, tmp_path):
         assert image_fault(path) == "" or image_fault(path).startswith("image ")
 
 
-def dicom(path, stored, **tags):
-    "A DICOM file of the stored values with a patient in its header."
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    ds = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    ds.PatientName, ds.PatientID, ds.PatientBirthDate = "ROE^JANE", "MRN7788", "19510203"
-    ds.InstitutionName, ds.AccessionNumber = "St Elsewhere", "ACC991"
-    ds.SOPClassUID, ds.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    ds.Rows, ds.Columns = stored.shape[-2:]
-    bits = stored.dtype.itemsize * 8
-    ds.SamplesPerPixel, ds.PixelRepresentation = 1, int(stored.dtype.kind == "i")
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit = bits, bits, bits - 1
-    ds.PhotometricInterpretation = "MONOCHROME2"
-    if stored.ndim == 3:
-        ds.NumberOfFrames = len(stored)
-    for k, v in tags.items():
-        setattr(ds, k, v)
-    ds.PixelData = stored.tobytes()
-    ds.save_as(path, enforce_file_format=True)
-    return path
-
-
-STORED = np.arange(0, 4096, 4, dtype=np.uint16).reshape(32, 32)
-
-
-def test_window_agrees_with_a_worked_example():
-    "Centre 100, width 101: black up to 49.5, white above 149.5, 2.55 a unit between."
-    assert window(np.array([0, 49.5, 49.5 + 50, 149.5, 200.0]), 100, 101).tolist() == [0, 0, 127.5, 255, 255]
-    assert window(np.array([50.0, 100, 150]), 100, 100, "LINEAR_EXACT").tolist() == [0, 127.5, 255]
-    assert np.allclose(window(np.array([100.0, 125]), 100, 100, "SIGMOID"), [127.5, 255 / (1 + np.exp(-1))])
-
-
-def test_dicom_is_rescaled_and_windowed(tmp_path):
-    tags = dict(RescaleSlope=2, RescaleIntercept=-1000, WindowCenter=[500, 40], WindowWidth=[1000, 80])
-    got = load_grey(dicom(tmp_path / "a.dcm", STORED, **tags))
-    hu = STORED.astype(float) * 2 - 1000
-    np.testing.assert_array_equal(got, np.rint(((hu - 499.5) / 999 + 0.5).clip(0, 1) * 255))
-
-
-def test_dicom_without_a_window_goes_from_the_smallest_to_the_largest_value(tmp_path):
-    got = load_grey(dicom(tmp_path / "b.dcm", STORED, RescaleSlope=2, RescaleIntercept=-1000))
-    np.testing.assert_array_equal(got, stretch(STORED))
-
-
-def test_monochrome1_is_inverted(tmp_path):
-    got = load_grey(dicom(tmp_path / "c.dcm", STORED, PhotometricInterpretation="MONOCHROME1"))
-    np.testing.assert_array_equal(got, 255 - stretch(STORED))
-
-
-def test_padding_takes_no_part_in_the_range(tmp_path):
-    a = (STORED % 1000).astype(np.int16)
-    a[0] = -2000
-    got = load_grey(dicom(tmp_path / "a.dcm", a, PixelPaddingValue=-2000))
-    assert got[0].max() == 0
-    np.testing.assert_array_equal(got[1:], stretch(a[1:]))
-
-
-def test_dicom_look_up_table_is_applied(tmp_path):
-    item = Dataset()
-    item.LUTDescriptor = [4, 10, 8]
-    item.add_new("LUTData", "US", [0, 50, 100, 255])
-    stored = np.tile(np.arange(6, 22, dtype=np.uint16), (16, 1))
-    got = load_grey(dicom(tmp_path / "a.dcm", stored, VOILUTSequence=Sequence([item])))
-    assert got[0].tolist() == [0] * 5 + [50, 100] + [255] * 9
-
-
-def test_every_frame_has_its_own_window(tmp_path):
-    frames = np.stack([STORED, STORED // 2, STORED // 4])
-    groups = []
-    for centre in (500, 1000, 2000):
-        voi, group = Dataset(), Dataset()
-        voi.WindowCenter, voi.WindowWidth = centre, 400
-        group.FrameVOILUTSequence = Sequence([voi])
-        groups.append(group)
-    rescale, shared = Dataset(), Dataset()
-    rescale.RescaleSlope, rescale.RescaleIntercept, rescale.RescaleType = 1, 100, "US"
-    shared.PixelValueTransformationSequence = Sequence([rescale])
-    path = dicom(
-        tmp_path / "a.dcm",
-        frames,
-        PerFrameFunctionalGroupsSequence=Sequence(groups),
-        SharedFunctionalGroupsSequence=Sequence([shared]),
-    )
-    for i, centre in enumerate((500, 1000, 2000)):
-        np.testing.assert_array_equal(load_grey(f"{path}#{i}"), np.rint(window(frames[i] + 100.0, centre, 400)))
-    np.testing.assert_array_equal(load_grey(path), load_grey(f"{path}#0"))
-    for i in (3, 99):
-        assert image_fault(f"{path}#{i}") == f"image unreadable: there is no frame {i}, the file has 3"
-
-
-@pytest.mark.parametrize(
-    "name", ["MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "MR_small_bigendian.dcm", "MR_small_implicit.dcm"]
-)
-def test_compressed_and_foreign_syntaxes_give_the_same_image(name):
-    np.testing.assert_array_equal(load_grey(get_testdata_file(name)), load_grey(get_testdata_file("MR_small.dcm")))
-
-
-@pytest.mark.parametrize(
-    "name", ["examples_rgb_color.dcm", "examples_ybr_color.dcm", "examples_palette.dcm", "SC_rgb_rle_16bit.dcm"]
-)
-def test_colour_dicom_is_read_as_grey(name):
-    a = load_grey(get_testdata_file(name))
-    assert (a.ndim, a.dtype) == (2, np.uint8)
-    assert a.max() > 150
-    assert a.std() > 10
-
-
-def test_colour_dicom_goes_to_luminance():
-    path = get_testdata_file("examples_rgb_color.dcm")
-    rgb = pydicom.dcmread(path).pixel_array
-    np.testing.assert_array_equal(load_grey(path), np.asarray(Image.fromarray(rgb).convert("L")))
-
-
-def test_a_missing_decoder_is_named(monkeypatch):
-    path = get_testdata_file("SC_rgb_jpeg_gdcm.dcm")
-    monkeypatch.setattr("radgen.data.images.get_decoder", lambda uid: type("None here", (), {"is_available": False}))
-    assert image_fault(path) == "image unreadable: no decoder for JPEG Lossless, pip install -e '.[dicom]'"
-    with pytest.raises(ImageError, match="no decoder for JPEG Lossless"):
-        load_grey(path)
-
-
-@pytest.mark.parametrize("name", ["rtplan.dcm", "test-SR.dcm", "waveform_ecg.dcm", "MR_truncated.dcm", "badVR.dcm"])
-def test_dicom_without_an_image_is_refused(name):
-    with pytest.raises(ImageError) as e:
-        load_grey(get_testdata_file(name))
-    assert e.value.why.startswith("image ")
-
-
-def test_twelve_bits_give_the_same_grey_in_png_and_dicom(tmp_path):
-    twelve = (STORED + 100).astype(np.uint16)
-    Image.fromarray(twelve).save(tmp_path / "a.png")
-    got = load_grey(tmp_path / "a.png")
-    np.testing.assert_array_equal(got, load_grey(dicom(tmp_path / "a.dcm", twelve)))
-    assert (got.min(), got.max()) == (0, 255)
-
-
-def test_nothing_of_a_patient_reaches_the_prepared_folder(tmp_path):
-    rng = np.random.default_rng(0)
-    lines = ["image,caption,cuis,split"]
-    for i in range(6):
-        dicom(tmp_path / f"s{i}.dcm", rng.integers(0, 900, (48, 48)).astype(np.uint16))
-        lines.append(f"s{i}.dcm,Axial CT of the chest,C0040405;C0817096,{'test' if i > 3 else 'train'}")
-    (tmp_path / "own.csv").write_text("\n".join(lines) + "\n")
-    prepared = prepare(PrepareConfig(tmp_path / "own.csv", tmp_path / "out", k=2, llm="rules", max_entropy=8))
-    assert len(prepared.rows("train")) == 4
-    assert prepared.images("train", 32).shape == (4, 32, 32)
-    for path in prepared.dir.rglob("*"):
-        if path.is_file():
-            content = path.read_bytes()
-            for secret in (b"ROE", b"JANE", b"MRN7788", b"19510203", b"Elsewhere", b"ACC991"):
-                assert secret not in content, path.name
-
-
-def test_a_window_of_width_one_is_a_threshold():
-    assert window(np.array([99.0, 99.5, 99.6]), 100, 1).tolist() == [0, 0, 255]
-
-
-@pytest.mark.parametrize(("width", "function"), [(0, "LINEAR"), (-50, "LINEAR_EXACT"), (0, "SIGMOID")])
-def test_windows_that_the_standard_forbids_are_refused(width, function, tmp_path):
-    path = dicom(tmp_path / "a.dcm", STORED, WindowCenter=100, WindowWidth=width, VOILUTFunction=function)
-    with pytest.raises(ImageError) as e:
-        load_grey(path)
-    assert e.value.why == f"image unreadable: window of width {width}"
-
-
-def test_the_window_agrees_with_pydicom():
-    ds = pydicom.dcmread(get_testdata_file("MR_small.dcm"))
-    a = pydicom.pixels.apply_modality_lut(ds.pixel_array, ds)
-    low, high = -(2**15), 2**15 - 1  # of signed 16 bits
-    theirs = (pydicom.pixels.apply_windowing(a, ds) - low) / (high - low) * 255
-    assert np.abs(load_grey(get_testdata_file("MR_small.dcm")) - theirs).max() <= 0.51
-
-
-def test_a_range_of_padding_takes_no_part_in_the_range(tmp_path):
-    a = (STORED % 1000).astype(np.int16)
-    a[0], a[1] = -2000, -1600
-    got = load_grey(dicom(tmp_path / "a.dcm", a, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1500))
-    assert got[:2].max() == 0
-    np.testing.assert_array_equal(got[2:], stretch(a[2:]))
-
-
-def test_nan_is_black_and_infinity_is_white(tmp_path):
-    a = np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32)
-    a[0, 0], a[0, 1] = np.nan, np.inf
-    Image.fromarray(a).save(tmp_path / "a.tif")
-    got = load_grey(tmp_path / "a.tif")
-    assert got[0, 0] == 0
-    assert got[0, 1] == 255
-    assert 100 < got.mean() < 150
-    assert stretch(np.full((4, 4), np.nan)).max() == 0
-
-
 @pytest.mark.parametrize(("extension", "kind"), [("dcm", "PNG"), ("dcm", "JPEG"), ("png", "JPEG")])
 def test_bytes_decide_and_not_the_name(extension, kind, tmp_path):
     path = tmp_path / f"a.{extension}"
@@ -392,10 +226,6 @@ def test_postscript_is_no_image(tmp_path):
     "Pillow would run Ghostscript."
     (tmp_path / "b.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EOF\n")
     assert image_fault(tmp_path / "b.jpg") == "image unreadable: not an image"
-
-
-def test_deflated_dicom_is_not_unpacked():
-    assert image_fault(get_testdata_file("image_dfl.dcm")).startswith("image unreadable: deflated DICOM")
 
 
 def test_exif_behind_other_segments_is_found(tmp_path):
@@ -426,3 +256,222 @@ def test_an_image_error_comes_whole_from_another_process():
     e = pickle.loads(pickle.dumps(ImageError("folder/a.png", "too small: 1x1 pixels")))
     assert e.why == "image too small: 1x1 pixels"
     assert str(e) == "a.png: image too small: 1x1 pixels; replace the file or remove its row."
+
+
+# 16 bits and more ------------------------------------------------------------------------------------------------
+
+DETECTOR = np.random.default_rng(3).integers(500, 3500, (64, 64)).astype(np.uint16)
+
+
+def tiff(path, values, photometric=1):
+    "A TIFF of one channel, uncompressed, with the photometric interpretation given: 0 white is zero, 1 black is zero."
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    tags = {256: values.shape[1], 257: values.shape[0], 258: 8 * values.itemsize, 259: 1, 262: photometric, 273: 8}
+    tags |= {277: 1, 278: values.shape[0], 279: values.nbytes, 339: kind}
+    content = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    path.write_bytes(
+        b"II*\0" + struct.pack("<I", 8 + len(content)) + content + struct.pack("<H", len(tags)) + entries + bytes(4)
+    )
+    return path
+
+
+def png(path, channels):
+    "A 16-bit PNG with 1 to 4 channels, (H, W, C)."
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels.shape[2]]
+    rows = channels.astype(">u2").tobytes()
+    step = 2 * channels.shape[1] * channels.shape[2]
+    lines = b"".join(b"\0" + rows[i : i + step] for i in range(0, len(rows), step))
+    header = struct.pack(">IIBBBBB", channels.shape[1], channels.shape[0], 16, kind, 0, 0, 0)
+    chunks = [b"IHDR" + header, b"IDAT" + zlib.compress(lines), b"IEND"]
+    body = b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    return path
+
+
+def test_twelve_bits_give_the_same_grey_in_png_tiff_and_dicom(tmp_path):
+    twelve = (STORED + 100).astype(np.uint16)
+    Image.fromarray(twelve).save(tmp_path / "a.png")
+    got = load_grey(tmp_path / "a.png")
+    np.testing.assert_array_equal(got, load_grey(dicom(tmp_path / "a.dcm", twelve)))
+    np.testing.assert_array_equal(got, load_grey(tiff(tmp_path / "a.tif", twelve)))
+    assert (got.min(), got.max()) == (0, 255)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bits_with_colours_or_transparency_keep_their_lower_bits(channels, tmp_path):
+    "Pillow would keep the upper 8 bits, of which a 12-bit detector uses 4."
+    layers = [DETECTOR] * (1 if channels < 3 else 3)
+    if channels in (2, 4):
+        layers.append(np.full_like(DETECTOR, 65535))
+    got = load_grey(png(tmp_path / "a.png", np.stack(layers, -1)))
+    assert difference(got, stretch(DETECTOR)) <= 1
+
+
+def test_hidden_pixels_of_sixteen_bits_are_padding(tmp_path):
+    values, alpha = DETECTOR.copy(), np.full_like(DETECTOR, 65535)
+    values[:20], alpha[:20] = 65535, 0
+    got = load_grey(png(tmp_path / "a.png", np.stack([values, alpha], -1)))
+    assert got[:20].max() == 0
+    assert difference(got[20:], stretch(DETECTOR[20:])) <= 1
+
+
+def test_a_transparent_value_of_sixteen_bits_is_padding(tmp_path):
+    values = DETECTOR.copy()
+    values[:20] = 9
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=9)
+    got = load_grey(tmp_path / "a.png")
+    assert got[:20].max() == 0
+    np.testing.assert_array_equal(got[20:], stretch(DETECTOR[20:]))
+
+
+def test_a_tiff_of_sixteen_bits_and_three_channels(tmp_path):
+    import tifffile
+
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([DETECTOR] * 3, -1), photometric="rgb")
+    assert difference(load_grey(tmp_path / "a.tif"), stretch(DETECTOR)) <= 1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_may_say_that_small_values_are_white(dtype, tmp_path):
+    values = (DETECTOR // 16).astype(np.uint8) if dtype == np.uint8 else DETECTOR
+    want = values if dtype == np.uint8 else stretch(values)
+    np.testing.assert_array_equal(load_grey(tiff(tmp_path / "a.tif", values, photometric=0)), 255 - want)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.uint16])
+@pytest.mark.parametrize("outlier", [0, 30_000])
+def test_one_outlier_does_not_decide_in_any_tiff(dtype, outlier, tmp_path):
+    values = DETECTOR.astype(dtype)
+    values[0, 0] = outlier
+    got = load_grey(tiff(tmp_path / "a.tif", values))
+    assert difference(got[1:], stretch(DETECTOR)[1:]) <= 1
+
+
+def test_nan_is_black_and_infinity_is_white(tmp_path):
+    a = np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32)
+    a[0, 0], a[0, 1] = np.nan, np.inf
+    Image.fromarray(a).save(tmp_path / "a.tif")
+    got = load_grey(tmp_path / "a.tif")
+    assert got[0, 0] == 0
+    assert got[0, 1] == 255
+    assert 100 < got.mean() < 150
+
+
+@pytest.mark.parametrize(("name", "mode"), [("a.gif", "P"), ("a.webp", "RGBA"), ("a.png", "1"), ("a.tif", "RGBA")])
+def test_other_transparent_and_bilevel_files(name, mode, tmp_path):
+    layers = np.full((32, 32, 4), 255, np.uint8)
+    layers[8:24, 8:24] = (120, 120, 120, 255)
+    layers[:8, :, 3] = 0
+    image = Image.fromarray(layers)
+    options = {}
+    if mode == "1":
+        image = Image.fromarray(layers[..., 0] > 200)
+    elif mode == "RGBA":
+        options = {"lossless": True} if name.endswith("webp") else {}
+    image.save(tmp_path / name, **options)
+    got = load_grey(tmp_path / name)
+    assert got[2, 2] == (255 if mode == "1" else 0)
+    assert abs(int(got[16, 16]) - (0 if mode == "1" else 120)) <= 2
+    assert got[30, 30] == 255
+
+
+def test_the_lightness_of_lab_colours(tmp_path):
+    Image.merge("LAB", [Image.fromarray(RAMP)] * 3).save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(load_grey(tmp_path / "a.tif"), RAMP)
+
+
+# options and data sets -------------------------------------------------------------------------------------------
+
+
+def test_options_change_deep_values_alone(tmp_path):
+    Image.fromarray(RAMP).save(tmp_path / "a.png")
+    Image.fromarray(DETECTOR).save(tmp_path / "deep.png")
+    own = Grey(window="1000,500")
+    np.testing.assert_array_equal(load_grey(tmp_path / "a.png", own), RAMP)
+    deep = DETECTOR.astype(float)
+    np.testing.assert_array_equal(
+        load_grey(tmp_path / "deep.png", own), np.rint(((deep - 999.5) / 499 + 0.5).clip(0, 1) * 255)
+    )
+    np.testing.assert_array_equal(load_grey(tmp_path / "deep.png", Grey(window="lung")), stretch(DETECTOR))
+    assert load_grey(tmp_path / "deep.png", Grey(percentiles=(25, 75))).std() > stretch(DETECTOR).std()
+
+
+def test_one_range_for_a_data_set(tmp_path):
+    paths = []
+    for bone in (1000, 3000):
+        hu = CT.astype(np.int32) + 32768
+        hu[20:24, 20:44] = 32768 + bone
+        paths.append(tmp_path / f"{bone}.png")
+        Image.fromarray(hu.astype(np.uint16)).save(paths[-1])
+    Image.fromarray(RAMP).save(tmp_path / "eight.png")
+    found = measure_range([*paths, tmp_path / "eight.png", tmp_path / "missing.png"])
+    assert found == (32768 - 1000, 32768 + 3000)
+    shared = Grey(window="dataset", range=found)
+    assert len({int(load_grey(path, shared)[40, 40]) for path in paths}) == 1
+    assert len({int(load_grey(path)[40, 40]) for path in paths}) == 2
+    assert measure_range([tmp_path / "eight.png"]) is None
+    assert measure_range([]) is None
+
+
+def test_at_most_so_many_images_are_measured(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr("radgen.data.images._load", lambda image, rule: read.append(image))
+    measure_range([str(i) for i in range(1000)], most=5)
+    assert read == ["0", "249", "499", "749", "999"]
+
+
+# members ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_archive_without_a_number_says_how_to_name_an_image(tmp_path):
+    pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "a.parquet")
+    for name in (load_grey, image_fault):
+        try:
+            why = name(tmp_path / "a.parquet")
+        except ImageError as e:
+            why = e.why
+        assert why == "image unreadable: it holds several images, name one of them as a.parquet#0"
+
+
+@pytest.mark.parametrize("kind", ["png", "dicom", "deep"])
+def test_members_are_read_as_files_are(kind, tmp_path):
+    if kind == "dicom":
+        path = dicom(tmp_path / "a.dcm", np.stack([STORED, STORED[::-1], STORED.T]))
+    else:
+        path = tmp_path / "a.png"
+        Image.fromarray(RAMP if kind == "png" else DETECTOR).save(path)
+    content = path.read_bytes()
+    pq.write_table(pa.table({"png": [b"", content]}), tmp_path / "a.parquet")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(path, "0001" + path.suffix)
+    want = load_grey(path)
+    np.testing.assert_array_equal(load_grey(f"{tmp_path / 'a.parquet'}#png:1"), want)
+    np.testing.assert_array_equal(load_grey(f"{tmp_path / 'a.tar'}#0"), want)
+    assert image_fault(f"{tmp_path / 'a.tar'}#0") == ""
+
+
+def test_frame_names_of_figures(tmp_path):
+    frames = [Image.fromarray(np.full((20, 30), v, np.uint8)) for v in (10, 90, 200)]
+    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+    Image.fromarray(RAMP).save(tmp_path / "a.jpg")
+    assert frame_names(tmp_path / "a.tif", "all") == [f"{tmp_path / 'a.tif'}#{i}" for i in range(3)]
+    assert frame_names(tmp_path / "a.tif") == [f"{tmp_path / 'a.tif'}#1"]
+    for frames in ("middle", "first", "all", 0):
+        assert frame_names(tmp_path / "a.jpg", frames) == [str(tmp_path / "a.jpg")]
+        assert frame_names(tmp_path / "none.jpg", frames) == [str(tmp_path / "none.jpg")]
+    for name in ("a.nii.gz", "a.tar", "a.parquet", "a.tif#1"):
+        assert frame_names(name, "all") == [name]
+
+
+def test_a_folder_is_no_image(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    assert image_fault(tmp_path / "a.png") == "image unreadable: not a file"
+    with pytest.raises(ImageError, match="unreadable: is a directory"):
+        load_grey(tmp_path / "a.png")
+
+
+def test_square_is_white_where_nothing_can_be_read(tmp_path):
+    assert square(tmp_path / "none.png", 32).min() == 255
+    Image.fromarray(DETECTOR).save(tmp_path / "a.png")
+    assert square(tmp_path / "a.png", 32).shape == (32, 32)

@@ -10,7 +10,7 @@ from radgen.core.errors import ConfigError
 from radgen.data.config import Bounds
 from radgen.data.entropy import measure_images
 from radgen.data.quality import bound_values, filter_images, plot_borderline, plot_quality
-from radgen.data.tables import read_rocov2
+from radgen.data.rocov2 import read_rocov2
 
 
 rng = np.random.default_rng(0)

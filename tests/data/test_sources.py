@@ -1,22 +1,26 @@
-"Parquet, the hub and a CSV of one's own give the table that the ROCOv2 layout gives."
+"Every layout of a data set gives the table that the ROCOv2 layout gives; what fits none is an error with advice."
 
 import io
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from sample_folder import make_folder
 
 from radgen.core.errors import DataError
 from radgen.data.images import load_grey
-from radgen.data.kinds import NAMES as KNOWN
-from radgen.data.sources import fetch_hub, read_csv, read_data, read_parquet
-from radgen.data.tables import read_rocov2
-from sample_folder import make_folder
+from radgen.data.rocov2 import read_rocov2
+from radgen.data.source_options import SourceOptions
+from radgen.data.sources import layout_of, read_data, source_files
+
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
@@ -24,96 +28,209 @@ def folder(tmp_path):
     return make_folder(tmp_path / "roco")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RADGEN_CACHE", str(tmp_path / "cache"))
 
 
-def pack(folder, out, **files):
-    "A ROCOv2 folder as Parquet files in the layout of the hub."
-    table = read_rocov2(folder).table
-    for split, part in table.groupby("split", sort=False):
-        t = pa.table(
-            {
-                "image": [{"bytes": Path(p).read_bytes(), "path": Path(p).name} for p in part.image],
-                "image_id": part.id.tolist(),
-                "caption": part.caption.tolist(),
-                "cui": part.cuis.tolist(),
-            }
-        )
-        out.mkdir(exist_ok=True, parents=True)
-        pq.write_table(t, out / f"{files.get(split, split)}-00000-of-00001.parquet", row_group_size=2)
+def read(path, **options):
+    "The data of a source."
+    return read_data(SourceOptions(Path(path), **options))
+
+
+def table_of(folder):
+    return read_rocov2(folder).table
+
+
+def png(value):
+    "The bytes of a small image."
+    content = io.BytesIO()
+    Image.new("L", (32, 32), value).save(content, "PNG")
+    return content.getvalue()
+
+
+def as_parquet(folder, out, column="image", struct=True):
+    "Parquet files as the hub has them."
+    out.mkdir()
+    shutil.copy(folder / "cui_mapping.csv", out)
+    for split, part in table_of(folder).groupby("split", sort=False):
+        content = [Path(p).read_bytes() for p in part.image]
+        cells = {
+            column: [{"bytes": b, "path": None} for b in content] if struct else content,
+            "image_id": part.id.tolist(),
+            "caption": part.caption.tolist(),
+            "cui": part.cuis.tolist(),
+        }
+        name = split.replace("valid", "validation")
+        pq.write_table(pa.table(cells), out / f"{name}-00000-of-00001.parquet", row_group_size=2)
     return out
 
 
-def same(a, b):
-    pd.testing.assert_frame_equal(a.drop(columns="image"), b.drop(columns="image"))
+def as_saved(folder, out):
+    "What `save_to_disk` writes."
+    datasets = pytest.importorskip("datasets")
+    splits = {}
+    for split, part in table_of(folder).groupby("split", sort=False):
+        cells = {"image": part.image.tolist(), "text": part.caption.tolist()}
+        features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+        splits[split] = datasets.Dataset.from_dict(cells, features=features)
+    datasets.DatasetDict(splits).save_to_disk(out)
+    return out
 
 
-def test_every_source_gives_the_same_table(folder, tmp_path):
+def as_image_folder(folder, out, name="metadata.csv"):
+    "An ImageFolder with one table per split."
+    for split, part in table_of(folder).groupby("split", sort=False):
+        (out / split).mkdir(parents=True)
+        for path in part.image:
+            shutil.copy(path, out / split)
+        cells = pd.DataFrame({"file_name": part.image.map(os.path.basename), "text": part.caption})
+        if name.endswith("csv"):
+            cells.to_csv(out / split / name, index=False)
+        else:
+            cells.to_json(out / split / name, orient="records", lines=True)
+    return out
+
+
+def as_image_folder_of_lines(folder, out):
+    return as_image_folder(folder, out, "metadata.jsonl")
+
+
+def as_one_metadata_file(folder, out):
+    "An ImageFolder with one table above the folders of the splits."
+    as_image_folder(folder, out)
+    tables = sorted(out.glob("*/metadata.csv"))
+    cells = pd.concat(pd.read_csv(p).assign(split=p.parent.name) for p in tables)
+    cells["file_name"] = cells.split + "/" + cells.file_name
+    cells[["file_name", "text"]].to_csv(out / "metadata.csv", index=False)
+    for path in tables:
+        path.unlink()
+    return out
+
+
+def as_text_files(folder, out):
+    for row in table_of(folder).itertuples():
+        (out / row.split).mkdir(parents=True, exist_ok=True)
+        shutil.copy(row.image, out / row.split)
+        (out / row.split / Path(row.image).with_suffix(".txt").name).write_text(row.caption)
+    return out
+
+
+def as_webdataset(folder, out):
+    out.mkdir()
+    for split, part in table_of(folder).groupby("split", sort=False):
+        with tarfile.open(out / f"{split}-000.tar", "w") as tar:
+            for row in part.itertuples():
+                tar.add(row.image, f"{row.id}{Path(row.image).suffix}")
+                text = row.caption.encode()
+                entry = tarfile.TarInfo(f"{row.id}.txt")
+                entry.size = len(text)
+                tar.addfile(entry, io.BytesIO(text))
+    return out
+
+
+def as_tsv(folder, out):
+    out.mkdir()
+    table = table_of(folder)
+    cells = {"Image Path": table.image.map(lambda p: os.path.relpath(p, folder)), "Report": table.caption}
+    pd.DataFrame({**cells, "Split": table.split}).to_csv(out / "own.tsv", sep="\t", index=False)
+    shutil.copytree(folder, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.csv"))
+    return out / "own.tsv"
+
+
+def as_json_lines(folder, out):
+    path = as_tsv(folder, out)
+    cells = pd.read_csv(path, sep="\t")
+    cells.to_json(out / "own.jsonl", orient="records", lines=True)
+    path.unlink()
+    return out / "own.jsonl"
+
+
+LAYOUTS = [
+    as_parquet,
+    as_saved,
+    as_image_folder,
+    as_image_folder_of_lines,
+    as_one_metadata_file,
+    as_text_files,
+    as_webdataset,
+    as_tsv,
+    as_json_lines,
+]
+
+
+@pytest.mark.parametrize("write", LAYOUTS, ids=lambda write: write.__name__)
+def test_every_layout_gives_the_images_captions_and_splits(write, folder, tmp_path):
+    want = table_of(folder)
+    found = read(write(folder, tmp_path / "other"))
+    assert found.rejects.empty
+    assert sorted(zip(found.table.split, found.table.caption)) == sorted(zip(want.split, want.caption))
+    by_caption = dict(zip(want.caption, want.image))
+    for caption, image in zip(found.table.caption, found.table.image):
+        np.testing.assert_array_equal(load_grey(image), load_grey(by_caption[caption]))
+    assert found.table.id.is_unique
+
+
+def test_parquet_and_csv_with_concepts_give_the_same_table(folder, tmp_path):
     want = read_rocov2(folder)
-    packed = pack(folder, tmp_path / "hub" / "data", valid="validation")
-    shutil.copy(folder / "cui_mapping.csv", tmp_path / "hub")
-    by_parquet = read_data(tmp_path / "hub")
-    same(by_parquet.table, want.table)
-    assert by_parquet.names == want.names
-    assert by_parquet.table.image[4] == f"{packed / 'validation-00000-of-00001.parquet'}#1"
-    for a, b in zip(by_parquet.table.image, want.table.image):
-        assert (load_grey(a) == load_grey(b)).all()
-    want.table.assign(
-        cuis=want.table.cuis.str.join(";"), image=[os.path.relpath(p, folder) for p in want.table.image]
-    ).to_csv(folder / "own.csv", index=False)
-    by_csv = read_data(folder / "own.csv")
-    pd.testing.assert_frame_equal(by_csv.table, want.table)
-    for streaming in (False, True):
-        by_hub = read_data(f"hf:{tmp_path / 'hub'}", streaming=streaming, limit=None if streaming else 2)
-        first_two = want.table.groupby("split", sort=False).head(2).reset_index(drop=True)
-        expected = want.table if streaming else first_two
-        same(by_hub.table, expected)
-        assert by_hub.names == KNOWN
-        for p, q in zip(by_hub.table.image, expected.image):
-            assert Path(p).read_bytes() == Path(q).read_bytes()
+    packed = read(as_parquet(folder, tmp_path / "hub"))
+    pd.testing.assert_frame_equal(packed.table.drop(columns="image"), want.table.drop(columns="image"))
+    assert packed.names == want.names
+    assert packed.table.image[4].endswith("validation-00000-of-00001.parquet#1")
+    own = want.table.assign(cuis=want.table.cuis.str.join(";"))
+    own["image"] = [os.path.relpath(p, folder) for p in own.image]
+    own.to_csv(folder / "own.csv", index=False)
+    pd.testing.assert_frame_equal(read(folder / "own.csv").table, want.table)
 
 
-@pytest.mark.soak
-def test_hub_is_fetched_once_and_a_missing_name_is_an_error(folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    home = fetch_hub(str(pack(folder, tmp_path / "hub")))
-    shutil.rmtree(tmp_path / "hub")
-    assert fetch_hub(str(tmp_path / "hub")) == home
-    with pytest.raises(
-        DataError, match="hf:nobody/nothing cannot be fetched .*give --data-path a folder of its Parquet files"
-    ):
-        fetch_hub("nobody/nothing")
-    assert [p.name for p in (tmp_path / "cache" / "hub").iterdir()] == [home.name]
+def test_hub_gives_the_same_table(folder, tmp_path):
+    pytest.importorskip("datasets")
+    want = table_of(folder)
+    as_parquet(folder, tmp_path / "hub")
+    found = read(f"hf:{tmp_path / 'hub'}")
+    pd.testing.assert_frame_equal(found.table.drop(columns="image"), want.drop(columns="image"))
+    few = read(f"hf:{tmp_path / 'hub'}", limit=2)
+    assert few.table.split.value_counts().to_dict() == {"train": 2, "valid": 2, "test": 2}
+
+
+@pytest.mark.parametrize("struct", [True, False])
+def test_pictures_may_be_in_any_column(folder, tmp_path, struct):
+    found = read(as_parquet(folder, tmp_path / "hub", "picture", struct))
+    assert found.table.image.str.contains("#picture:").all()
+    assert load_grey(found.table.image[0]).shape == (16, 20)
 
 
 def test_unusable_parquet_is_an_error_and_unusable_rows_are_rejected(folder, tmp_path):
-    with pytest.raises(DataError, match="there is no Parquet file with rows"):
-        read_parquet(tmp_path)
     (tmp_path / "a").mkdir()
     (tmp_path / "a/train.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(DataError, match="train.parquet in .* is not a readable Parquet file"):
-        read_parquet(tmp_path / "a")
-    pq.write_table(pa.table({"image_id": ["a"], "caption": ["b"], "cui": [["C0040405"]]}), tmp_path / "a/train.parquet")
-    with pytest.raises(DataError, match="no column image in train.parquet"):
-        read_parquet(tmp_path / "a")
-    pq.write_table(
-        pa.table(
-            {
-                "image": [b"x", None, b"y", b"z"],
-                "image_id": ["a", None, "../b", "c"],
-                "caption": ["t", "t", "t", None],
-                "cui": ["C0040405;C0817096", "C0040405", "C0040405", "C0040405"],
-            }
-        ),
-        tmp_path / "a/test.parquet",
-    )
+        read(tmp_path / "a")
+    pq.write_table(pa.table({"image_id": ["a"], "cui": [["C0040405"]]}), tmp_path / "a/train.parquet")
+    with pytest.raises(DataError, match="no column of train.parquet is known to hold the text of an image"):
+        read(tmp_path / "a")
+    cells = {
+        "image": [png(90), None, png(90), png(90)],
+        "image_id": ["a", None, "../b", "c"],
+        "caption": ["t", "t", "t", None],
+        "cui": ["C0040405;C0817096", "C0040405", "C0040405", "C0040405"],
+    }
+    pq.write_table(pa.table(cells), tmp_path / "a/test.parquet")
     (tmp_path / "a/train.parquet").unlink()
-    data = read_parquet(tmp_path / "a", folder / "cui_mapping.csv")
-    assert data.table.cuis.tolist() == [["C0040405", "C0817096"]]
-    assert data.table.split.tolist() == ["test"]
-    assert data.rejects.reason.tolist() == ["illegal ID", "illegal ID", "empty caption"]
+    data = read(tmp_path / "a", names=folder / "cui_mapping.csv")
+    assert data.table.cuis.tolist() == [["C0040405", "C0817096"], ["C0040405"]]
+    assert data.table.split.tolist() == ["test", "test"]
+    assert data.rejects.reason.tolist() == ["no ID", "empty caption"]
+
+
+def test_parquet_with_paths_only_reads_the_files(folder):
+    "I6: a column of paths is a column of files, also in the struct of the hub."
+    table = table_of(folder)
+    paths = [os.path.relpath(p, folder) for p in table.image]
+    cells = {"image": [{"bytes": None, "path": p} for p in paths], "caption": table.caption.tolist()}
+    pq.write_table(pa.table(cells), folder / "own.parquet")
+    assert len(read(folder / "own.parquet").table) == len(table)
+    pq.write_table(pa.table({"image": paths, "caption": table.caption.tolist()}), folder / "own.parquet")
+    assert len(read(folder / "own.parquet").table) == len(table)
 
 
 def test_own_csv_without_id_and_split_is_read(folder, tmp_path, capsys):
@@ -122,70 +239,66 @@ def test_own_csv_without_id_and_split_is_read(folder, tmp_path, capsys):
         "train_images/R_train_000.jpg,A chest CT,C0040405;C0817096\n"
         "test_images/R_test_001.jpg,Another,C0040405\n"
     )
-    data = read_csv(folder / "mine.csv")
+    data = read(folder / "mine.csv", split_column="hash")
     assert data.table.id.tolist() == ["train_images_R_train_000.jpg", "test_images_R_test_001.jpg"]
-    assert set(data.table.split) == {"train"}
     assert data.names["C0817096"] == "Chest"
-    assert (
-        "mine.csv has no column split: 2 rows go to train, 0 rows go to valid, 0 rows go to test"
-        in capsys.readouterr().err
-    )
+    err = capsys.readouterr().err
+    assert "mine.csv: image from image, caption from caption, cuis from cuis; no column of split, group." in err
+    assert "mine.csv has no column split: 2 rows go to train, 0 rows go to valid, 0 rows go to test" in err
     for sep in ";", "\t":
         text = (folder / "mine.csv").read_text().replace("C0040405;C0817096", "LIST")
         text = text.replace(",", sep).replace("LIST", '"C0040405;C0817096"')
         (folder / "excel.csv").write_text("\ufeff" + text, encoding="utf-8")
-        pd.testing.assert_frame_equal(read_csv(folder / "excel.csv").table, data.table)
+        pd.testing.assert_frame_equal(read(folder / "excel.csv", split_column="hash").table, data.table)
     (tmp_path / "away.csv").write_text((folder / "mine.csv").read_text())
-    assert len(read_csv(tmp_path / "away.csv", folder / "cui_mapping.csv", folder).table) == 2
-    assert read_csv(tmp_path / "away.csv").rejects.reason.tolist() == ["image missing"] * 2
-    with pytest.raises(DataError, match="no column cuis in less.csv"):
-        (tmp_path / "less.csv").write_text("image,caption\na,b\n")
-        read_csv(tmp_path / "less.csv")
+    assert len(read(tmp_path / "away.csv", image_root=folder).table) == 2
+    assert read(tmp_path / "away.csv").rejects.reason.tolist() == ["image missing"] * 2
+    assert "give --image-root" in capsys.readouterr().err
     with pytest.raises(DataError, match="no folder .*nowhere: --image-root"):
-        read_csv(folder / "mine.csv", image_root=tmp_path / "nowhere")
+        read(folder / "mine.csv", image_root=tmp_path / "nowhere")
     with pytest.raises(DataError, match="no file names.csv .*--names needs a CSV"):
-        read_csv(folder / "mine.csv", tmp_path / "names.csv")
+        read(folder / "mine.csv", names=tmp_path / "names.csv")
+    with pytest.raises(DataError, match="has no column of UMLS concepts: name it by --cuis-column"):
+        (folder / "less.csv").write_text("image,caption\na.png,b\n")
+        read(folder / "less.csv", concepts="data")
 
 
-def test_hub_with_bad_ids_pairs_each_caption_with_its_image(tmp_path):
+def test_splits_are_dealt_by_patient(folder):
+    lines = [f"train_images/R_train_00{i % 2}.jpg,text {i},p{i // 6}\n" for i in range(120)]
+    (folder / "own.csv").write_text("image,text,Patient ID\n" + "".join(lines))
+    table = read(folder / "own.csv", split_column="hash").table
+    assert (table.groupby("group").split.nunique() == 1).all()
+    assert table.split.nunique() > 1
+
+
+def test_group_column_may_be_named(folder):
+    (folder / "own.csv").write_text("image,text,Aufnahme von\ntrain_images/R_train_000.jpg,t,p1\n")
+    assert read(folder / "own.csv", group_column="aufnahme von").table.group.tolist() == ["p1"]
+
+
+def test_bad_ids_pair_each_caption_with_its_image(tmp_path):
     "IDs that occur twice, are no text or are missing."
-
-    def png(v):
-        b = io.BytesIO()
-        Image.new("L", (32, 32), v).save(b, "PNG")
-        return {"bytes": b.getvalue(), "path": None}
-
     (tmp_path / "hub").mkdir()
-    pq.write_table(
-        pa.table(
-            {
-                "image": [png(10), png(200), png(50), png(70)],
-                "image_id": [0, 0, 3, None],
-                "caption": ["first", "second", "third", "fourth"],
-                "cui": [["C0040405"]] * 4,
-            }
-        ),
-        tmp_path / "hub/train-0.parquet",
-    )
-    for data in read_data(f"hf:{tmp_path / 'hub'}"), read_parquet(tmp_path / "hub"):
-        assert data.table.id.tolist() == ["0", "3"]
-        assert data.table.caption.tolist() == ["first", "third"]
-        assert [int(load_grey(p)[0, 0]) for p in data.table.image] == [10, 50]
-        assert data.rejects.reason.tolist() == ["duplicate ID", "illegal ID"]
-
-
-def test_hub_names_that_look_alike_have_two_folders(folder, tmp_path):
-    for name in "a/b", "a-b":
-        pack(folder, tmp_path / name)
-    assert fetch_hub(str(tmp_path / "a/b")) != fetch_hub(str(tmp_path / "a-b"))
+    cells = {
+        "image": [{"bytes": png(v), "path": None} for v in (10, 200, 50, 70)],
+        "image_id": [0, 0, 3, None],
+        "caption": ["first", "second", "third", "fourth"],
+        "cui": [["C0040405"]] * 4,
+    }
+    pq.write_table(pa.table(cells), tmp_path / "hub/train-0.parquet")
+    data = read(tmp_path / "hub")
+    assert data.table.id.tolist() == ["0", "3"]
+    assert data.table.caption.tolist() == ["first", "third"]
+    assert [int(load_grey(p)[0, 0]) for p in data.table.image] == [10, 50]
+    assert data.rejects.reason.tolist() == ["duplicate ID", "no ID"]
 
 
 def test_split_is_read_from_the_file_name(folder, tmp_path, capsys):
-    pack(folder, tmp_path / "p")
+    as_parquet(folder, tmp_path / "p")
     (tmp_path / "p/train-00000-of-00001.parquet").rename(tmp_path / "p/rocov2_training.parquet")
     (tmp_path / "p/test-00000-of-00001.parquet").rename(tmp_path / "p/figures.parquet")
-    assert read_parquet(tmp_path / "p").table.split.value_counts().to_dict() == {"train": 6, "valid": 3}
-    assert "figures.parquet does not say which split it is: its rows are taken for training." in capsys.readouterr().err
+    assert read(tmp_path / "p").table.split.value_counts().to_dict() == {"train": 6, "valid": 3}
+    assert "3 rows do not say which split they are: they are taken for training." in capsys.readouterr().err
 
 
 def test_file_names_that_give_one_id_get_different_ids(folder):
@@ -194,13 +307,122 @@ def test_file_names_that_give_one_id_get_different_ids(folder):
     (folder / "own.csv").write_text(
         "image,caption,cuis\ntrain_images/胸.jpg,chest,C0040405\ntrain_images/頭.jpg,head,C0040405\n", encoding="utf-8"
     )
-    data = read_csv(folder / "own.csv")
+    data = read(folder / "own.csv")
     assert data.table.id.is_unique
-    assert data.table.caption.tolist() == ["chest", "head"]
+    assert sorted(data.table.caption) == ["chest", "head"]
     assert data.table.id.str.fullmatch(r"train_images_.jpg-[0-9a-f]{6}").all()
 
 
 def test_column_twice_is_an_error(folder):
-    (folder / "own.csv").write_text("image,Image,caption,cuis\na,b,c,C0040405\n")
+    (folder / "own.csv").write_text("image,Image,caption,cuis\na.png,b.png,c,C0040405\n")
     with pytest.raises(DataError, match="own.csv in .* has the column image twice"):
-        read_csv(folder / "own.csv")
+        read(folder / "own.csv")
+
+
+WRITTEN_CUIS = [
+    "['C0040405' 'C0817096']",
+    '["C0040405", "C0817096"]',
+    "C0040405,C0817096",
+    "C0040405|C0817096",
+    "C0040405 C0817096",
+    "{C0040405; C0817096}",
+    "('C0040405', 'C0817096')",
+]
+
+
+@pytest.mark.parametrize("cell", WRITTEN_CUIS)
+def test_lists_of_concepts_are_read_however_they_are_written(folder, cell):
+    row = pd.DataFrame({"image": ["train_images/R_train_000.jpg"], "caption": ["t"], "cuis": [cell]})
+    row.to_csv(folder / "own.csv", index=False)
+    assert read(folder / "own.csv").table.cuis.tolist() == [["C0040405", "C0817096"]]
+
+
+@pytest.mark.parametrize("mark", ["\ufeff", "\u200b", "\u2060", "\u00a0"])
+def test_invisible_characters_in_a_header_do_no_harm(folder, mark):
+    text = f"{mark}image{mark},{mark}text\ntrain_images/R_train_000.jpg,t\n"
+    (folder / "own.csv").write_text(text, encoding="utf-8")
+    assert len(read(folder / "own.csv").table) == 1
+
+
+@pytest.mark.parametrize("name", ["50% dose", "a/b", "../../x", "é", "a..b", "x" * 300])
+def test_any_id_becomes_a_safe_name_and_keeps_its_row(folder, name):
+    row = pd.DataFrame({"image": ["train_images/R_train_000.jpg"], "caption": ["t"], "id": [name]})
+    row.to_csv(folder / "own.csv", index=False)
+    found = read(folder / "own.csv").table.id
+    assert len(found) == 1
+    assert found.str.fullmatch(r"[A-Za-z0-9._-]{1,100}").all() and ".." not in found[0]
+
+
+def test_absolute_paths_get_a_hint(folder, capsys):
+    (folder / "own.csv").write_text("image,text\n/archive/x/1.png,a\n/archive/y/2.png,b\n")
+    assert read(folder / "own.csv").rejects.reason.tolist() == ["image outside the folder"] * 2
+    assert "give --image-root /archive." in capsys.readouterr().err
+    image = folder / "train_images/R_train_000.jpg"
+    (folder / "own.csv").write_text(f"image,text\n{image},a\n")
+    assert len(read(folder / "own.csv", image_root=folder).table) == 1
+
+
+def test_frames_and_slices_become_rows(folder):
+    frames = [Image.fromarray(np.full((20, 20), v, np.uint8)) for v in (10, 60, 200)]
+    frames[0].save(folder / "cine.tif", save_all=True, append_images=frames[1:])
+    (folder / "own.csv").write_text("id,image,text,split\ncine,cine.tif,A film,train\n")
+    assert read(folder / "own.csv").table.id.tolist() == ["cine"]
+    every = read(folder / "own.csv", frames="all").table
+    assert every.id.tolist() == ["cine-0", "cine-1", "cine-2"]
+    assert [int(load_grey(image)[0, 0]) for image in every.image] == [10, 60, 200]
+
+
+def empty(path):
+    path.mkdir()
+
+
+def images_only(path):
+    path.mkdir()
+    (path / "a.png").write_bytes(png(90))
+
+
+def other_columns(path):
+    path.mkdir()
+    (path / "list.csv").write_text("bild,befund\na.png,text\n")
+
+
+def archive(path):
+    path.with_suffix(".zip").write_bytes(b"PK")
+
+
+def sheet(path):
+    path.with_suffix(".xlsx").write_bytes(b"PK")
+
+
+def prepared(path):
+    path.mkdir()
+    (path / "manifest.json").write_text("{}")
+    pq.write_table(pa.table({"id": ["a"]}), path / "table.parquet")
+
+
+UNKNOWN = [
+    (empty, "It is empty"),
+    (images_only, "ImageFolder: it holds 1 images and no text"),
+    (other_columns, "name it by --image-column; its columns are bild, befund"),
+    (archive, "unpack it"),
+    (sheet, "save the sheet as CSV"),
+    (prepared, "It is a prepared folder: give it to radgen train"),
+]
+
+
+@pytest.mark.parametrize("write, message", UNKNOWN, ids=lambda value: getattr(value, "__name__", ""))
+def test_what_fits_no_layout_is_an_error_with_advice(tmp_path, write, message):
+    write(tmp_path / "source")
+    path = next(tmp_path.glob("source*"))
+    with pytest.raises(DataError, match=message) as error:
+        read(path)
+    for name in "ROCOv2", "WebDataset", "text files", "DICOM":
+        assert name in str(error.value)
+
+
+def test_the_files_of_a_source_are_those_that_its_table_depends_on(folder, tmp_path):
+    files = {p.name for p in source_files(SourceOptions(folder))}
+    assert {"train_captions.csv", "R_train_000.jpg", "cui_mapping.csv"} <= files
+    (folder / "own.csv").write_text("image,text\ntrain_images/R_train_000.jpg,t\n")
+    assert [p.name for p in source_files(SourceOptions(folder / "own.csv"))] == ["own.csv", "R_train_000.jpg"]
+    assert layout_of(folder).name == "ROCOv2"

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
@@ -109,3 +110,19 @@ def check_that_text_stays_text(run, folder, scores, about, text):
     assert "<script" not in markdown
     assert "[x](" not in markdown
     assert markdown.count("|") - markdown.count("\\|") == (run.dir / "report.md").read_text().count("|")
+
+
+def test_report_of_a_balanced_run_shows_its_draws(sampled):
+    run, folder = sampled
+    evaluate(quick(run))
+    assert "draws balanced" not in (run.dir / "report.md").read_text()
+    assert not (run.dir / "fig" / "balance.png").exists()
+    config = run.dir / "config.json"
+    config.write_text(json.dumps(read_json(config) | {"balance": "types"}))
+    shutil.copy(run.dir / "fig" / "loss.png", run.dir / "fig" / "balance.png")  # which training draws
+    (run.dir / "report.md").unlink()
+    evaluate(quick(run))
+    text = (run.dir / "report.md").read_text()
+    assert "images, draws balanced by types.\nSampled by" in text
+    assert "(fig/balance.png)\n\n## Nearest training images" in text
+    assert len(Page((run.dir / "report.html").read_text()).links) == text.count("](fig/")

@@ -35,9 +35,9 @@ def decoded(monkeypatch):
     "The images that measuring decodes."
     seen, load = [], entropy.load_grey
 
-    def load_grey(image):
+    def load_grey(image, grey):
         seen.append(Path(image).stem)
-        return load(image)
+        return load(image, grey)
 
     monkeypatch.setattr("radgen.data.entropy.load_grey", load_grey)
     return seen

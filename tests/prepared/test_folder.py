@@ -8,9 +8,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
 from prepare_options import options
+
 from radgen.core.errors import DataError
+from radgen.data.source_options import SourceOptions
 from radgen.data.tables import SPLITS
 from radgen.prepared.folder import input_fingerprint, load_prepared
 from radgen.prepared.prepare import prepare
@@ -18,7 +19,7 @@ from radgen.prepared.prepare import prepare
 
 @pytest.mark.parametrize("change", ["image", "caption", "names"])
 def test_fingerprint_changes_with_the_input(raw, change):
-    before = input_fingerprint(raw)
+    before = input_fingerprint(SourceOptions(raw))
     if change == "image":
         os.utime(next((raw / "train_images").iterdir()))
     if change == "caption":
@@ -27,7 +28,7 @@ def test_fingerprint_changes_with_the_input(raw, change):
     if change == "names":
         names = raw / "cui_mapping.csv"
         names.write_text(names.read_text().replace("Chest", "Thorax"))
-    assert input_fingerprint(raw) != before
+    assert input_fingerprint(SourceOptions(raw)) != before
 
 
 @pytest.mark.parametrize("where", ["given", "beside", "above"])

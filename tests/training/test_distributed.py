@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
+from training_tools import largest_difference
 
 from radgen.cli import main
-from training_tools import largest_difference
 
 pytestmark = pytest.mark.soak
 
@@ -74,6 +74,16 @@ def test_two_processes_train_what_one_does(two, small, tmp_path):
     columns = ["step", "epoch", "loss", "lr", "grad_norm"]
     metrics = [pd.read_csv(folder / "metrics.csv")[columns] for folder in folders]
     assert np.allclose(*metrics, rtol=1e-3)
+
+
+def test_two_processes_draw_the_balanced_batches_of_one(small, tmp_path):
+    output = finished(*options(small, tmp_path, "two", 2, 8, "--balance", "types"))
+    assert output.count("Draws balanced by types") == 1
+    assert main(options(small, tmp_path, "one", 4, 8, "--balance", "types")) == 0
+    folders = (tmp_path / "two", tmp_path / "one")
+    weights = [load_file(folder / "final" / "denoiser" / "diffusion_pytorch_model.safetensors") for folder in folders]
+    assert largest_difference(*weights) < 1e-5
+    assert (folders[0] / "balance.csv").read_bytes() == (folders[1] / "balance.csv").read_bytes()
 
 
 def test_two_processes_generate_what_one_does(two, tmp_path):

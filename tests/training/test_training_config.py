@@ -37,6 +37,7 @@ def test_import_of_the_options_loads_nothing_heavy():
         (dict(model="unet"), f"--model is 'unet': choose one of {', '.join(DENOISERS)}."),
         (dict(recipe="best"), "--recipe is 'best': it must be one of radgen, paper."),
         (dict(prediction="image"), "--prediction is 'image': it must be one of epsilon, v_prediction, sample."),
+        (dict(balance="views"), "--balance is 'views': it must be one of none, types, concepts."),
         (dict(name="a/b"), "--name is 'a/b': it must be a plain folder name"),
         (dict(name=".hidden"), "--name is '.hidden': it must be a plain folder name"),
     ],

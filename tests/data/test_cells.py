@@ -1,0 +1,135 @@
+"Columns of text tables: every cell as text, whatever the file, and one sentence for what is damaged."
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from radgen.core.errors import DataError
+from radgen.data.cells import column_key, first_rows, read_cells, read_columns, table_header
+
+ROWS = [["007", "None"], ["008", 'NA, K and "Cl"\nin line two'], ["", "=1+1"], ["1e5", " blank "]]
+
+
+def as_csv(path):
+    pd.DataFrame(ROWS, columns=["ID", "The Text"]).to_csv(path / "t.csv", index=False)
+    return path / "t.csv"
+
+
+def as_semicolons(path):
+    pd.DataFrame(ROWS, columns=["ID", "The Text"]).to_csv(path / "t.csv", index=False, sep=";")
+    return path / "t.csv"
+
+
+def as_windows(path):
+    cells = pd.DataFrame(ROWS, columns=["ID", "The Text"])
+    cells.to_csv(path / "t.csv", index=False, encoding="utf-8-sig", lineterminator="\r\n")
+    return path / "t.csv"
+
+
+def as_tsv(path):
+    pd.DataFrame(ROWS, columns=["ID", "The Text"]).to_csv(path / "t.tsv", index=False, sep="\t")
+    return path / "t.tsv"
+
+
+def as_json_lines(path):
+    cells = pd.DataFrame(ROWS, columns=["ID", "The Text"])
+    cells.to_json(path / "t.jsonl", orient="records", lines=True)
+    return path / "t.jsonl"
+
+
+def as_json(path):
+    pd.DataFrame(ROWS, columns=["ID", "The Text"]).to_json(path / "t.json", orient="records")
+    return path / "t.json"
+
+
+def as_parquet(path):
+    pd.DataFrame(ROWS, columns=["ID", "The Text"]).to_parquet(path / "t.parquet")
+    return path / "t.parquet"
+
+
+@pytest.mark.parametrize(
+    "write", [as_csv, as_semicolons, as_windows, as_tsv, as_json_lines, as_json, as_parquet], ids=lambda w: w.__name__
+)
+def test_every_cell_is_the_text_that_was_written(write, tmp_path):
+    path = write(tmp_path)
+    assert table_header(path) == ["id", "the_text"]
+    assert read_columns(path, ["id", "the_text"]).values.tolist() == ROWS
+    assert read_columns(path, ["the_text"]).values.tolist() == [[row[1]] for row in ROWS]
+    assert first_rows(path, 2).values.tolist() == ROWS[:2]
+
+
+def test_rows_with_fewer_cells_are_filled(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b,c\n1,2\n3,4,5\n")
+    assert read_columns(tmp_path / "t.csv", ["a", "c"]).values.tolist() == [["1", ""], ["3", "5"]]
+
+
+def test_a_quotation_mark_inside_a_cell_is_a_character(tmp_path):
+    (tmp_path / "t.csv").write_text('a,b\n5" tube,x\n7,y\n')
+    assert read_columns(tmp_path / "t.csv", ["a", "b"]).values.tolist() == [['5" tube', "x"], ["7", "y"]]
+
+
+DAMAGED = {
+    "open quote in the first row": ('a,b\n1,"x\n2,y\n', "a quotation mark opens in row 1 and never closes"),
+    "open quote in a later row": ('a,b\n1,x\n2,"y\n', "a quotation mark opens in row 2 and never closes"),
+    "too many cells": ("a,b\n1,x\n2,y,z\n", "quote cells that hold commas"),
+    "more cells in every row": ("a,b\n1,x,z\n2,y,z\n", "quote cells that hold commas"),
+    "nothing": ("", "is empty: it needs a header"),
+    "empty header": (",,\n1,2,3\n", "is empty: it needs a header"),
+    "other column": ("a,c\n1,2\n", "no column b in t.csv in .*: its columns are a, c."),
+    "twice": ("a,b,B\n1,2,3\n", "has the column b twice: rename one of them"),
+}
+
+
+@pytest.mark.parametrize("text, message", DAMAGED.values(), ids=list(DAMAGED))
+def test_damaged_csv_is_one_sentence(tmp_path, text, message):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_columns(tmp_path / "t.csv", ["a", "b"])
+
+
+def test_other_encodings_are_named(tmp_path):
+    (tmp_path / "t.csv").write_bytes("a,b\n1,é\n".encode("latin-1"))
+    with pytest.raises(DataError, match="is no UTF-8: save it as UTF-8"):
+        read_columns(tmp_path / "t.csv", ["a", "b"])
+    (tmp_path / "t.csv").write_bytes("a,b\n1,é\n".encode("utf-16"))
+    with pytest.raises(DataError, match="is encoded in UTF-16: save it as UTF-8"):
+        table_header(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("text, message", [('{"a": 1}\n{"a":', "line 2 .* is no JSON"), ("[1]\n", "is no object")])
+def test_damaged_json_is_one_sentence(tmp_path, text, message):
+    (tmp_path / "t.jsonl").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_columns(tmp_path / "t.jsonl", ["a"])
+
+
+def test_lists_and_numbers_become_text(tmp_path):
+    cells = {"cui": [["C1", "C2"], [], None], "n": pa.array([1, None, 3]), "x": [0.5, 2.0, None]}
+    pq.write_table(pa.table(cells), tmp_path / "t.parquet")
+    want = [["C1;C2", "1", "0.5"], ["", "", "2"], ["", "3", ""]]
+    assert read_columns(tmp_path / "t.parquet", ["cui", "n", "x"]).values.tolist() == want
+
+
+@pytest.mark.parametrize("name", ["Image Path", "image_path", "IMAGE-PATH", "\ufeff image\u200b path ", '"Image Path"'])
+def test_names_of_columns_are_compared_without_their_spelling(name):
+    assert column_key(name) == "image_path"
+
+
+def test_a_fixed_header_is_required(tmp_path):
+    (tmp_path / "t.csv").write_text("cui,Canonical Name\n")
+    with pytest.raises(DataError, match="has a header and no rows"):
+        read_cells(tmp_path / "t.csv", ("CUI", "Canonical name"))
+    (tmp_path / "t.csv").write_text("")
+    with pytest.raises(DataError, match="it needs the header CUI,Canonical name"):
+        read_cells(tmp_path / "t.csv", ("CUI", "Canonical name"))
+    with pytest.raises(DataError, match="no file none.csv in .*: give it"):
+        read_cells(tmp_path / "none.csv", ("CUI",), missing="give it")
+
+
+def test_a_long_table_is_read_in_blocks(tmp_path, monkeypatch):
+    "Rows that lie across two blocks, with line breaks in cells."
+    monkeypatch.setattr("radgen.data.cells.BLOCK", 1000)
+    rows = [[str(i), f"text {i},\nline two" * (i % 5)] for i in range(500)]
+    pd.DataFrame(rows, columns=["a", "b"]).to_csv(tmp_path / "t.csv", index=False)
+    assert read_columns(tmp_path / "t.csv", ["a", "b"]).values.tolist() == rows
