@@ -104,7 +104,7 @@ COMMANDS: dict[str, Command | Group] = {
         PrepareConfig,
         run_prepare,
         show_folder,
-        "Read a data set, select concepts, drop poor images and near-duplicates, rewrite captions.\n"
+        "Read a data set, select concepts, drop images of poor quality and near-duplicates, rewrite captions.\n"
         "Example: radgen prepare --data-path ROCOv2 --k 10 --out work/rocov2",
     ),
     "captions": CAPTIONS,
@@ -157,7 +157,11 @@ COMMANDS |= {
 }
 
 # %% ../nbs/940_cli.ipynb #940-cli-008
-DryRun = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="print every resolved option and stop")]
+DryRun = Annotated[
+    bool,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.arg(help="print every resolved option, for prepare also three rows, and stop"),
+]
 AsJson = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(name="json", help="print the result as JSON")]
 
 

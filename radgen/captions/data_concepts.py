@@ -24,14 +24,28 @@ from ..data.source_options import SourceOptions
 from ..data.tables import LABEL, RawData
 
 # %% ../../nbs/349_data_concepts.ipynb #349-data-concepts-007
-FLAGS = {"1", "1.0", "0", "0.0", "-1", "-1.0", ""}  # cells of a column that stands for one label
+FLAGS = {
+    "",
+    "-1",
+    "-1.0",
+    "0",
+    "0.0",
+    "1",
+    "1.0",
+    "false",
+    "nan",
+    "no",
+    "none",
+    "true",
+    "yes",
+}  # of a label's own column
 
 
 def _label_cells(table):
     "The labels of each row, from the columns that the options named."
     columns = [column for column in table if column.startswith(LABEL)]
     short = table[columns].set_axis([column.removeprefix(LABEL) for column in columns], axis=1)
-    if len(columns) == 1 and not set(short.iloc[:, 0].str.strip()) <= FLAGS:
+    if len(columns) == 1 and not set(short.iloc[:, 0].str.strip().str.lower()) <= FLAGS:
         return short.iloc[:, 0]
     return label_columns(short, list(short))
 
@@ -65,7 +79,7 @@ def selects_by_concepts(
     data: RawData,
     options: SourceOptions,
 ) -> bool:
-    "Whether images are selected by their concepts: not by those that nobody asked for."
+    "Whether images are selected by their concepts: not by those that `auto` reads from the captions."
     return options.concepts != "none" and (options.concepts != "auto" or data.has_concepts)
 
 

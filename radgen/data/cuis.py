@@ -86,11 +86,11 @@ def knee(
     return int(np.argmax(1 - x - (y - y[-1]) / (y[0] - y[-1]))) + 1
 
 # %% ../../nbs/190_cuis.ipynb #190-cuis-014
-def _reason(cuis, chosen, excluded, names, rule, unnamed):
+def _reason(cuis, chosen, excluded, names, rule, unnamed, without):
     "Why an image with these concepts is not kept, or ''."
     counted = [c for c in cuis if c in names or unnamed == "keep"]
     if not counted:
-        return "no named CUI"
+        return "" if without == "keep" else "no named CUI"
     for c in cuis:
         if c in excluded:
             return f"CUI excluded: {c} {names.get(c, '')}".rstrip()
@@ -109,13 +109,14 @@ def select_rows(
     rule: Rule = "all",  # all: every concept of an image must be chosen (paper); any: one is enough
     exclude: tuple[str, ...] = (),  # images with one of these are dropped
     unnamed: Unnamed = "drop",  # CUIs without a name do not count (as in the paper), or count like others
+    without: Unnamed = "drop",  # images without a concept are dropped (as in the paper), or kept
 ) -> pd.DataFrame:  # the same rows with `keep` and `reason` added or updated
     "Keep the images that the chosen concepts describe. Source: paper, CUI selection."
     chosen, excluded = set(selected), set(exclude)
     for c in chosen:
         if unnamed == "drop" and c not in names:
             raise ConfigError(f"unknown CUI {c}: choose concepts that cui_mapping.csv names.")
-    why = [_reason(cuis, chosen, excluded, names, rule, unnamed) for cuis in table.cuis]
+    why = [_reason(cuis, chosen, excluded, names, rule, unnamed, without) for cuis in table.cuis]
     return drop_rows(table, pd.Series(why, table.index, dtype=str))
 
 # %% ../../nbs/190_cuis.ipynb #190-cuis-026

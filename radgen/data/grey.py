@@ -38,6 +38,13 @@ def window(
 SAMPLE = 16_384  # pixels of an image from which percentiles are measured, at least
 
 
+def _sample(values):
+    "Evenly spaced values of a large image, at least `SAMPLE`; all values of a small one."
+    flat = values.ravel()
+    step = max(flat.size // SAMPLE - 1, 0) | 1  # an odd step meets every column of widths that are powers of two
+    return flat[::step]
+
+
 def percentiles_of(
     values: np.ndarray,  # any shape, without NaN
     percentages: Sequence[float],  # 0..100
@@ -45,8 +52,7 @@ def percentiles_of(
 ) -> np.ndarray:  # as many as `percentages`
     "Percentiles of values that may occur several times, with linear interpolation as in NumPy."
     if counts is None:
-        flat = values.ravel()
-        return np.percentile(flat[:: flat.size // SAMPLE | 1], percentages)  # an odd step meets every column
+        return np.percentile(_sample(values), percentages)
     order = np.argsort(values, axis=None, kind="stable")
     ends = counts.ravel()[order].cumsum()
     rank = np.asarray(percentages) / 100 * (ends[-1] - 1)
@@ -228,8 +234,8 @@ def by_level(
     low, high = int(stored.min()), int(stored.max())
     if high - low >= MAX_LEVELS:
         return rule(stored, None)
-    levels, flat = np.arange(low, high + 1), stored.ravel()
-    counts = np.bincount(flat[:: flat.size // SAMPLE | 1].astype(np.int64) - low, minlength=len(levels))
+    levels = np.arange(low, high + 1)
+    counts = np.bincount(_sample(stored).astype(np.int64) - low, minlength=len(levels))
     greys = rule(levels, counts)
     if stored.itemsize > 2:
         return _look_up(greys, stored.astype(np.int64) - low)

@@ -111,6 +111,7 @@ class _Fetch:
     waits: Sequence[float] = ()  # seconds before each further attempt
     limit: int | None = None  # rows of each split
     keep: Sequence[str] | None = None  # columns
+    repository: str = ""  # on the hub, from which image files may be read; '' for a folder
 
 
 def _undecoded(rows, types):
@@ -127,7 +128,7 @@ def _store_split(rows, split, types, fetch, folder):
     "Write a split, or what is missing of it; returns its number of rows."
     record = SplitRecord(folder, split)
     writer = SplitWriter(record, types)
-    cells = RowConverter(rows.features, types, fetch.folders)
+    cells = RowConverter(rows.features, types, fetch.folders, fetch.repository)
     more = None if fetch.limit is None else max(fetch.limit - record.rows, 0)
     stream = _follow(_undecoded(rows, types), cells.stored, record.rows, record.place, fetch.waits)
     shown = tqdm(stream, desc=f"fetching {split}", unit="row", initial=record.rows, mininterval=1)
@@ -316,5 +317,5 @@ def fetch_hub(
     key = (real, at.config, _folder_state(real)) if at.is_local else (name,)
     folders = [real, *_cache_folders()] if at.is_local else _cache_folders()
     waits = WAITS if streaming and not at.is_local else ()
-    fetch = _Fetch(f"hf:{name}", folders, waits, limit, keep)
+    fetch = _Fetch(f"hf:{name}", folders, waits, limit, keep, "" if at.is_local else at.path)
     return _fetch_once(key, lambda folder: _load_hub(name, at, streaming or at.is_local, folder), fetch)

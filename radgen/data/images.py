@@ -19,9 +19,9 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .archives import is_archive, picture_bytes
+from .archives import image_bytes, is_archive
 from .config import Frames, Grey
-from .dicom import check_header, dicom_grey, dicom_header, frame_count
+from .dicom import MAX_FRAMES, check_header, dicom_grey, dicom_header, frame_count
 from .files import MAX_BYTES, ImageError, check_size, clause, member, member_parts
 from .grey import RangeMeter, by_level, to_grey
 from .volumes import is_volume, slice_member, volume_fault, volume_is_hu, volume_slice
@@ -166,7 +166,9 @@ def _check_bytes(image, path, head, size, index):
     if not head:
         raise ImageError(image, "unreadable: 0 bytes")
     if is_archive(path, head):
-        raise ImageError(image, f"unreadable: it holds several images, name one of them as {Path(path).name}#0")
+        name = Path(path).name
+        several = f"it holds several images, name one of them as {name}#0"
+        raise ImageError(image, f"unreadable: {several if name else 'an archive within an archive, unpack it'}")
     if size > MAX_BYTES and index is None and not _is_dicom(path, head):
         raise ImageError(image, f"too large: {size / 1e6:,.0f} MB")
 
@@ -188,7 +190,7 @@ def _decode(image, rule):
         whole = index is None and size <= IN_MEMORY
         content = f.read(-1 if whole else HEAD)
     if index is not None and is_archive(path, content):
-        content, index, whole = picture_bytes(path, key, index), None, True
+        content, index, whole = image_bytes(path, key, index), None, True
         _check_bytes(image, "", content, len(content), index)
     else:
         _check_bytes(image, path, content, size, index)
@@ -285,13 +287,15 @@ def frame_names(
     image: str | Path,  # a file; a part of a file is returned as it is
     frames: Frames = "middle",  # middle, first, all, or a number from 0
 ) -> list[str]:  # names for `load_grey`
-    "The names of the images in a DICOM, TIFF, GIF, PNG or WebP file; a file of one image has one name."
+    "The names of the images in a DICOM, TIFF, GIF, PNG or WebP file; raises `ImageError` for more than `MAX_FRAMES`."
     path, index = member(image)
     if index is not None or is_volume(image) or is_archive(path):
         return [str(image)]
     count = _frames(path)
     if count == 1 and frames in ("middle", "first", "all", 0):
         return [str(image)]
+    if frames == "all" and count > MAX_FRAMES:
+        raise ImageError(image, f"too large: {count:,} frames")
     if frames == "all":
         return [f"{image}#{number}" for number in range(count)]
     number = {"middle": count // 2, "first": 0}[frames] if isinstance(frames, str) else frames

@@ -44,22 +44,30 @@ class SourceOptions:
     # a folder or a table of images with text, in one of the layouts of the documentation, or hf:NAME
     data_path: Path
     _: KW_ONLY
-    image_column: str | None = None  # of a table; else a usual name such as image, file_name, path
-    # text of an image; else caption, text, report, findings or impression
+    # column of image files or images; by default found by its name: image, file_name, path, ...
+    image_column: str | None = None
+    # column of the text; by default caption, text, report, or findings and impression
     caption_column: str | None = None
-    cuis_column: str | None = None  # UMLS concepts; else cuis, cui or concepts
-    id_column: str | None = None  # else id or image_id; without it the name of the image
-    split_column: str | None = None  # else split; hash: splits are dealt whatever the data say
-    # patient, study or article, which is kept in one split; else patient_id, subject_id, study_id, ...
+    cuis_column: str | None = None  # column of UMLS concepts; by default cuis, cui or concepts
+    # column that names each image; by default id, image_id, ..., else the name of the file
+    id_column: str | None = None
+    # column of train, valid, test; by default split, ...; hash: deal new splits
+    split_column: str | None = None
+    # patient, study or article, which stays in one split; by default patient_id, ...
     group_column: str | None = None
-    concepts: Concepts = "auto"  # data, captions, labels:COLUMN, none; auto: data's, else captions'
-    label_map: Path | None = None  # for labels: CSV of label,CUI; else the labels that radgen knows
+    # where concepts come from: data, captions, labels:COLUMN or none; auto: the data, where they have a column of
+    # concepts, else the captions
+    concepts: Concepts = "auto"
+    # CSV (label,CUI) or TOML for labels; takes precedence over the labels that radgen knows
+    label_map: Path | None = None
     names: Path | None = None  # CSV of CUI,Canonical name; else cui_mapping.csv beside the data
     image_root: Path | None = None  # for a table: the folder of its images; else its own
-    window: Window = Grey.window  # auto, lung, bone, brain, ..., dataset, or CENTRE,WIDTH
-    percentiles: Percentiles = Grey.percentiles  # black and white of an image without a window
-    frames: Frames = "middle"  # of DICOM with several frames: middle, first, all or a number
-    slices: Slices = "middle"  # of volumes and series: middle, every:N or a number
+    # values that are shown: auto, lung, bone, brain, ..., dataset, or CENTRE,WIDTH
+    window: Window = Grey.window
+    # percentages of the values that become black and white in images without a usable window
+    percentiles: Percentiles = Grey.percentiles
+    frames: Frames = "middle"  # images of a file with several frames or pages: middle, first, all or a number
+    slices: Slices = "middle"  # images of volumes and DICOM series: middle, every:N or a number
     streaming: bool = False  # for hf:NAME: without the library's own copy
     limit: Count | None = None  # for hf:NAME: images of each split
 

@@ -38,7 +38,8 @@ class PrepareConfig(SourceOptions):
     max_saturation: Bound = Bounds.max_saturation  # share of pixels of 250 and more
     max_border: Bound = Bounds.max_border  # share of the area in a frame of one grey
     groups: Leaks = "leaks"  # drop images whose patient, study or article is in a later split, or keep
-    copies: Copies = "leaks"  # drop copies of images of a later split, all copies, or none
+    # near-duplicates to drop: those of images of a later split (leaks), all, or none (keep)
+    copies: Copies = "leaks"
     # rewrites captions: rules, smollm2, hf:MODEL, gguf:FILE or openai:URL#MODEL, for example
     # openai:http://127.0.0.1:11434/v1#llama3 for Ollama
     llm: LLM = "smollm2"

@@ -188,7 +188,7 @@ def _complete(cfg: PrepareConfig) -> PrepareConfig:
     path = local_source(cfg)
     for option, given in (("names", cfg.names), ("image-root", cfg.image_root), ("label-map", cfg.label_map)):
         if given is not None and not given.exists():
-            raise DataError(f"there is no {given}: mend --{option}.")
+            raise DataError(f"there is no {given}: correct --{option}.")
     files = {name: getattr(cfg, name) for name in ("names", "image_root", "label_map")}
     absolute = {name: file and file.absolute() for name, file in files.items()}
     return replace(cfg, data_path=path.absolute(), **absolute)
@@ -283,7 +283,7 @@ def preview(
     data = read_source(cfg, n)
     rejected = reason_kind(data.rejects.reason).value_counts()
     return {
-        "layout": layout_of(path).name,
+        "layout": layout_of(path, cfg).name,
         "rows": len(data.table) + len(data.rejects),
         "usable": len(data.table),
         "rejected": {str(reason): int(count) for reason, count in rejected.items()},

@@ -152,13 +152,14 @@ def selected_cuis(
         k = knee(counts[~counts.cui.isin(cfg.exclude)], unnamed=cfg.unnamed)
     return choose_cuis(counts, k, cfg.include, cfg.exclude, cfg.unnamed)
 
-
+# %% ../../nbs/398_stages.ipynb #398-stages-021
 HINTS = {  # reason -> what to do
     "no CUIs": (
         "give every image its UMLS concepts, such as C1306645;C0817096 for an X-ray of the chest, or let radgen read "
         "them from the captions by --concepts captions"
     ),
     "malformed CUI": "a CUI is C and seven digits, as in C1306645; --concepts captions reads concepts from the text",
+    "unknown split": "name the column of splits by --split-column, or give --split-column hash",
     "image missing": "give --image-root the folder that the paths start from",
     "image outside the folder": "give --image-root the folder that all images lie in",
     "image is a link": "fetch the images first and give the table the names of the files",
@@ -169,10 +170,12 @@ def _require_training_rows(data: RawData, source: Path):
     "Raise `DataError` where no training row can be used."
     if (data.table.split == "train").any():
         return
-    why = "it has none"
-    reasons = reason_kind(data.rejects[data.rejects.split == "train"].reason).value_counts()
-    if len(reasons):
-        hint = HINTS.get(reasons.index[0], "mend the data or choose another --data-path")
+    splits = ", ".join(sorted(set(data.table.split)))
+    why = f"all of its rows are of {splits}; give --split-column hash to deal them" if splits else "it has none"
+    of_train = data.rejects[data.rejects.split == "train"]
+    reasons = reason_kind((of_train if len(of_train) else data.rejects).reason).value_counts()
+    if len(of_train) or (len(reasons) and not splits):
+        hint = HINTS.get(reasons.index[0], "correct the data or choose another --data-path")
         why = f"{reasons.iloc[0]} of {reasons.sum()} are rejected for '{reasons.index[0]}'; {hint}"
     raise DataError(f"no training row of {source} can be used: {why}.")
 
@@ -237,6 +240,7 @@ def _selected(cfg: PrepareConfig, data: RawData, counts: pd.DataFrame) -> tuple[
         rule=cfg.rule,
         exclude=cfg.exclude,
         unnamed=cfg.unnamed,
+        without="keep" if cfg.concepts.startswith("labels:") else "drop",  # 'No Finding' is a label, too
     )
     return run_stage(select, data.table, cfg.engine, cfg.workers), selected
 

@@ -34,7 +34,7 @@ HEADERS = {  # data set: header, first row -> image, caption, id, group
     "a description called image": (
         ["uid", "image", "filename", "impression"],
         ["1", "Xray Chest PA and Lateral", "1_IM-0001.dcm.png", "i"],
-        ("filename", ("impression",), "uid", ""),
+        ("filename", ("impression",), "uid", "uid"),
     ),
     "patient before study": (
         ["img_path", "report", "study_id", "subject_id"],

@@ -2,6 +2,7 @@
 
 import base64
 import importlib.util
+import io
 import re
 import warnings
 import zlib
@@ -20,7 +21,10 @@ from pydicom.sequence import Sequence
 from pydicom.uid import (
     HTJ2KLossless,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGExtended12Bit,
+    JPEGLSLossless,
     MPEG2MPML,
     DeflatedExplicitVRLittleEndian,
     RLELossless,
@@ -260,6 +264,9 @@ def test_every_file_of_pydicom_is_read_or_rejected_for_its_reason(path):
         assert min(ds.Rows, ds.Columns) < 16
     elif path.name in NO_PIXELS:
         assert why == "image unreadable: a DICOM file without pixels"
+    elif path.name == "JPEG2000-embedded-sequence-delimiter.dcm":  # a delimiter within the size of the stream
+        assert shape is None
+        assert why == "image unreadable: its compressed image is 3722445056x1024 and its header says 256x1024"
     else:
         assert shape is None, why
         said = re.split(r" - |, ", why.removeprefix("image unreadable: ").partition("decoded: ")[2] or why)[0]
@@ -615,6 +622,89 @@ def test_a_replaced_file_has_its_own_header(tmp_path):
         path = dicom(tmp_path / "a.dcm", np.stack([STORED // count] * count))
         assert frame_names(path, "all")[-1] == f"{path}#{count - 1}"
         assert load_grey(f"{path}#1").max() == 255
+
+
+def test_more_frames_than_a_data_set_can_use_are_not_listed(tmp_path):
+    path = dicom(tmp_path / "a.dcm", STORED[:16, :16], NumberOfFrames=3_000_000)
+    with pytest.raises(ImageError, match="image too large: 3,000,000 frames"):
+        frame_names(path, "all")
+    assert frame_names(path, "first") == [f"{path}#0"]
+    path = dicom(tmp_path / "b.dcm", STORED[:16, :16], NumberOfFrames=10_000)
+    assert len(frame_names(path, "all")) == 10_000
+
+
+def resized(path, syntax, rows, columns, frames=1):
+    "A file of 64x64 pixels whose header says another size."
+    stored = np.tile(STORED, (2, 2)) // 16
+    ds = dataset(np.stack([stored] * frames) if frames > 1 else stored, BitsStored=12, HighBit=11)
+    ds.compress(syntax)
+    ds.Rows, ds.Columns = rows, columns
+    ds.save_as(path, enforce_file_format=True)
+    return path
+
+
+@needs_decoders
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless])
+@pytest.mark.parametrize("in_memory", [1, 64_000_000])
+def test_a_compressed_frame_of_another_size_is_not_decoded(syntax, in_memory, tmp_path, monkeypatch):
+    monkeypatch.setattr("radgen.data.images.IN_MEMORY", in_memory)
+    for frames, part in (1, ""), (3, "#2"):
+        path = resized(tmp_path / "a.dcm", syntax, 64, 64, frames)
+        assert load_grey(f"{path}{part}").shape == (64, 64)
+        decoded = []
+        with monkeypatch.context() as m:
+            m.setattr(dicom_module, "pixel_array", lambda *given, **options: decoded.append(given))
+            for rows, columns in (32, 64), (64, 32), (128, 128):
+                path = resized(tmp_path / "a.dcm", syntax, rows, columns, frames)
+                with pytest.raises(ImageError) as e:
+                    load_grey(f"{path}{part}")
+                stated = f"its compressed image is 64x64 and its header says {columns}x{rows}"
+                assert e.value.why == f"image unreadable: {stated}"
+        assert decoded == []
+
+
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEGExtended12Bit])
+def test_a_jpeg_frame_of_another_size_is_not_decoded(syntax, tmp_path, monkeypatch):
+    file = io.BytesIO()
+    Image.fromarray(STORED.astype(np.uint8)).resize((600, 500)).save(file, "JPEG")
+    stream = file.getvalue()
+    if syntax == JPEGExtended12Bit:  # Pillow reads no header of 12 bits
+        stream = stream.replace(b"\xff\xc0\0\x0b\x08", b"\xff\xc1\0\x0b\x0c")
+    monkeypatch.setattr(dicom_module, "pixel_array", None)
+    ds = dataset(STORED.astype(np.uint8), syntax)
+    ds.PixelData = encapsulate([stream])
+    ds.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    with pytest.raises(ImageError, match="its compressed image is 600x500 and its header says 32x32"):
+        load_grey(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize(
+    "stream", [b"\xff", b"\xff\xd8", b"\xff\xd8" + b"\xff\xe0\0\0" * 9, b"\xff\x4f\xff\x51", b"no image"]
+)
+def test_damaged_streams_have_no_size(stream, tmp_path):
+    ds = dataset(STORED, JPEGExtended12Bit)
+    ds.PixelData = encapsulate([stream])
+    ds.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    with pytest.raises(ImageError, match="unreadable") as e:
+        load_grey(tmp_path / "a.dcm")
+    assert "header says" not in e.value.why
+
+
+def test_a_file_that_has_to_be_read_whole_has_a_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(dicom_module, "MAX_BYTES", 2000)
+    monkeypatch.setattr("radgen.data.images.IN_MEMORY", 100)
+    bits = dataset(np.zeros((200, 200), np.uint8), BitsAllocated=1, BitsStored=1, HighBit=0)
+    bits.PixelData = bytes(5000)
+    bits.save_as(tmp_path / "bits.dcm", enforce_file_format=True)
+    old = dataset(STORED)
+    del old.file_meta.TransferSyntaxUID
+    old.save_as(tmp_path / "old.dcm", implicit_vr=True, little_endian=True, enforce_file_format=False)
+    for name in "bits.dcm", "old.dcm":
+        with pytest.raises(ImageError, match="image too large: 0 MB"):
+            load_grey(tmp_path / name)
+    monkeypatch.setattr(dicom_module, "MAX_BYTES", 20_000)
+    assert load_grey(tmp_path / "bits.dcm").shape == (200, 200)
+    assert load_grey(tmp_path / "old.dcm").shape == (32, 32)
 
 
 @pytest.mark.parametrize("frames", ["1A", "0", "-3", ""])

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from radgen.core.errors import DataError
-from radgen.data.folders import header_caption, read_dicom_folder, read_pairs
+from radgen.data.folders import header_caption, is_dicom_folder, read_dicom_folder, read_pairs
+from radgen.data.source_options import SourceOptions
 
 
 def film(path):
@@ -42,7 +43,7 @@ def test_an_image_and_its_text_are_a_row_and_the_folder_is_the_split(tmp_path):
     (tmp_path / "train/a.txt").write_text("\ufeffA film.\n", encoding="utf-8")
     (tmp_path / "val/b.v2.txt").write_text("Another film.")
     (tmp_path / "test/notes.txt").write_text("no image has this name")
-    rows = read_pairs(tmp_path).set_index("split")
+    rows = read_pairs(tmp_path, SourceOptions(tmp_path)).set_index("split")
     assert rows.caption.to_dict() == {"train": "A film.", "val": "Another film.", "test": ""}
     assert rows.fault["test"] == "no caption: no text file of the same name"
 
@@ -50,7 +51,7 @@ def test_an_image_and_its_text_are_a_row_and_the_folder_is_the_split(tmp_path):
 def test_text_of_a_compressed_volume_has_its_name(tmp_path):
     (tmp_path / "scan.nii.gz").write_bytes(b"")
     (tmp_path / "scan.txt").write_text("CT")
-    assert read_pairs(tmp_path).caption.tolist() == ["CT"]
+    assert read_pairs(tmp_path, SourceOptions(tmp_path)).caption.tolist() == ["CT"]
 
 
 def test_hidden_files_and_links_to_folders_are_left_out(tmp_path):
@@ -58,7 +59,7 @@ def test_hidden_files_and_links_to_folders_are_left_out(tmp_path):
     film(tmp_path / "data/.cache/b.png")
     film(tmp_path / "elsewhere/c.png")
     os.symlink(tmp_path / "elsewhere", tmp_path / "data/link")
-    assert len(read_pairs(tmp_path / "data")) == 1
+    assert len(read_pairs(tmp_path / "data", SourceOptions(tmp_path))) == 1
 
 
 def test_a_series_gives_its_middle_slice_by_place_and_a_film_every_image(tmp_path):
@@ -76,7 +77,7 @@ def test_a_series_gives_its_middle_slice_by_place_and_a_film_every_image(tmp_pat
     rows = read_dicom_folder(tmp_path)
     assert [os.path.relpath(p, tmp_path) for p in rows.image] == ["ct/0", "dx/0", "dx/1"]
     assert rows.caption.tolist() == ["CT of the head", "X-ray of the chest", "X-ray of the chest"]
-    assert len(read_dicom_folder(tmp_path, "every:2")) == 5
+    assert len(read_dicom_folder(tmp_path, "every:2")) == 4
     assert [os.path.basename(p) for p in read_dicom_folder(tmp_path, "0").image][0] == "3"
 
 
@@ -127,3 +128,115 @@ def test_a_folder_without_dicom_images_is_an_error(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(DataError, match="no file in .* is a DICOM image"):
         read_dicom_folder(tmp_path)
+
+
+WRITTEN = [
+    "DOE",
+    "(Doe)",
+    "Doe.Jane",
+    "pat:Doe",
+    "Doe's",
+    "JaneDoe",
+    "Thorax-DOE",
+    "döe",
+    "Jane_Doe",
+    "*19500101",
+    "4711-HN",
+]
+
+
+@pytest.mark.parametrize("word", WRITTEN)
+def test_a_name_goes_however_it_is_written(word):
+    header = pydicom.Dataset()
+    header.PatientName, header.PatientID, header.Modality = "Doe^Jane", "HN-4711", "CR"
+    header.StudyDescription = f"Chest {word} upright"
+    caption = header_caption(header).lower()
+    assert "chest" in caption and "upright" in caption
+    for private in "doe", "jane", "4711", "1950", "döe":
+        assert private not in caption
+
+
+def test_the_words_of_an_institution_leave_body_parts_alone():
+    header = pydicom.Dataset()
+    header.Modality, header.BodyPartExamined, header.InstitutionName = "CT", "CHEST", "Chest Clinic of Springfield"
+    header.StudyDescription = "Chest CT Springfield"
+    assert header_caption(header) == "CT of the chest, Chest CT"
+
+
+def test_a_series_without_such_a_slice_is_rejected_with_the_reason(tmp_path):
+    dicom(tmp_path / "a", series=1)
+    dicom(tmp_path / "b", series=2, Modality="CR")
+    rows = read_dicom_folder(tmp_path, "7")
+    assert rows.fault.tolist() == ["image missing: the series has 1 slices, and none is number 7", ""]
+
+
+def test_a_file_more_moves_no_image_to_another_split(tmp_path):
+    for patient in range(20):
+        dicom(tmp_path / f"{patient}", f"id{patient}", patient, 0, Modality="CR")
+    before = read_dicom_folder(tmp_path).set_index("image").split
+    dicom(tmp_path / "more", "id99", 99, 0, Modality="CR")
+    after = read_dicom_folder(tmp_path).set_index("image").split
+    assert (after[before.index] == before).all()
+
+
+@pytest.mark.parametrize("name, value", [("ImagePositionPatient", [1]), ("ImageOrientationPatient", [1, 2])])
+def test_a_damaged_place_stops_nothing(tmp_path, name, value):
+    dicom(tmp_path / "a", **{name: value})
+    os.symlink(tmp_path / "none", tmp_path / "dangling")
+    assert is_dicom_folder(tmp_path)
+    assert len(read_dicom_folder(tmp_path)) == 1
+
+
+def test_links_lead_nowhere_else(tmp_path):
+    film(tmp_path / "data/a.png")
+    film(tmp_path / "private.png")
+    (tmp_path / "secret.txt").write_text("SECRET")
+    os.symlink(tmp_path / "secret.txt", tmp_path / "data/a.txt")
+    os.symlink(tmp_path / "private.png", tmp_path / "data/b.png")
+    rows = read_pairs(tmp_path / "data", SourceOptions(tmp_path))
+    assert rows.name.tolist() == ["a.png"]
+    assert rows.caption.tolist() == [""]
+
+
+def test_images_in_folders_of_no_split_are_taken_for_training(tmp_path, capsys):
+    for name in "test/a", "test/b", "more/c":
+        film(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text("A film.")
+    rows = read_pairs(tmp_path, SourceOptions(tmp_path))
+    assert rows.split.tolist() == ["train", "test", "test"]
+    assert "1 rows do not say which split they are" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_of_notepad_is_read(tmp_path, encoding):
+    film(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("Röntgenbild", encoding=encoding)
+    assert read_pairs(tmp_path, SourceOptions(tmp_path)).caption.tolist() == ["Röntgenbild"]
+
+
+def test_text_in_another_encoding_is_rejected(tmp_path):
+    film(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("Röntgenbild", encoding="latin-1")
+    assert read_pairs(tmp_path, SourceOptions(tmp_path)).fault.tolist() == [
+        "no caption: the text file is not encoded in UTF-8"
+    ]
+
+
+def test_old_files_without_the_mark_of_dicom_are_read_by_their_ending(tmp_path):
+    dicom(tmp_path / "a.dcm", Modality="CR")
+    content = (tmp_path / "a.dcm").read_bytes()
+    ds = pydicom.dcmread(tmp_path / "a.dcm")
+    del ds.file_meta
+    ds.preamble = None
+    pydicom.dcmwrite(tmp_path / "a.dcm", ds, implicit_vr=True, little_endian=True, enforce_file_format=False)
+    assert content[128:132] == b"DICM" != (tmp_path / "a.dcm").read_bytes()[128:132]
+    assert is_dicom_folder(tmp_path)
+    assert len(read_dicom_folder(tmp_path)) == 1
+
+
+def test_dicom_behind_many_other_files_is_found(tmp_path):
+    (tmp_path / "a").mkdir()
+    for number in range(300):
+        (tmp_path / "a" / f"{number}.xml").write_text("<a/>")
+    dicom(tmp_path / "z" / "image", Modality="CR")
+    assert is_dicom_folder(tmp_path)

@@ -6,7 +6,7 @@ import pytest
 from radgen.core.errors import ConfigError
 from radgen.data.config import WINDOWS, Frames, Grey, Slices, window_bounds
 from radgen.core.options import options
-from radgen.data.grey import RangeMeter, by_level, grey_range, percentiles_of, stretch, to_grey, window
+from radgen.data.grey import SAMPLE, RangeMeter, _sample, by_level, grey_range, percentiles_of, stretch, to_grey, window
 
 RNG = np.random.default_rng(0)
 CT = np.concatenate([np.full(4000, -1000.0), RNG.normal(40, 20, 4000), np.full(400, 700.0)])
@@ -35,6 +35,15 @@ def test_percentiles_of_counts_are_those_of_numpy():
     shuffled = RNG.permutation(len(levels))
     want = np.percentile(values, (0, 0.5, 37.2, 99.5, 100))
     assert np.allclose(percentiles_of(levels[shuffled], (0, 0.5, 37.2, 99.5, 100), counts[shuffled]), want)
+
+
+@pytest.mark.parametrize("side", [10, 127, 128, 129, 181, 222, 256, 333, 512, 513, 1000, 1024, 2000, 2048])
+def test_a_sample_has_enough_pixels_from_every_column(side):
+    columns = np.tile(np.arange(side, dtype=np.int32), (side, 1))
+    sample = _sample(columns)
+    assert min(SAMPLE, side**2) <= sample.size <= 2 * SAMPLE + 1
+    if side & (side - 1) == 0:
+        assert len(np.unique(sample)) == side
 
 
 def test_percentiles_of_a_large_image_come_from_a_sample():

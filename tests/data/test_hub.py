@@ -97,6 +97,20 @@ def test_request_has_the_configuration_and_the_commit(remote):
     assert remote.requests[1] == ("owner/films", None, "c0ffee", False)
 
 
+def test_image_files_are_read_from_the_repository_of_the_data_set_alone(remote, monkeypatch, tmp_path):
+    from datasets.features import image
+
+    (tmp_path / "a.png").write_bytes(png(3))
+    monkeypatch.setattr(image, "xopen", lambda path, mode, download_config: (tmp_path / "a.png").open(mode))
+    paths = [f"hf://datasets/owner/{name}@c0ffee/a.png" for name in ("films", "secret")]
+    features = datasets.Features(scan=datasets.Image(decode=False), text=datasets.Value("string"))
+    cells = {"scan": [{"bytes": None, "path": path} for path in paths], "text": ["a", "b"]}
+    remote.splits = {"train": datasets.Dataset.from_dict(cells, features=features)}
+    for name, contents in ("owner/films", [png(3), None]), ("owner/secret", [None, png(3)]):
+        found = pq.read_table(fetch_hub(name) / "train-00000.parquet")["scan"].to_pylist()
+        assert [cell["bytes"] for cell in found] == contents
+
+
 def test_splits_limit_and_columns(remote):
     remote.splits = {"train": films(70), "validation": films(3), "my_own.split": films(0)}
     folder = fetch_hub("owner/films", limit=66)

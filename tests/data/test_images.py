@@ -434,6 +434,13 @@ def test_an_archive_without_a_number_says_how_to_name_an_image(tmp_path):
         assert why == "image unreadable: it holds several images, name one of them as a.parquet#0"
 
 
+def test_an_archive_within_an_archive_says_what_to_do(tmp_path):
+    pq.write_table(pa.table({"image": [b"x"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"image": [(tmp_path / "a.parquet").read_bytes()]}), tmp_path / "b.parquet")
+    with pytest.raises(ImageError, match="image unreadable: an archive within an archive, unpack it"):
+        load_grey(f"{tmp_path / 'b.parquet'}#0")
+
+
 @pytest.mark.parametrize("kind", ["png", "dicom", "deep"])
 def test_members_are_read_as_files_are(kind, tmp_path):
     if kind == "dicom":

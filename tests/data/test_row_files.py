@@ -1,6 +1,7 @@
 "Which columns of a Hugging Face data set are stored, as what, and in which files."
 
 import datetime
+import zipfile
 
 import datasets
 import pyarrow as pa
@@ -76,8 +77,8 @@ def test_columns_without_images_or_text_are_an_error():
         check_columns(Features(image=datasets.Image(), text=text), "hf:x")
 
 
-def converter(folder):
-    return RowConverter({"scan": datasets.Image()}, {"scan": IMAGE_TYPE}, [str(folder.resolve())])
+def converter(folder, repository=""):
+    return RowConverter({"scan": datasets.Image()}, {"scan": IMAGE_TYPE}, [str(folder.resolve())], repository)
 
 
 def test_files_are_read_inside_the_data_set_and_nowhere_else(tmp_path, monkeypatch):
@@ -106,6 +107,38 @@ def test_files_are_read_inside_the_data_set_and_nowhere_else(tmp_path, monkeypat
     assert cells.stored({"scan": None})["scan"] is None
 
 
+def test_all_parts_of_an_address_are_checked(tmp_path, monkeypatch):
+    "The library opens the first part as a file where it is no address, whatever follows."
+    home = tmp_path / "set"
+    home.mkdir()
+    (tmp_path / "secret.png").write_bytes(b"not ours")
+    (home / "train.parquet").write_bytes(b"PAR1")
+    with zipfile.ZipFile(home / "films.zip", "w") as films, zipfile.ZipFile(tmp_path / "other.zip", "w") as other:
+        films.writestr("in/a.png", b"inside")
+        other.writestr("a.png", b"not ours")
+    (home / "link.zip").symlink_to(tmp_path / "other.zip")
+    cells = converter(home)
+
+    def read(path):
+        return cells.stored({"scan": {"bytes": None, "path": path}})["scan"]["bytes"]
+
+    monkeypatch.chdir(tmp_path)
+    for archive in "films.zip", home / "films.zip":
+        assert read(f"zip://in/a.png::{archive}") == b"inside"
+    for first in (
+        str(tmp_path / "secret.png"),
+        f"file://{tmp_path / 'secret.png'}",
+        f"local://{tmp_path / 'secret.png'}",
+    ):
+        for archive in home / "train.parquet", home / "films.zip":
+            assert read(f"{first}::{archive}") is None
+            assert read(f"zip://in/a.png::{first}::{archive}") is None
+            assert read(f"{first}::zip://in/a.png::{archive}") is None
+            assert read(f"simplecache::{first}::{archive}") is None
+    for archive in "link.zip", tmp_path / "other.zip", home / "link.zip", home / "../other.zip":
+        assert read(f"zip://a.png::{archive}") is None
+
+
 def test_files_on_the_hub_are_read_by_the_library(tmp_path, monkeypatch):
     from datasets.features import image
 
@@ -117,10 +150,44 @@ def test_files_on_the_hub_are_read_by_the_library(tmp_path, monkeypatch):
 
     (tmp_path / "a.png").write_bytes(png(3))
     monkeypatch.setattr(image, "xopen", opened)
-    cells = converter(tmp_path)
+    cells = converter(tmp_path, "owner/films")
     path = "zip://in/a.png::hf://datasets/owner/films@main/films.zip"
     assert cells.stored({"scan": {"bytes": None, "path": path}})["scan"] == {"bytes": png(3), "path": "a.png"}
-    assert cells.stored({"scan": {"bytes": None, "path": "hf://datasets/o/n/none.png"}})["scan"]["bytes"] is None
+    assert (
+        cells.stored({"scan": {"bytes": None, "path": "hf://datasets/owner/films/none.png"}})["scan"]["bytes"] is None
+    )
+
+
+def test_repositories_other_than_that_of_the_data_set_are_not_read(tmp_path, monkeypatch):
+    "The library would read them with the token of the user."
+    from datasets.features import image
+
+    def opened(path, mode, download_config):
+        requests.append(path)
+        raise FileNotFoundError(path)
+
+    requests = []
+    monkeypatch.setattr(image, "xopen", opened)
+    other = [
+        "hf://datasets/owner/secret@main/a.png",
+        "hf://datasets/owner/films-2@main/a.png",
+        "hf://datasets/owner/films@main/../../secret/resolve/main/a.png",
+        "hf://datasets/owner/films@..%2Fsecret/a.png",
+        "hf://owner/films/a.png",
+        "hf://buckets/owner/films/a.png",
+        "https://huggingface.co/datasets/owner/films/resolve/main/a.png",
+        "zip://a.png::hf://datasets/owner/secret@main/films.zip",
+        "hf://datasets/owner/films@main/a.png::hf://datasets/owner/films@main/films.zip",
+    ]
+    for path in other:
+        for repository in "owner/films", "":
+            cells = converter(tmp_path, repository)
+            assert cells.stored({"scan": {"bytes": None, "path": path}})["scan"]["bytes"] is None
+    assert requests == []
+    cells = converter(tmp_path, "owner/films")
+    for path in "hf://datasets/owner/films@main/a.png", "hf://datasets/owner/films/a.png":
+        cells.stored({"scan": {"bytes": None, "path": path}})
+    assert len(requests) == 2
 
 
 def write(folder, first, last, size=10):

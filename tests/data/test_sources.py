@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from sample_folder import make_folder
 
-from radgen.core.errors import DataError
+from radgen.core.errors import ConfigError, DataError
 from radgen.data.images import load_grey
 from radgen.data.rocov2 import read_rocov2
 from radgen.data.source_options import SourceOptions
@@ -217,9 +217,9 @@ def test_unusable_parquet_is_an_error_and_unusable_rows_are_rejected(folder, tmp
     pq.write_table(pa.table(cells), tmp_path / "a/test.parquet")
     (tmp_path / "a/train.parquet").unlink()
     data = read(tmp_path / "a", names=folder / "cui_mapping.csv")
-    assert data.table.cuis.tolist() == [["C0040405", "C0817096"], ["C0040405"]]
-    assert data.table.split.tolist() == ["test", "test"]
-    assert data.rejects.reason.tolist() == ["no ID", "empty caption"]
+    assert data.table.cuis.tolist() == [["C0040405", "C0817096"], ["C0040405"], ["C0040405"]]
+    assert set(data.table.split) == {"test"}
+    assert data.rejects.reason.tolist() == ["empty caption"]
 
 
 def test_parquet_with_paths_only_reads_the_files(folder):
@@ -244,7 +244,7 @@ def test_own_csv_without_id_and_split_is_read(folder, tmp_path, capsys):
     assert data.names["C0817096"] == "Chest"
     err = capsys.readouterr().err
     assert "mine.csv: image from image, caption from caption, cuis from cuis; no column of split, group." in err
-    assert "mine.csv has no column split: 2 rows go to train, 0 rows go to valid, 0 rows go to test" in err
+    assert "The splits of mine.csv are dealt: 2 rows go to train, 0 rows go to valid, 0 rows go to test" in err
     for sep in ";", "\t":
         text = (folder / "mine.csv").read_text().replace("C0040405;C0817096", "LIST")
         text = text.replace(",", sep).replace("LIST", '"C0040405;C0817096"')
@@ -287,9 +287,12 @@ def test_bad_ids_pair_each_caption_with_its_image(tmp_path):
     }
     pq.write_table(pa.table(cells), tmp_path / "hub/train-0.parquet")
     data = read(tmp_path / "hub")
+    assert data.table.id.tolist() == ["train-0-0", "train-0-1", "3", "train-0-3"]
+    assert data.table.caption.tolist() == ["first", "second", "third", "fourth"]
+    assert [int(load_grey(p)[0, 0]) for p in data.table.image] == [10, 200, 50, 70]
+    data = read(tmp_path / "hub", id_column="image_id")
     assert data.table.id.tolist() == ["0", "3"]
     assert data.table.caption.tolist() == ["first", "third"]
-    assert [int(load_grey(p)[0, 0]) for p in data.table.image] == [10, 50]
     assert data.rejects.reason.tolist() == ["duplicate ID", "no ID"]
 
 
@@ -425,4 +428,187 @@ def test_the_files_of_a_source_are_those_that_its_table_depends_on(folder, tmp_p
     assert {"train_captions.csv", "R_train_000.jpg", "cui_mapping.csv"} <= files
     (folder / "own.csv").write_text("image,text\ntrain_images/R_train_000.jpg,t\n")
     assert [p.name for p in source_files(SourceOptions(folder / "own.csv"))] == ["own.csv", "R_train_000.jpg"]
-    assert layout_of(folder).name == "ROCOv2"
+    assert layout_of(folder, SourceOptions(folder)).name == "ROCOv2"
+
+
+def write_films(folder, names):
+    "Images whose grey value is their number, and their names."
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(png(10 * number + 20))
+
+
+def pairs_of(data):
+    "Caption and grey value of each row."
+    return sorted(
+        (caption, int(load_grey(image)[0, 0])) for caption, image in zip(data.table.caption, data.table.image)
+    )
+
+
+def test_equal_file_names_in_several_folders_are_several_images(tmp_path):
+    for number, split in enumerate(("train", "test")):
+        write_films(tmp_path / "data" / split, [f"{i}.png" for i in range(3)])
+        rows = "".join(f"{i}.png,{split} {i}\n" for i in range(3))
+        (tmp_path / "data" / split / "metadata.csv").write_text("file_name,text\n" + rows)
+    data = read(tmp_path / "data")
+    assert data.rejects.empty
+    assert data.table.id.is_unique
+    assert data.table.split.value_counts().to_dict() == {"train": 3, "test": 3}
+
+
+def test_equal_shards_in_several_folders_are_several_images(tmp_path):
+    for split in "train", "test":
+        (tmp_path / "data" / split).mkdir(parents=True)
+        cells = {"image": [png(20), png(30)], "text": [f"{split} 0", f"{split} 1"]}
+        pq.write_table(pa.table(cells), tmp_path / "data" / split / "0000.parquet")
+    data = read(tmp_path / "data")
+    assert data.rejects.empty
+    assert data.table.split.value_counts().to_dict() == {"train": 2, "test": 2}
+
+
+def test_keys_that_begin_anew_in_each_shard_are_several_samples(tmp_path):
+    (tmp_path / "data set").mkdir()
+    for shard in range(2):
+        with tarfile.open(tmp_path / "data set" / f"part-{shard}.tar", "w") as tar:
+            for key in range(2):
+                for name, content in (
+                    (f"{key:06}.png", png(20 * shard + 10 * key + 20)),
+                    (f"{key:06}.txt", b"text %d %d" % (shard, key)),
+                ):
+                    entry = tarfile.TarInfo(name)
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
+    data = read(tmp_path / "data set")
+    assert data.rejects.empty
+    assert pairs_of(data) == [("text 0 0", 20), ("text 0 1", 30), ("text 1 0", 40), ("text 1 1", 50)]
+
+
+def test_an_id_of_a_study_with_two_images_loses_none(tmp_path):
+    write_films(tmp_path, [f"{i}.png" for i in range(4)])
+    rows = "".join(f"study{i // 2},{i}.png,text {i}\n" for i in range(4))
+    (tmp_path / "own.csv").write_text("uid,filename,text\n" + rows)
+    data = read(tmp_path / "own.csv")
+    assert data.rejects.empty
+    assert pairs_of(data) == [(f"text {i}", 10 * i + 20) for i in range(4)]
+
+
+@pytest.mark.parametrize("column, cells", [("fold", "0123"), ("dataset", ["NIH"] * 4), ("set", ["A"] * 4)])
+def test_columns_that_only_sound_like_splits_are_none(tmp_path, column, cells):
+    write_films(tmp_path, [f"{i}.png" for i in range(4)])
+    rows = "".join(f"{i}.png,text {i},{cells[i]}\n" for i in range(4))
+    (tmp_path / "own.csv").write_text(f"image,text,{column}\n" + rows)
+    assert len(read(tmp_path / "own.csv").table) == 4
+
+
+def test_the_name_of_the_folder_of_the_data_says_no_split(tmp_path):
+    write_films(tmp_path / "test", [f"{i}.png" for i in range(40)])
+    rows = "".join(f"{i}.png,text {i}\n" for i in range(40))
+    (tmp_path / "test" / "metadata.csv").write_text("file_name,text\n" + rows)
+    assert "train" in set(read(tmp_path / "test").table.split)
+
+
+def test_a_table_beside_archives_is_the_table(tmp_path):
+    write_films(tmp_path, ["images/1.png"])
+    (tmp_path / "images_01.tar.gz").write_bytes(b"")
+    (tmp_path / "Data_Entry.csv").write_text("Image Index,Report\nimages/1.png,text\n")
+    assert len(read(tmp_path).table) == 1
+
+
+def test_concepts_of_one_split_are_not_lost_by_another(tmp_path):
+    write_films(tmp_path, ["0.png", "1.png"])
+    (tmp_path / "test.csv").write_text("image,text\n0.png,test\n")
+    (tmp_path / "train.csv").write_text("image,text,cuis\n1.png,train,C0040405\n")
+    data = read(tmp_path)
+    assert data.table.cuis.tolist() == [["C0040405"]]
+    assert data.rejects.reason.tolist() == ["no CUIs"]
+
+
+def test_an_option_that_a_layout_cannot_follow_is_an_error(folder):
+    with pytest.raises(ConfigError, match="--image-column names a column of a table, and this source is ROCOv2"):
+        read(folder, image_column="image")
+
+
+def test_the_middle_page_is_read(folder):
+    frames = [Image.fromarray(np.full((20, 20), v, np.uint8)) for v in (10, 60, 200)]
+    frames[0].save(folder / "cine.tif", save_all=True, append_images=frames[1:])
+    (folder / "own.csv").write_text("id,image,text\ncine,cine.tif,A film\n")
+    table = read(folder / "own.csv").table
+    assert int(load_grey(table.image[0])[0, 0]) == 60
+
+
+@pytest.mark.parametrize(
+    "cell, split",
+    [("Train set", "train"), ("TEST SET", "test"), ("eval", "valid"), ("Validation", "valid"), ("train_2017", "train")],
+)
+def test_splits_are_read_however_they_are_written(tmp_path, cell, split):
+    write_films(tmp_path, ["0.png"])
+    (tmp_path / "own.csv").write_text(f"image,text,split\n0.png,text,{cell}\n")
+    assert read(tmp_path / "own.csv").table.split.tolist() == [split]
+
+
+@pytest.mark.parametrize("cell", ["holdout", "dev-test", "0"])
+def test_a_column_called_split_is_one_and_its_unknown_values_are_rejected(tmp_path, cell):
+    write_films(tmp_path, ["0.png"])
+    (tmp_path / "own.csv").write_text(f"image,text,split\n0.png,text,{cell}\n")
+    assert read(tmp_path / "own.csv").rejects.reason.tolist() == [f"unknown split: {cell}"]
+
+
+def test_no_number_is_no_text_and_no_patient(tmp_path):
+    write_films(tmp_path, [f"{i}.png" for i in range(3)])
+    cells = {"image": ["0.png", "1.png", "2.png"], "text": ["a", "b", "c"], "patient_id": [1.0, float("nan"), 2.0]}
+    pd.DataFrame(cells).to_parquet(tmp_path / "own.parquet")
+    assert read(tmp_path / "own.parquet").table.group.tolist() == ["1", "", "2"]
+    (tmp_path / "own.jsonl").write_text('{"image": "0.png", "text": NaN}\n{"image": "1.png", "text": "b"}\n')
+    assert read(tmp_path / "own.jsonl").rejects.reason.tolist() == ["empty caption"]
+    (tmp_path / "own.csv").write_text("image,text,patient\n0.png,a,nan\n1.png,b,NULL\n2.png,c,7\n")
+    assert read(tmp_path / "own.csv").table.group.tolist() == ["", "", "7"]
+
+
+def test_columns_of_a_folder_may_be_named(tmp_path):
+    write_films(tmp_path, ["0.png"])
+    (tmp_path / "befunde.csv").write_text("Bild,Befund\n0.png,Text\n")
+    assert len(read(tmp_path, image_column="Bild", caption_column="Befund").table) == 1
+
+
+def test_unrelated_tables_do_not_decide(tmp_path):
+    write_films(tmp_path, ["images/0.png"])
+    (tmp_path / "reports.csv").write_text("image,text\nimages/0.png,text\n")
+    pq.write_table(pa.table({"x": [1.0]}), tmp_path / "features.parquet")
+    (tmp_path / "images/metadata.csv").write_text("image,age\n0.png,50\n")
+    assert read(tmp_path).table.caption.tolist() == ["text"]
+
+
+def test_an_empty_or_damaged_column_of_concepts_is_seen(tmp_path):
+    write_films(tmp_path, [f"{i}.png" for i in range(3)])
+    (tmp_path / "own.csv").write_text("image,text,cuis\n0.png,a,\n1.png,b,\n2.png,c,\n")
+    assert not read(tmp_path / "own.csv").has_concepts
+    (tmp_path / "own.csv").write_text("image,text,cuis\n0.png,a,c1306645\n1.png,b,C1306645\n2.png,c,c0\n")
+    assert read(tmp_path / "own.csv").rejects.reason.tolist() == ["malformed CUI: c1306645", "malformed CUI: c0"]
+
+
+def test_what_radgen_wrote_into_the_folder_is_no_data(tmp_path):
+    write_films(tmp_path, ["0.png", "out/fig/kept.png"])
+    (tmp_path / "0.txt").write_text("A film.")
+    prepared(tmp_path / "out" / "x")
+    for name in "manifest.json", "table.parquet":
+        (tmp_path / "out" / "x" / name).rename(tmp_path / "out" / name)
+    assert len(read(tmp_path).table) + len(read(tmp_path).rejects) == 1
+
+
+@pytest.mark.parametrize("options, why", [({"slices": "99"}, "99"), ({"slices": "every:2"}, "")])
+def test_a_slice_that_a_volume_lacks_is_rejected_with_the_reason(tmp_path, options, why):
+    nibabel = pytest.importorskip("nibabel")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((20, 20, 10), np.float32), np.eye(4)), tmp_path / "a.nii.gz")
+    (tmp_path / "a.txt").write_text("CT")
+    data = read(tmp_path, **options)
+    assert len(data.table) == (0 if why else 5)
+    assert all(reason.startswith("image") and why in reason for reason in data.rejects.reason)
+    assert len(data.rejects) == (1 if why else 0)
+
+
+def test_more_frames_than_can_be_meant_are_rejected(tmp_path, monkeypatch):
+    monkeypatch.setattr("radgen.data.images.MAX_FRAMES", 2)
+    frames = [Image.fromarray(np.full((20, 20), v, np.uint8)) for v in (10, 60, 200)]
+    frames[0].save(tmp_path / "cine.tif", save_all=True, append_images=frames[1:])
+    (tmp_path / "own.csv").write_text("image,text\ncine.tif,A film\n")
+    assert read(tmp_path / "own.csv", frames="all").rejects.reason.str.contains("too large: 3 frames").all()
