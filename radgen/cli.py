@@ -25,6 +25,8 @@ from .core.files import to_json
 from .evaluation.config import CompareConfig, EvaluateConfig, Table3, Table4, Table5
 from .prepared.config import PrepareConfig
 from .text.config import ClipConfig
+
+# %% ../nbs/940_cli.ipynb #940-cli-032
 from radgen.tools.commands import (
     resolved,
     run_app,
@@ -294,7 +296,7 @@ def _dispatch(args: list[str]):
     functions = {name: _function(command) for name, command in COMMANDS.items()}
     tyro.extras.subcommand_cli_from_dict(functions, prog="radgen", description=DESCRIPTION, args=args)
 
-# %% ../nbs/940_cli.ipynb #940-cli-032
+# %% ../nbs/940_cli.ipynb #940-cli-033
 def main(
     args: list[str] | None = None,  # by default those of the process
 ) -> int:  # exit status: 0, 2 (a mistake of the user), 75 (a scheduler's signal, with a checkpoint) or 130 (Ctrl-C)

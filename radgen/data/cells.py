@@ -269,7 +269,8 @@ def first_rows(
         with open(path, encoding="utf-8-sig", errors="replace", newline="") as f, suppress(csv.Error):
             for row in islice(csv.reader(f, delimiter=sep), 1, n + 1):
                 padded = row + [""] * (len(keys) - len(row))
-                rows.append({key: padded[keys.index(key)] for key in keys})
+                found = dict(zip(reversed(keys), padded[: len(keys)][::-1]))
+                rows.append({key: found[key] for key in keys})
     return pd.DataFrame([{key: as_text(value) for key, value in row.items()} for row in rows], dtype=str).fillna("")
 
 # %% ../../nbs/158_cells.ipynb #158-cells-024

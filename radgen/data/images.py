@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .archives import image_bytes, is_archive
 from .config import Frames, Grey
 from .dicom import MAX_FRAMES, check_header, dicom_grey, dicom_header, frame_count
-from .files import MAX_BYTES, ImageError, check_size, clause, member, member_parts
+from .files import DICOM_SUFFIXES, MAX_BYTES, ImageError, check_size, clause, member, member_parts
 from .grey import RangeMeter, by_level, to_grey
 from .volumes import is_volume, slice_member, volume_fault, volume_is_hu, volume_slice
 
@@ -158,7 +158,7 @@ def _is_dicom(path, head):
     "By its mark; an old file without the mark by its name, unless it begins like a figure."
     if head[128:132] == b"DICM":
         return True
-    return not head.startswith(MAGIC) and Path(path).suffix.lower() in (".dcm", ".dicom", ".ima")
+    return not head.startswith(MAGIC) and Path(path).suffix.lower() in DICOM_SUFFIXES
 
 
 def _check_bytes(image, path, head, size, index):

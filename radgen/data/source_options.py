@@ -71,7 +71,7 @@ class SourceOptions:
     streaming: bool = False  # for hf:NAME: without the library's own copy
     limit: Count | None = None  # for hf:NAME: images of each split
 
-
+# %% ../../nbs/143_source_options.ipynb #143-source-options-012
 def grey_of(
     options: SourceOptions,
 ) -> Grey:

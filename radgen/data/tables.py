@@ -58,7 +58,7 @@ def split_named(
     named = {SPLIT_NAMES[word] for word in SPLIT_WORD.findall(text.lower())}
     return named.pop() if len(named) == 1 else ""
 
-
+# %% ../../nbs/160_tables.ipynb #160-tables-049
 def _ranked_splits(splits):
     "The splits by our names, and their rank: train 0, valid 1, test 2, others 3; others keep their spelling."
     codes, distinct = pd.factorize(splits)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLANES', 'SUFFIX', 'CHUNK', 'KEPT', 'is_volume', 'slice_member', 'looks_like_hu', 'volume_slice', 'volume_is_hu',
-           'volume_fault', 'slice_names']
+           'volume_fault', 'choose_slices', 'slice_names']
 
 # %% ../../nbs/148_volumes.ipynb #148-volumes-005
 import bz2
@@ -200,6 +200,19 @@ def volume_fault(
     return ""
 
 # %% ../../nbs/148_volumes.ipynb #148-volumes-018
+def choose_slices(
+    n: int,  # slices in a stack
+    slices: str,  # middle, every:N or a number
+) -> list[int]:  # numbers from 0
+    "Which slices of a stack are taken; none where the number is beyond the stack."
+    if slices == "middle":
+        return [n // 2] if n else []
+    if slices.startswith("every:"):
+        step = int(slices.removeprefix("every:"))
+        return list(range(step // 2, n, step)) or [n // 2]
+    return [int(slices)] if int(slices) < n else []
+
+
 def slice_names(
     path: str | Path,  # a volume
     slices: str = "middle",  # or every:K, or a number
@@ -209,10 +222,6 @@ def slice_names(
     step = re.fullmatch(r"every:([1-9][0-9]{0,5})", str(slices))
     if not step and slices != "middle" and not re.fullmatch(r"[0-9]{1,9}", str(slices)):
         raise ConfigError(f"--slices {slices}: give middle, every:K (such as every:5) or the number of a slice.")
-    number = None if step or slices == "middle" else int(slices)
-    layout, number = _find_slice(path, plane, number)
-    numbers = [number]
-    if step:
-        k = int(step[1])
-        numbers = list(range(k // 2, _grid(layout)[0][PLANES[plane]], k)) or numbers
+    layout, _ = _find_slice(path, plane, None if step or slices == "middle" else int(slices))
+    numbers = choose_slices(_grid(layout)[0][PLANES[plane]], str(slices))
     return [f"{path}#{plane}:{n}" for n in numbers]

@@ -24,11 +24,12 @@ import torch
 
 from ..core.errors import ConfigError
 from ..core.files import fingerprint, read_json, write_json
+from ..data.folders import is_prepared
 from .config import BUDGETS, EvaluateConfig, ExperimentConfig
 from .report import evaluate
 from .results import Scores
 from ..networks.cost import block_table
-from ..prepared.folder import is_prepared, load_prepared
+from ..prepared.folder import load_prepared
 from ..training.batches import denoiser_of
 from ..training.config import ResolvedConfig, SampleConfig, TrainConfig
 from ..training.memory import peak_memory

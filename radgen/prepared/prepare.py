@@ -27,13 +27,14 @@ from ..data.cuis import modality_balance, plot_balance, plot_choice
 from ..data.dicom import decoders
 from ..data.duplicates import copies_report, plot_copies
 from ..data.entropy import MEASURES_VERSION
+from ..data.folders import is_prepared
 from ..data.images import square
 from ..data.quality import plot_quality
 from ..data.rows import reason_kind
 from ..data.sources import layout_of, local_source
 from ..data.tables import SPLITS
 from .config import PrepareConfig
-from .folder import VERSION, Prepared, input_fingerprint, is_prepared, load_prepared
+from .folder import VERSION, Prepared, input_fingerprint, load_prepared
 from .stages import Curated, image_bounds, read_source, run_stages
 
 # %% ../../nbs/399_prepare.ipynb #399-prepare-006

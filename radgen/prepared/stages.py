@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..captions.data_concepts import require_names, selects_by_concepts, with_concepts
+from ..captions.data_concepts import concepts_kind, require_names, selects_by_concepts, with_concepts
 from ..captions.rewrite import as_captions, transform_captions
 from ..core.assets import cache_dir
 from ..core.errors import ConfigError, DataError
@@ -240,7 +240,7 @@ def _selected(cfg: PrepareConfig, data: RawData, counts: pd.DataFrame) -> tuple[
         rule=cfg.rule,
         exclude=cfg.exclude,
         unnamed=cfg.unnamed,
-        without="keep" if cfg.concepts.startswith("labels:") else "drop",  # 'No Finding' is a label, too
+        without="keep" if concepts_kind(data, cfg) == "labels" else "drop",  # 'No Finding' is a label, too
     )
     return run_stage(select, data.table, cfg.engine, cfg.workers), selected
 

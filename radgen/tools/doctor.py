@@ -17,9 +17,9 @@ import psutil
 import torch
 
 from ..core.assets import ASSETS, cache_dir
+from ..data.folders import is_prepared
 from ..evaluation.features import inception_file
 from ..networks.pretrained import vgg_file
-from ..prepared.folder import is_prepared
 from ..text.checkpoints import encoder_on_disk
 
 # %% ../../nbs/920_doctor.ipynb #920-doctor-006

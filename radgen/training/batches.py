@@ -22,11 +22,12 @@ from torch import nn
 
 from ..core.devices import index_generator
 from ..core.files import fingerprint
+from ..data.folders import is_prepared
 from ..networks.pretrained import vgg16_features
 from ..networks.registry import DENOISERS, make_denoiser
 from ..networks.vgg_unet import load_vgg_weights
 from ..prepared.config import PrepareConfig
-from ..prepared.folder import Prepared, is_prepared, load_prepared
+from ..prepared.folder import Prepared, load_prepared
 from ..prepared.prepare import prepare
 from ..text.embedding import TextEmbedding
 from ..text.store import EmbeddingStore

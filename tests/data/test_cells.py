@@ -11,48 +11,21 @@ from radgen.data.cells import column_key, first_rows, read_cells, read_columns, 
 ROWS = [["007", "None"], ["008", 'NA, K and "Cl"\nin line two'], ["", "=1+1"], ["1e5", " blank "]]
 
 
-def as_csv(path):
-    pd.DataFrame(ROWS, columns=["ID", "The Text"]).to_csv(path / "t.csv", index=False)
-    return path / "t.csv"
+WRITTEN = {  # kind of file -> its name, the method of a data frame, and its options
+    "commas": ("t.csv", "to_csv", {"index": False}),
+    "semicolons": ("t.csv", "to_csv", {"index": False, "sep": ";"}),
+    "Windows": ("t.csv", "to_csv", {"index": False, "encoding": "utf-8-sig", "lineterminator": "\r\n"}),
+    "tabs": ("t.tsv", "to_csv", {"index": False, "sep": "\t"}),
+    "JSON Lines": ("t.jsonl", "to_json", {"orient": "records", "lines": True}),
+    "JSON": ("t.json", "to_json", {"orient": "records"}),
+    "Parquet": ("t.parquet", "to_parquet", {}),
+}
 
 
-def as_semicolons(path):
-    pd.DataFrame(ROWS, columns=["ID", "The Text"]).to_csv(path / "t.csv", index=False, sep=";")
-    return path / "t.csv"
-
-
-def as_windows(path):
-    cells = pd.DataFrame(ROWS, columns=["ID", "The Text"])
-    cells.to_csv(path / "t.csv", index=False, encoding="utf-8-sig", lineterminator="\r\n")
-    return path / "t.csv"
-
-
-def as_tsv(path):
-    pd.DataFrame(ROWS, columns=["ID", "The Text"]).to_csv(path / "t.tsv", index=False, sep="\t")
-    return path / "t.tsv"
-
-
-def as_json_lines(path):
-    cells = pd.DataFrame(ROWS, columns=["ID", "The Text"])
-    cells.to_json(path / "t.jsonl", orient="records", lines=True)
-    return path / "t.jsonl"
-
-
-def as_json(path):
-    pd.DataFrame(ROWS, columns=["ID", "The Text"]).to_json(path / "t.json", orient="records")
-    return path / "t.json"
-
-
-def as_parquet(path):
-    pd.DataFrame(ROWS, columns=["ID", "The Text"]).to_parquet(path / "t.parquet")
-    return path / "t.parquet"
-
-
-@pytest.mark.parametrize(
-    "write", [as_csv, as_semicolons, as_windows, as_tsv, as_json_lines, as_json, as_parquet], ids=lambda w: w.__name__
-)
-def test_every_cell_is_the_text_that_was_written(write, tmp_path):
-    path = write(tmp_path)
+@pytest.mark.parametrize("name, method, options", WRITTEN.values(), ids=list(WRITTEN))
+def test_every_cell_is_the_text_that_was_written(name, method, options, tmp_path):
+    path = tmp_path / name
+    getattr(pd.DataFrame(ROWS, columns=["ID", "The Text"]), method)(path, **options)
     assert table_header(path) == ["id", "the_text"]
     assert read_columns(path, ["id", "the_text"]).values.tolist() == ROWS
     assert read_columns(path, ["the_text"]).values.tolist() == [[row[1]] for row in ROWS]
@@ -133,3 +106,16 @@ def test_a_long_table_is_read_in_blocks(tmp_path, monkeypatch):
     rows = [[str(i), f"text {i},\nline two" * (i % 5)] for i in range(500)]
     pd.DataFrame(rows, columns=["a", "b"]).to_csv(tmp_path / "t.csv", index=False)
     assert read_columns(tmp_path / "t.csv", ["a", "b"]).values.tolist() == rows
+
+
+def test_of_two_columns_with_one_name_the_first_is_looked_at(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b,A\n1,2,3\n4\n")
+    first = first_rows(tmp_path / "t.csv")
+    assert first.a.tolist() == ["1", "4"]
+    assert first.b.tolist() == ["2", ""]
+
+
+def test_the_beginning_of_a_very_wide_table_is_read_at_once(tmp_path):
+    header = ",".join(f"c{i}" for i in range(20_000))
+    (tmp_path / "t.csv").write_text(header + "\n" + ",".join(["x"] * 20_000) + "\n")
+    assert first_rows(tmp_path / "t.csv").shape == (1, 20_000)

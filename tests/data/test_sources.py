@@ -612,3 +612,15 @@ def test_more_frames_than_can_be_meant_are_rejected(tmp_path, monkeypatch):
     frames[0].save(tmp_path / "cine.tif", save_all=True, append_images=frames[1:])
     (tmp_path / "own.csv").write_text("image,text\ncine.tif,A film\n")
     assert read(tmp_path / "own.csv", frames="all").rejects.reason.str.contains("too large: 3 frames").all()
+
+
+def test_a_table_that_is_not_read_is_named_once_with_the_reason(tmp_path, capsys):
+    write_films(tmp_path, ["0.png", "1.png"])
+    (tmp_path / "train.csv").write_text("image,text\n0.png,a\n")
+    (tmp_path / "valid.csv").write_text("image,text\n1.png,b\n")
+    (tmp_path / "test.csv").write_text("image\n1.png\n")
+    (tmp_path / "extra.csv").write_text("image,text\n1.png,c\n")
+    assert len(read(tmp_path).table) == 2
+    err = capsys.readouterr().err
+    assert err.count("test.csv is not read: no column of test.csv is known to hold the text") == 1
+    assert err.count("extra.csv is not read: its name does not say a split.") == 1
