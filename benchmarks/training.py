@@ -1,11 +1,12 @@
-"""What the training loop costs beside the training: `python benchmarks/training.py [--steps 60] [--threads 2]`.
+"""What the training loop costs beside the training: `python benchmarks/training.py [--steps 60] [--threads 2] [--part
+overhead|processes]`, both parts by default.
 
 overhead: the share of a run's time that is spent outside forward (with the loss), backward and optimiser (with
-clipping): reading, making noise, cropping, the average of the weights, the log. The demonstration's small network and
-the paper's, at 32 px on its phantoms; previews, validation and checkpoints are left out, since they are as rare as one
-wants. processes: two processes of one thread under gloo (`accelerate launch`) against one of two threads with the joint
-batch: the largest difference of any weight, and images per second of both. Numbers go to
-benchmarks/results/training.json.
+clipping): reading, making noise, cropping, the EMA of the weights, the log. The demonstration's small network at 64 px
+with patches of 2 and at 32 px without, with Muon and with AdamW, for velocity and for flow, and the paper's network at
+32 px, on phantoms; previews, validation and checkpoints are left out, since they are as rare as one wants. processes:
+two processes of one thread under gloo (`accelerate launch`) against one of two threads with the joint batch: the
+largest difference of any weight, and images per second of both. Numbers go to benchmarks/results/training.json.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from safetensors.torch import load_file
 
 import radgen.training.loop
 import radgen.training.train
-from radgen.core.files import write_json
+from radgen.core.files import read_json, write_json
 from radgen.data.phantoms import make_phantoms
 from radgen.prepared.config import PrepareConfig
 from radgen.prepared.prepare import prepare
@@ -36,9 +37,14 @@ from radgen.training.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "training.json"
+SMALL = dict(size="small", batch_size=32)
 CASES = {
-    "small network, recipe radgen, batch 32": dict(size="small", batch_size=32),
-    "the paper's network and recipe, batch 12": dict(size="paper", recipe="paper", batch_size=12),
+    "small network, recipe radgen, batch 32": dict(**SMALL, image_size=32),
+    "the same at 64 px, patches of 2": dict(**SMALL, image_size=64, patch=2),
+    "the same at 64 px, patches of 2, batch 12": dict(size="small", batch_size=12, image_size=64, patch=2),
+    "the same at 64 px, patches of 2, AdamW": dict(**SMALL, image_size=64, patch=2, optimizer="adamw"),
+    "the same at 64 px, patches of 2, flow": dict(**SMALL, image_size=64, patch=2, prediction="flow"),
+    "the paper's network and recipe, batch 12": dict(size="paper", recipe="paper", batch_size=12, image_size=32),
 }
 
 
@@ -83,7 +89,6 @@ def overhead(folder, options, steps, runs):
     )
     cfg = TrainConfig(
         folder,
-        image_size=32,
         encoder="minilm",
         device="cpu",
         steps=steps,
@@ -109,7 +114,7 @@ def overhead(folder, options, steps, runs):
     )
 
 
-AFTER = (5, 10, 20, 40)  # steps
+AFTER = (5, 10, 20, 40)  # steps of 16 images
 
 
 LAUNCH = "launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
@@ -117,8 +122,8 @@ LAUNCH = "launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precisio
 
 def command(folder, runs, name, batch):
     "A short training that keeps all checkpoints."
-    fixed = "--image-size 32 --size small --encoder minilm --device cpu --preview-every 0 --valid-every 0 --log-every 5"
-    fixed += f" --checkpoint-every 5 --keep-checkpoints 99 --steps {AFTER[-1]}"
+    fixed = "--image-size 32 --size small --encoder minilm --device cpu --preview-every 0 --valid-every 0"
+    fixed += f" --log-every 80 --checkpoint-every 80 --keep-checkpoints 99 --steps {AFTER[-1]} --optimizer adamw"
     own = ["--data-path", folder, "--runs", runs, "--name", name, "--batch-size", batch]
     return [Path(sys.executable).parent / "radgen", "train", *fixed.split(), *own]
 
@@ -161,11 +166,13 @@ def verdict(met):
 
 def report(results):
     "Print what was measured."
-    for name, r in results["overhead"].items():
+    for name, r in results.get("overhead", {}).items():
         print(
             f"{verdict(r['share'] <= 0.05)}{name}: {r['share']:.1%} of a step of {1000 * r['seconds_a_step']:.0f} ms "
             "is outside forward, backward and optimiser; wanted at most 5%"
         )
+    if "processes" not in results:
+        return
     p = results["processes"]
     worst, rounding = p["differences"][AFTER[1]], p["differences_by_threads"].values()
     found = ", ".join(f"{difference:.1e} after {step}" for step, difference in p["differences"].items())
@@ -187,18 +194,21 @@ def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("--steps", type=int, default=60)
     a.add_argument("--threads", type=int, default=2)
+    a.add_argument("--part", action="append", choices=["overhead", "processes"])
     a = a.parse_args()
     torch.set_num_threads(a.threads)
     folder = prepare(
         PrepareConfig(make_phantoms(ROOT / "work" / "phantoms"), ROOT / "work" / "prepared-rules", llm="rules")
     ).dir
-    with tempfile.TemporaryDirectory() as tmp:
-        results = dict(
-            threads=a.threads,
-            overhead={n: overhead(folder, options, a.steps, Path(tmp)) for n, options in CASES.items()},
-            processes=processes(folder, Path(tmp)),
-        )
-    write_json(RESULTS, results)
+    results = read_json(RESULTS) if RESULTS.exists() else {}
+    results["threads"] = a.threads
+    for part in a.part or ("overhead", "processes"):
+        with tempfile.TemporaryDirectory() as tmp:
+            if part == "overhead":
+                results[part] = {n: overhead(folder, o, a.steps, Path(tmp)) for n, o in CASES.items()}
+            else:
+                results[part] = processes(folder, Path(tmp))
+        write_json(RESULTS, results)
     print()
     report(results)
 

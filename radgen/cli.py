@@ -25,8 +25,6 @@ from .core.files import to_json
 from .evaluation.config import CompareConfig, EvaluateConfig, Table3, Table4, Table5
 from .prepared.config import PrepareConfig
 from .text.config import ClipConfig
-
-# %% ../nbs/940_cli.ipynb #940-cli-032
 from radgen.tools.commands import (
     resolved,
     run_app,
@@ -34,6 +32,7 @@ from radgen.tools.commands import (
     run_compare,
     run_demo,
     run_doctor,
+    run_ema,
     run_evaluate,
     run_experiment,
     run_finetune_clip,
@@ -43,13 +42,14 @@ from radgen.tools.commands import (
     run_train,
     show_comparison,
     show_doctor,
+    show_ema,
     show_folder,
     show_options,
     show_script,
     show_table,
     show_text,
 )
-from .tools.config import AppConfig, CompletionConfig, DemoConfig, DoctorConfig
+from .tools.config import AppConfig, CompletionConfig, DemoConfig, DoctorConfig, EmaConfig
 from .training.config import SampleConfig, TrainConfig
 
 # %% ../nbs/940_cli.ipynb #940-cli-003
@@ -134,6 +134,13 @@ COMMANDS |= {
         run_sample,
         show_folder,
         "Draw images for captions with a finished run.\nExample: radgen sample --run runs/first --n 1000 --guidance 2",
+    ),
+    "ema": Command(
+        EmaConfig,
+        run_ema,
+        show_ema,
+        "Choose the width of the EMA of a finished run: compare widths, or write the model with another one.\n"
+        "Example: radgen ema runs/first --curve True --width 0.07",
     ),
     "evaluate": Command(
         EvaluateConfig,
@@ -249,7 +256,7 @@ WORKFLOW = """radgen: text in, radiology image out.
 
 Your own images instead of ROCOv2: any table or folder of images with text; radgen prepare --dry-run shows what it is
 taken for. radgen COMMAND --help explains every option, --dry-run resolves them, --json prints results for scripts.
-Others: captions, finetune-clip, compare, experiment, completion.
+Others: captions, finetune-clip, ema, compare, experiment, completion.
 Exit status: 0 done, 2 a mistake that the last line explains, 75 stopped by a scheduler's signal and 130 by Ctrl-C;
 the same command goes on."""
 

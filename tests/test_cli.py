@@ -89,6 +89,21 @@ def test_booleans_are_read_as_booleans(capsys, value, encoder):
     assert table(capsys.readouterr().out)["encoder"] == encoder
 
 
+def test_dry_run_shows_what_an_older_run_goes_on_with(tmp_path, capsys):
+    "A run that knows no EMA width and no patch goes on without both, unless it is overwritten."
+    run = tmp_path / "old"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"data_path": "d", "recipe": "radgen", "vgg_weights": None}))
+    args = ["train", "--data-path", "d", "--image-size", "128", "--runs", str(tmp_path), "--name", "old", "--dry-run"]
+    assert main(args) == 0
+    found = table(capsys.readouterr().out)
+    assert (found["ema_width"], found["optimizer"], found["patch"]) == ("0.0", "adamw", "1")
+    assert main([*args, "--overwrite", "True"]) == 0
+    found = table(capsys.readouterr().out)
+    assert float(found["ema_width"]) > 0
+    assert found["optimizer"] == "muon"
+
+
 def test_cuda_without_a_gpu_says_so(capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(["train", "--data-path", "d", "--device", "cuda", "--dry-run"]) == 0
@@ -137,7 +152,7 @@ def test_json_of_a_dry_run_keeps_types(capsys):
     assert main(["train", "--data-path", "d", "--device", "cpu", "--dry-run", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["use_clip"] is False
-    assert found["lr"] == pytest.approx(3e-4)
+    assert found["lr"] == pytest.approx(5e-3)
     assert found["data_path"] == "d"
 
 

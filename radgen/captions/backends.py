@@ -42,7 +42,7 @@ def no_model(
 
 def backend(
     llm: str,  # see `BACKENDS`
-    device: str = "cuda",  # for models that run here: 'cuda', 'cuda:N', 'mps' or 'cpu'
+    device: str = "auto",  # for models that run here: 'auto', 'cuda', 'cuda:N', 'mps' or 'cpu'
 ) -> Backend | None:  # None for 'rules'
     "Open a backend by name; servers are looked up, and no weights are loaded before the first request."
     key, value = parse_llm(llm)

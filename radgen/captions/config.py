@@ -63,7 +63,7 @@ class RewriteConfig:
     # rules, smollm2, hf:MODEL, gguf:FILE or openai:URL#MODEL (Ollama: openai:http://127.0.0.1:11434/v1#llama3)
     llm: LLM = "rules"
     names: Path | None = None  # CSV of CUI,Canonical name; by default cui_mapping.csv beside the data
-    device: str = "cuda"  # where a model of this process runs: cuda, cuda:N, mps or cpu
+    device: str = "auto"  # where a model of this process runs: auto, cuda, cuda:N, mps or cpu
     # answers of language models, JSON lines; by default captions.jsonl in $RADGEN_CACHE or ~/.cache/radgen
     cache: Path | None = None
     # where a question stays without an answer: stop, or rules (the rules write those captions)

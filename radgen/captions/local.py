@@ -253,7 +253,7 @@ class LocalModel:
         self,
         name: str,  # folder or hub name
         key: str,  # with the revision
-        device: str = "cuda",  # see `pick_device`
+        device: str = "auto",  # see `pick_device`
     ):
         self.name, self.device = name, device
         self.key = f"{key}:line-{MAX_NEW_TOKENS}"  # the longest response changes responses, too
@@ -284,7 +284,7 @@ class GgufModel(LocalModel):
     def __init__(
         self,
         file: Path | None,  # None: the embedded SmolLM2
-        device: str = "cuda",  # see `pick_device`
+        device: str = "auto",  # see `pick_device`
     ):
         self.file = file
         self.digest = gguf_digest(file) if file else SMOLLM2

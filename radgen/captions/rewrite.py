@@ -265,7 +265,7 @@ def transform_captions(
     names: dict[str, str],  # CUI -> canonical name
     llm: str | Backend = "smollm2",  # see `BACKENDS`; or a backend of one's own
     cache: str | Path | None = None,  # JSONL file of responses, read and appended to
-    device: str = "cuda",  # where a model of this process runs
+    device: str = "auto",  # where a model of this process runs
     unanswered: str = "stop",  # where a response is missing: 'stop' with an error, or 'rules' write the caption
     allow_shorter: bool = False,  # whether findings may be left out
     unstated: str = "unspecified",  # what ends a caption that names no finding: 'unspecified', or the paper's 'normal'

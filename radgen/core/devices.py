@@ -44,23 +44,28 @@ def is_available(
     return kind == "cpu" or torch.backends.mps.is_available()
 
 
+def _check_gpu(device: torch.device) -> torch.device:
+    "Raise `ConfigError` for the number of a GPU that is not there."
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        gpus = torch.cuda.device_count()
+        raise ConfigError(f"there is no GPU number {device.index} here: this machine has {gpus}.")
+    return device
+
+
 def pick_device(
-    device: str = "cuda",  # 'cuda', 'cuda:N', 'mps' or 'cpu'
+    device: str = "auto",  # 'auto', 'cuda', 'cuda:N', 'mps' or 'cpu'
 ) -> torch.device:  # the requested device, or the next best after one line that says so
-    "Turn a device name into a `torch.device`: cuda, then mps, then cpu, and never another one in silence."
-    name = re.fullmatch(r"(cuda|mps|cpu)(?::\d{1,2})?", str(device))
+    "Turn a device name into a `torch.device`; `auto` is the first of cuda, mps and cpu that is available."
+    name = re.fullmatch(r"auto|(cuda|mps|cpu)(?::\d{1,2})?", str(device))
     if name is None:
-        raise ConfigError(f"no device is called {device!r}: use cuda, cuda:0, mps or cpu.")
-    wanted = torch.device(device)
-    if is_available(name[1]):
-        if name[1] == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
-            gpus = torch.cuda.device_count()
-            raise ConfigError(f"there is no GPU number {wanted.index} here: this machine has {gpus}.")
-        return wanted
+        raise ConfigError(f"no device is called {device!r}: use auto, cuda, cuda:0, mps or cpu.")
+    wanted = name[1] or "cuda"
+    if is_available(wanted):
+        return _check_gpu(torch.device(wanted if device == "auto" else device))
     if is_available("mps"):
-        print(f"No {name[1]} device is available here: running on mps.", file=sys.stderr)
+        print(f"No {wanted} device is available here: running on mps.", file=sys.stderr)
         return torch.device("mps")
-    print(f"No {name[1]} device is available here: running on the CPU.", file=sys.stderr)
+    print(f"No {wanted} device is available here: running on the CPU.", file=sys.stderr)
     return torch.device("cpu")
 
 # %% ../../nbs/030_devices.ipynb #030-devices-013

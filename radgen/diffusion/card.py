@@ -34,10 +34,12 @@ NOTICE = "radgen: generated image, not for diagnosis"
 def weights_fingerprint(
     state: dict,  # name -> tensor, as `state_dict` gives
 ) -> str:  # 64 hexadecimal digits
-    "The sha256 over sorted names, types, shapes and bytes of the tensors."
+    "The sha256 over sorted names, types, shapes and bytes of the tensors, floating-point numbers as float32."
     h = hashlib.sha256()
     for name in sorted(state):
         x = state[name].detach().cpu()
+        if x.is_floating_point():
+            x = x.float()
         h.update(f"{name}\0{x.dtype}\0{tuple(x.shape)}\0".encode())
         h.update(x.reshape(-1).contiguous().view(torch.uint8).numpy())
     return h.hexdigest()
@@ -83,6 +85,7 @@ class About:
     scores: dict | None = None  # name of a score -> number
     licence: str | None = None  # of the training data
     stand_ins: list | None = None  # networks used instead of those of the literature
+    processes: Annotated[int, Field(strict=True)] | None = None  # that trained together, each with its own batches
 
 
 LICENCES = {
@@ -174,6 +177,7 @@ TRAINING_LABELS = {
     "recipe": "recipe",
     "text_encoder": "text encoder",
     "llm": "language model that rewrote the captions",
+    "processes": "processes that trained together",
 }
 
 

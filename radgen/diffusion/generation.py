@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from diffusers import DDPMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 
@@ -18,6 +17,7 @@ from ..core.devices import to_uint8
 from ..core.errors import ConfigError
 from .config import GenerationRequest, SamplingTrajectory
 from .guidance import guided
+from .process import NoiseSchedule
 from .samplers import make_sampler
 from ..text.embedding import TextEmbedding
 
@@ -63,7 +63,7 @@ def plan_images(
 # %% ../../nbs/620_generation.ipynb #620-generation-015
 def sample_batch(
     denoiser: nn.Module,  # any denoiser
-    schedule: DDPMScheduler,  # the one it was trained with
+    schedule: NoiseSchedule,  # the one it was trained with
     text: TextEmbedding,  # B rows, on the denoiser's device
     negative: TextEmbedding | None,  # B rows that take the place of the null text, or None
     generators: list[torch.Generator],  # B generators of the CPU
@@ -76,10 +76,12 @@ def sample_batch(
     shape = (batch, config.in_channels, config.sample_size, config.sample_size)
     x_t = randn_tensor(shape, generator=generators, device=device)
     fresh_noise = {"generator": generators} if trajectory.sampler == "ddpm" else {}
-    for t, scale in zip(sampler.timesteps, trajectory.scales(), strict=True):
-        x_in = sampler.scale_model_input(x_t, t).to(denoiser.dtype)
-        steps = t.expand(batch).long()
-        y = guided(denoiser, x_in, steps, text, scale, negative, trajectory.guidance_rescale)
+    scales, passes = trajectory.scales(), len(sampler.timesteps)
+    each = -(-passes // len(scales))  # passes of the network per step: 2 for Heun's method, else 1
+    for i, t in enumerate(sampler.timesteps):
+        x_in, steps = x_t.to(denoiser.dtype), t.expand(batch).long()
+        y = guided(denoiser, x_in, steps, text, scales[i // each], negative, trajectory.guidance_rescale)
         x_t = sampler.step(y.float(), t, x_t, **fresh_noise).prev_sample
-        on_step()
+        if (i + 1) % each == 0 or i + 1 == passes:
+            on_step()
     return to_uint8(x_t)[:, 0].cpu()

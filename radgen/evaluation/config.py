@@ -57,7 +57,7 @@ class EvaluateConfig:
     curves: Natural = 100  # images a point of the curves over guidance and steps, 0 for none
     classifiers: bool = True  # also train small classifiers on the generated images, to see of what use they are
     seed: Whole = 0  # of random subsets
-    device: str = "cuda"  # cuda, cuda:N, mps or cpu
+    device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
 
 # %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-008
 @options
@@ -73,7 +73,7 @@ class CompareConfig:
     repeats: Count = 100  # resamplings behind the interval
     save: Path | None = None  # write the statistics of the real pictures here (.safetensors)
     seed: Whole = 0  # of random subsets
-    device: str = "cuda"  # cuda, cuda:N, mps or cpu
+    device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
 
 # %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-010
 BUDGETS: dict[str, dict] = {  # what each decides, unless the command line does
@@ -122,7 +122,7 @@ class ExperimentConfig:
     scales: Annotated[tuple[Count, ...], AfterValidator(not_empty)] = (1,)  # times the budget's pixels a side
     name: str = "table"  # everything is written to RUNS/NAME
     runs: Path = Path("runs")  # folder of all runs
-    # one cell at a time on each; give cpu twice for two processes of one thread; by default cuda, or as the budget says
+    # one cell at a time on each; give cpu twice for two processes of one thread; by default auto, or as the budget says
     devices: tuple[str, ...] = ()
     recipe: Literal["radgen", "paper"] = "radgen"  # today's choices, or the published method
     steps: Count | None = None  # optimiser steps [budget]

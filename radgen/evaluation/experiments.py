@@ -48,7 +48,7 @@ def devices(
     cfg: ExperimentConfig,
 ) -> tuple[str, ...]:
     "Where cells are trained."
-    return tuple(cfg.devices) or (BUDGETS[cfg.budget].get("device", "cuda"),)
+    return tuple(cfg.devices) or (BUDGETS[cfg.budget].get("device", "auto"),)
 
 
 def images_per_cell(
@@ -106,7 +106,6 @@ def cells(
         device=devices(cfg)[0],
         runs=cfg.runs / cfg.name,
         preview_every=0,
-        checkpoint_every=1000,
         **cell_length(cfg),
     )
     return [resolve(TrainConfig(**shared, **choice)) for choice in choices]
@@ -130,11 +129,19 @@ def cell_cost(
     "What one training will cost; a training step is three forward passes."
     steps = training_steps(tr)
     precision = "no" if tr.device == "cpu" else "bf16"
-    peak = peak_memory(lambda: denoiser_of(tr), tr.batch_size, precision, tr.gradient_checkpointing, tr.max_length)
+    peak = peak_memory(
+        lambda: denoiser_of(tr),
+        tr.batch_size,
+        precision,
+        tr.gradient_checkpointing,
+        tr.max_length,
+        tr.optimizer,
+        2 if tr.ema_width else 1,
+    )
     gflop = 3 * block_table(denoiser_of(tr)).gflop.sum() * tr.batch_size
     return dict(steps=steps, batch=tr.batch_size, pflop=None if steps is None else gflop * steps / 1e6, gib=peak["all"])
 
-
+# %% ../../nbs/810_experiments.ipynb #810-experiments-010a
 def plan(
     cfg: ExperimentConfig,
 ) -> pd.DataFrame:  # a row a kind of cell: model, encoder, pixels, cells, steps, batch, PFLOP a cell, GiB at the peak

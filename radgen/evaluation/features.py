@@ -23,6 +23,7 @@ from ..core.assets import fetch_asset
 from ..core.devices import to_unit
 from ..core.errors import AssetError, ConfigError, DataError
 from ..core.files import atomic_path, fingerprint
+from ..core.precision import full_float32
 from .config import FEATURES, TIMM
 from ..networks.pretrained import VGG16Features, vgg16_features
 
@@ -74,7 +75,8 @@ class Features:
 
     def _batch(self, images: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(np.array(images)).to(self.device)
-        return self.net(x[:, None].expand(-1, 3, -1, -1)).float().cpu().numpy()
+        with full_float32(self.device):
+            return self.net(x[:, None].expand(-1, 3, -1, -1)).float().cpu().numpy()
 
 # %% ../../nbs/705_features.ipynb #705-features-016
 def resize_to(

@@ -31,7 +31,7 @@ from .memorisation import privacy_line, replicas_figure
 from .results import FactScore, Scores, read_scores
 from .scores import find_samples, measure, read_samples, real_images
 from ..text.registry import LABELS
-from ..training.run import Run, load_run
+from ..training.run import Run, load_run, read_config
 
 # %% ../../nbs/775_report.ipynb #775-report-006
 @dataclass(frozen=True)
@@ -234,12 +234,15 @@ def run_values(
     "What the page says of the training and the sampling."
     c, metrics = run.config, run.metrics()
     steps, seconds = (int(metrics.step.iloc[-1]), metrics.seconds.iloc[-1]) if len(metrics) else (0, 0)
+    batch = read_config(run.dir)["global_batch"]
+    processes = batch // (c.batch_size * c.grad_accum)
     return dict(
         **{key: getattr(c, key) for key in "name model size recipe image_size caption_mode balance".split()},
         encoder=LABELS.get(c.encoder, c.encoder),
         llm=run.prepared.manifest["config"]["llm"],
         steps=f"{steps:,}",
-        batch=c.batch_size * c.grad_accum,
+        batch=batch,
+        processes="one process" if processes == 1 else f"{processes} processes",
         minutes=f"{seconds / 60:.1f}",
         sampler=about["sampler"],
         sampler_steps=about["steps"],
@@ -256,9 +259,7 @@ def score_values(
     draws = f" ± {spread:.1f}" if s.floor_images < s.training else ""  # of all training images there is only one draw
     return dict(
         training=f"{s.training:,}",
-        features=s.features,
-        source=s.source,
-        is_fid=s.is_fid,
+        **{key: getattr(s, key) for key in "features source is_fid asked".split()},
         distance=f"{s.distance:.1f}",
         interval=f"{s.interval[0]:.1f} to {s.interval[1]:.1f}",
         floor=f"{floor:.1f}{draws}",
@@ -272,7 +273,6 @@ def score_values(
         concepts=s.by_concept,
         curve_images=s.curves.n if s.curves else 0,
         limits=LIMITS,
-        asked=s.asked,
     )
 
 # %% ../../nbs/775_report.ipynb #775-report-023

@@ -18,9 +18,10 @@ def image_size_only(
     preset: str = "radgen",  # 'paper' or 'radgen'; makes no difference
     size: str = "paper",  # of the network; makes no difference
     sample_size: int = 64,  # pixels per side
+    patch: int = 1,  # pixels per side that the network takes as channels; only 1 makes no difference
 ) -> dict:  # keyword arguments of a denoiser
     "The options of a denoiser that has no presets."
-    return {"sample_size": sample_size}
+    return {"sample_size": sample_size} if patch == 1 else {"sample_size": sample_size, "patch": patch}
 
 
 def _imported(part: Any) -> Any:
@@ -52,9 +53,9 @@ class DenoiserEntry:
         "The class, imported."
         return _imported(self.network)
 
-    def options(self, preset: str = "radgen", size: str = "paper", sample_size: int = 64) -> dict:
-        "Keyword arguments of the class for a preset, a size of network and an image size."
-        return _imported(self.preset)(preset, size, sample_size)
+    def options(self, preset: str = "radgen", size: str = "paper", sample_size: int = 64, patch: int = 1) -> dict:
+        "Keyword arguments of the class for a preset, a size of network, an image size and a patch size."
+        return _imported(self.preset)(preset, size, sample_size, patch)
 
 # %% ../../nbs/515_registry.ipynb #515-registry-009
 VGG16_UNET = "radgen.networks.vgg_unet:VGG16UNet"
@@ -75,13 +76,14 @@ def make_denoiser(
     name: str,  # a key of `DENOISERS`
     preset: str = "radgen",  # 'paper' or 'radgen'
     size: str = "paper",  # of the network: 'paper', 'small' or 'tiny'
-    sample_size: int = 64,  # pixels per side, a multiple of 8
+    sample_size: int = 64,  # pixels per side, a multiple of 8 times the patch size
+    patch: int = 1,  # pixels per side that the network takes as channels: 1, 2 or 4
     **options,  # of the class; they take precedence over the preset, and None leaves the preset as it is
 ) -> Any:  # a denoiser with random weights
     "Make the denoiser of this name."
     entry = DENOISERS[name]
     given = {key: value for key, value in options.items() if value is not None}
-    return entry.load()(**{**entry.options(preset, size, sample_size), **given})
+    return entry.load()(**{**entry.options(preset, size, sample_size, patch), **given})
 
 
 def denoiser_classes() -> dict[tuple[str, str], DenoiserEntry]:  # module and name of a class -> an entry with it

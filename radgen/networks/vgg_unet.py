@@ -46,8 +46,8 @@ class VGG16Encoder(UNetSkeleton):
         "VGG16's slices with FiLM, a norm and a stage on each skip, and the UNet's own further steps down."
         c, net = self.config, VGG16Features(self.config.affine)
         self.scale = SCALE[c.affine]
-        self.to_rgb, self.preprocess = nn.Conv2d(c.in_channels, 3, 1), Preprocess(c.affine, self.scale)
-        nn.init.constant_(self.to_rgb.weight, 1 / c.in_channels)
+        self.to_rgb, self.preprocess = nn.Conv2d(c.in_channels * c.patch**2, 3, 1), Preprocess(c.affine, self.scale)
+        nn.init.constant_(self.to_rgb.weight, 1 / self.to_rgb.in_channels)  # a copy, or the mean of each patch
         nn.init.zeros_(self.to_rgb.bias)
         self.vgg = nn.ModuleList([net.features[:4], net.features[4:9], net.features[9:16]])
         self.films = nn.ModuleList(FiLM(n, c.emb_dim) for n in widths[:3])
@@ -92,6 +92,7 @@ class VGG16UNet(VGG16Encoder, UNet):
         attention_max: int = 1024,  # attention where the feature map has at most this many pixels per side
         block: str = "paper",  # a key of `BLOCKS`
         in_channels: int = 1,  # grey
+        patch: int = 1,  # pixels per side that become channels: 1 (paper), 2 or 4
         affine: str = "keras",  # the preprocessing of the weights, a key of `AFFINE`
     ):
         if tuple(widths[:3]) != (64, 128, 256):
@@ -110,16 +111,18 @@ class VGG16UNet(VGG16Encoder, UNet):
             attention_max=attention_max,
             block=block,
             in_channels=in_channels,
+            patch=patch,
         )
 
 # %% ../../nbs/540_vgg_unet.ipynb #540-vgg-unet-009
 def vgg_unet_options(
     preset: str = "radgen",  # 'paper' or 'radgen'
     size: str = "paper",  # a key of `SIZES`
-    sample_size: int = 64,  # pixels a side, a multiple of 8
+    sample_size: int = 64,  # pixels a side, a multiple of 8 times the patch size
+    patch: int = 1,  # pixels per side that become channels
 ) -> dict:  # keyword arguments of `VGG16UNet`
     "Options of a preset, with the widths that VGG16 fixes."
-    opts = unet_options(preset, size, sample_size)
+    opts = unet_options(preset, size, sample_size, patch)
     return {**opts, "widths": (64, 128, 256, *opts["widths"][3:])}
 
 

@@ -43,7 +43,7 @@ class PrepareConfig(SourceOptions):
     # rewrites captions: rules, smollm2, hf:MODEL, gguf:FILE or openai:URL#MODEL, for example
     # openai:http://127.0.0.1:11434/v1#llama3 for Ollama
     llm: LLM = "smollm2"
-    llm_device: str = "cuda"  # where a model of this process runs: cuda, cuda:N, mps or cpu
+    llm_device: str = "auto"  # where a model of this process runs: auto, cuda, cuda:N, mps or cpu
     unanswered: Unanswered = "stop"  # where an answer is missing: stop, or let the rules write
     text: Text = "caption"  # of a report the impression is read, else the findings
     allow_shorter: bool = False  # whether a language model may leave findings out

@@ -31,7 +31,7 @@ class ClipConfig:
     # share of the steps in which the learning rate rises; half a cosine takes it down to zero
     warmup: Probability = 0.1
     patience: Count = 3  # epochs without a lower validation loss, after which it stops
-    device: str = "cuda"  # cuda, cuda:N, mps or cpu
+    device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
     precision: Literal["auto", "no", "bf16"] = "auto"  # auto: bf16 on a GPU that has it
     seed: Whole = 0  # decides order and crops
     overwrite: bool = False  # replace a fine-tuned CLIP in OUT

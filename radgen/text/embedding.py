@@ -59,11 +59,14 @@ class TextEmbedding(NamedTuple):
         *args: Any,  # device or type, as for `torch.Tensor.to`
         **kwargs: Any,
     ) -> "TextEmbedding":
-        "Move or cast as `torch.Tensor.to` does; the mask keeps its type."
+        "Move, then cast, as `torch.Tensor.to` does; the mask keeps its type."
         kept = {k: v for k, v in kwargs.items() if k != "dtype"}
-        moved = [a for a in args if not isinstance(a, torch.dtype)]
-        mask = self.mask.to(*moved, **kept) if moved or kept else self.mask
-        return TextEmbedding(self.tokens.to(*args, **kwargs), mask, self.pooled.to(*args, **kwargs))
+        places = [a for a in args if not isinstance(a, torch.dtype)]
+        dtypes = [a for a in (*args, kwargs.get("dtype")) if isinstance(a, torch.dtype)]
+        moved = TextEmbedding(*(x.to(*places, **kept) for x in self)) if places or kept else self
+        for dtype in dtypes:
+            moved = moved._replace(tokens=moved.tokens.to(dtype), pooled=moved.pooled.to(dtype))
+        return moved
 
     def __getitem__(self, i: Any) -> Any:
         "Rows `i` (a slice, index list or tensor) of the batch; an integer selects a field, as in every tuple."

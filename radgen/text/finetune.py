@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['make_optimizer', 'check_loss', 'batch_loss', 'run_epoch', 'plot_finetuning', 'uses_bf16', 'epoch_text', 'epochs',
-           'best_epoch', 'finetune_clip']
+           'best_epoch', 'train_best', 'finetune_clip']
 
 # %% ../../nbs/450_finetune.ipynb #450-finetune-003
 import math
@@ -26,6 +26,7 @@ from ..core.devices import pick_device, set_seed
 from ..core.errors import ConfigError, RadgenError, stop_signals
 from ..core.figures import save_figure
 from ..core.files import atomic_dir, check_out, write_json
+from ..core.precision import BF16_SINCE, autocast, speed_up
 from ..prepared.folder import Prepared, load_prepared
 from .checkpoints import quiet_transformers
 from .clip import MAX_SCALE, Pairs, contrastive_loss, load_clip, read_pairs, validate
@@ -77,7 +78,7 @@ def batch_loss(
     "The loss of one batch."
     caption = pairs.caption[i]
     device = model.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+    with autocast(device, "bf16" if bf16 else "no"):
         out = model(**pairs.text_inputs(caption, device), pixel_values=pairs.image_inputs(i, device, crop))
     return contrastive_loss(out.text_embeds, out.image_embeds, model.logit_scale.exp(), caption.to(device))
 
@@ -138,9 +139,9 @@ def uses_bf16(
     cfg: ClipConfig,
     device: torch.device,
 ) -> bool:
-    "Whether matrix products are taken in bfloat16."
+    "Whether matrix products are taken in bfloat16; float16 would need a loss scale and is not used."
     if cfg.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return device.type == "cuda" and torch.cuda.get_device_capability(device) >= BF16_SINCE
     return cfg.precision == "bf16"
 
 
@@ -179,13 +180,14 @@ def best_epoch(
     return min(range(len(rows)), key=lambda epoch: rows[epoch]["valid_loss"])
 
 
-def _write_notes(folder: Path, cfg: ClipConfig, prepared: Prepared, rows: list[dict]) -> None:
+def _write_notes(folder: Path, cfg: ClipConfig, prepared: Prepared, rows: list[dict], stopped: bool) -> None:
     "Write what happened beside the weights."
     metrics = pd.DataFrame(rows)
     metrics.to_csv(folder / "metrics.csv", index=False)
     save_figure(plot_finetuning(metrics), folder / "curves.png")
     best = {k: v for k, v in rows[best_epoch(rows)].items() if not math.isnan(v)}
-    write_json(folder / "finetune.json", {"config": asdict(cfg), "data": prepared.manifest["content"], "best": best})
+    notes = {"config": asdict(cfg), "data": prepared.manifest["content"], "best": best, "interrupted": stopped}
+    write_json(folder / "finetune.json", notes)
 
 # %% ../../nbs/450_finetune.ipynb #450-finetune-031
 def _report_sizes(model: CLIPModel, train: Pairs) -> None:
@@ -195,30 +197,53 @@ def _report_sizes(model: CLIPModel, train: Pairs) -> None:
     print(f"{weights:.1f} M parameters, {pairs}, on {model.device}", file=sys.stderr)
 
 
-def finetune_clip(
+def train_best(
+    model: CLIPModel,  # changed
+    train: Pairs,
+    valid: Pairs,
     cfg: ClipConfig,
-) -> Path:  # OUT: config.json, model.safetensors, tokenizer, metrics.csv, curves.png, finetune.json
-    "Fine-tune CLIP on the pairs of a prepared folder and keep the epoch with the lowest validation loss."
-    _check_out(cfg)
-    prepared, device = load_prepared(cfg.data_path), pick_device(cfg.device)
-    model, tokenizer = load_clip(cfg.model)
-    train, valid = (read_pairs(prepared, split, cfg.caption_mode, model, tokenizer) for split in ("train", "valid"))
-    model.to(device)
-    _report_sizes(model, train)
-    set_seed(cfg.seed)
+    folder: Path,  # receives the weights
+    asked: Sequence[int],  # of `stop_signals`
+) -> tuple[list[dict], bool]:  # rows of metrics.csv, and whether it was interrupted
+    "Fine-tune and save the best epoch; raises `KeyboardInterrupt` when interrupted before any epoch improved."
     rows: list[dict] = []
-    with stop_signals() as asked, atomic_dir(cfg.out) as d:
+    try:
         for row in epochs(model, train, valid, cfg, asked):
             rows.append(row)
             print(epoch_text(row), file=sys.stderr)
             best, epoch = best_epoch(rows), row["epoch"]
             if best == epoch:
                 with quiet_transformers():
-                    model.save_pretrained(d)
+                    model.save_pretrained(folder)
             elif epoch - best >= cfg.patience:
                 break
+    except KeyboardInterrupt:
+        if not rows or best_epoch(rows) == 0:
+            raise KeyboardInterrupt("and nothing is kept, since no epoch had improved on the model yet") from None
+        return rows, True
+    return rows, False
+
+# %% ../../nbs/450_finetune.ipynb #450-finetune-032
+def finetune_clip(
+    cfg: ClipConfig,
+) -> Path:  # OUT: config.json, model.safetensors, tokenizer, metrics.csv, curves.png, finetune.json
+    """Fine-tune CLIP on the pairs of a prepared folder and keep the epoch with the lowest validation loss; raises
+    `KeyboardInterrupt` when interrupted, with the best epoch so far in OUT."""
+    _check_out(cfg)
+    prepared, device = load_prepared(cfg.data_path), pick_device(cfg.device)
+    speed_up(device)
+    model, tokenizer = load_clip(cfg.model)
+    train, valid = (read_pairs(prepared, split, cfg.caption_mode, model, tokenizer) for split in ("train", "valid"))
+    model.to(device)
+    _report_sizes(model, train)
+    set_seed(cfg.seed)
+    with stop_signals() as asked, atomic_dir(cfg.out) as d:
+        rows, stopped = train_best(model, train, valid, cfg, d, asked)
         tokenizer.save_pretrained(d)
-        _write_notes(d, cfg, prepared, rows)
+        _write_notes(d, cfg, prepared, rows, stopped)
+    best, epoch = best_epoch(rows), rows[-1]["epoch"]
+    if stopped:
+        raise KeyboardInterrupt(f"but {cfg.out} holds epoch {best}, the best of {epoch}; --model {cfg.out} goes on")
     unchanged = f"No epoch improved on {cfg.model} as it was: {cfg.out} holds its weights unchanged."
     print(f"Kept epoch {best} of {epoch}." if best else unchanged, file=sys.stderr)
     return cfg.out

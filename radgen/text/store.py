@@ -141,7 +141,7 @@ def _check_key(path: Path, info: dict, key: dict) -> None:
 
 def _to_torch(array: np.ndarray) -> torch.Tensor:
     "Stored numbers as a tensor; 16 bits are those of a bfloat16."
-    tensor = torch.from_numpy(np.array(array))
+    tensor = torch.from_numpy(array)
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
 # %% ../../nbs/430_store.ipynb #430-store-016
@@ -209,7 +209,7 @@ class EmbeddingStore(TextIndex):
         self,
         rows: Sequence[int] | np.ndarray,  # (B,) of `rows`
         length: int | None = None,  # L; by default the longest of the batch, rounded up to a multiple of 8
-    ) -> TextEmbedding:  # float32, padded with zeros
+    ) -> TextEmbedding:  # of the stored type, padded with zeros
         "Read one batch."
         return read_batch(self, np.asarray(rows), length)
 
@@ -218,16 +218,20 @@ def read_batch(
     store: EmbeddingStore,
     rows: np.ndarray,  # (B,) of `EmbeddingStore.rows`
     length: int | None,  # L, as for `EmbeddingStore.get`
-) -> TextEmbedding:  # float32, padded with zeros
+) -> TextEmbedding:  # of the stored type, padded with zeros
     "The vectors of some texts of a store."
     n = store.lengths[rows]
     if length is None:
         length = -(-int(n.max()) // 8) * 8
     if length < n.max():
         raise ConfigError(f"a text of {n.max()} tokens does not fit into a length of {length}: ask for at least that.")
-    tokens, pooled = torch.zeros(len(rows), length, store.width), torch.empty(len(rows), store.width)
-    for i, (number, row, first) in enumerate(store.places[rows]):
-        part = store.parts[number]
-        tokens[i, : n[i]] = _to_torch(part.tokens[first : first + n[i]])
-        pooled[i] = _to_torch(part.pooled[row])
-    return TextEmbedding(tokens, torch.arange(length) < torch.from_numpy(n)[:, None], pooled)
+    real = np.arange(length) < n[:, None]
+    tokens = np.zeros((len(rows), length, store.width), STORED[store.dtype])
+    pooled = np.empty((len(rows), store.width), STORED[store.dtype])
+    places = store.places[rows]
+    for number in np.unique(places[:, 0]):
+        here, part = places[:, 0] == number, store.parts[number]
+        wanted = (places[here, 2, None] + np.arange(length))[real[here]]
+        tokens[here[:, None] & real] = part.tokens[wanted]
+        pooled[here] = part.pooled[places[here, 1]]
+    return TextEmbedding(_to_torch(tokens), torch.from_numpy(real), _to_torch(pooled))

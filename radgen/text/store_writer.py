@@ -83,13 +83,6 @@ def _write_part(
             os.fsync(handle.fileno())
 
 # %% ../../nbs/432_store_writer.ipynb #432-store-writer-009
-def _report_truncation(cut: int, texts: int, limit: int) -> None:
-    "Say how many texts lose their end."
-    if cut:
-        share = f"{cut:,} of {texts:,} texts ({cut / texts:.1%})"
-        print(f"{share} are longer than {limit} tokens and lose their end.", file=sys.stderr)
-
-
 def _check_room(store: EmbeddingStore, texts: int, tokens: int) -> None:
     "Raise `ConfigError` where a store would not fit on its disk."
     need, free = store_bytes(texts, tokens, store.width, store.dtype), shutil.disk_usage(store.path).free
@@ -103,7 +96,6 @@ def _check_room(store: EmbeddingStore, texts: int, tokens: int) -> None:
 def _add(store: EmbeddingStore, encoder: CaptionEncoder, texts: list[str], batch_size: int, part_size: int) -> None:
     "Append parts with `texts` to a store."
     full = np.array(encoder.lengths(texts))
-    _report_truncation(int((full > encoder.max_length).sum()), len(texts), encoder.max_length)
     _check_room(store, len(texts), int(np.minimum(full, encoder.max_length).sum()))
     order = np.argsort(full, kind="stable")
     number = 1 + max((int(p.name[5:]) for p in store.path.glob("part-*")), default=-1)
@@ -197,4 +189,5 @@ def build_store(
     "Open the store for this encoder under `root` after adding the texts it lacks."
     key = store_key(name, max_length, dtype)
     path = Path(root) / f"{key['encoder'].replace('/', '--')}-{fingerprint(key)[:8]}"
-    return fill_store(path, key, texts, lambda: TextEncoder(name, max_length, device), batch_size)
+    precision = "no" if dtype == "f32" else "auto"  # vectors in float32 are not rounded on the way either
+    return fill_store(path, key, texts, lambda: TextEncoder(name, max_length, device, precision), batch_size)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['run_doctor', 'run_demo', 'run_prepare', 'run_rewrite', 'run_audit', 'run_finetune_clip', 'run_train', 'run_sample',
-           'run_evaluate', 'run_compare', 'run_experiment', 'run_app', 'show_folder', 'show_text', 'show_script',
-           'show_doctor', 'show_comparison', 'show_table', 'resolved', 'show_options']
+           'run_ema', 'run_evaluate', 'run_compare', 'run_experiment', 'run_app', 'show_folder', 'show_text',
+           'show_script', 'show_doctor', 'show_ema', 'show_comparison', 'show_table', 'resolved', 'show_options']
 
 # %% ../../nbs/935_commands.ipynb #935-commands-013
 from dataclasses import asdict
@@ -15,7 +15,7 @@ from ..captions.config import AuditConfig, RewriteConfig
 from ..evaluation.config import CompareConfig, EvaluateConfig, ExperimentConfig
 from ..prepared.config import PrepareConfig
 from ..text.config import ClipConfig
-from .config import AppConfig, DemoConfig, DoctorConfig
+from .config import AppConfig, DemoConfig, DoctorConfig, EmaConfig
 from ..training.config import SampleConfig, TrainConfig
 
 # %% ../../nbs/935_commands.ipynb #935-commands-003
@@ -76,6 +76,13 @@ def run_sample(cfg: SampleConfig) -> dict:
     return {"folder": sample(cfg)}
 
 
+def run_ema(cfg: EmaConfig) -> dict:
+    "Choose the width of a run's EMA."
+    from radgen.tools.ema import choose_ema
+
+    return choose_ema(cfg)
+
+
 def run_evaluate(cfg: EvaluateConfig) -> Any:
     "Evaluate samples and write the report."
     from radgen.evaluation.report import evaluate
@@ -126,6 +133,13 @@ def show_doctor(result: dict) -> str:
     return doctor_text(result)
 
 
+def show_ema(result: dict) -> str:
+    "The curve over widths, and the folder that was written."
+    from radgen.tools.ema import ema_text
+
+    return ema_text(result)
+
+# %% ../../nbs/935_commands.ipynb #935-commands-015
 def show_comparison(result: dict) -> str:
     "A line per number."
     width = max(map(len, result))
@@ -146,9 +160,9 @@ def resolved(
 ) -> dict:  # name of the option -> value; of experiments also `plan`, of a preparation `preview`
     "Every option as it would be used."
     if isinstance(cfg, TrainConfig):
-        from radgen.training.run import resolve
+        from radgen.training.run import as_begun, resolve
 
-        cfg = resolve(cfg)
+        cfg = resolve(as_begun(cfg))
     found = asdict(cfg)
     if isinstance(cfg, ExperimentConfig):
         from radgen.evaluation.experiments import devices, plan

@@ -51,7 +51,7 @@ def demo_stages(
         name=cfg.name,
         runs=cfg.runs,
         seed=cfg.seed,
-        checkpoint_every=300,
+        checkpoint_every=9_600,
         overwrite=cfg.overwrite,
     )
     run = cfg.runs / cfg.name

@@ -16,17 +16,20 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from ..core.errors import ConfigError
 from ..diffusion.process import diffusion_loss, make_schedule
 from ..networks.cost import example_inputs
+from .optimizers import make_optimizer
 
 # %% ../../nbs/670_memory.ipynb #670-memory-006
 def step_peak(
     model: nn.Module,  # made under `FakeTensorMode`
     loss: Callable[[], torch.Tensor],  # the forward half of a step, gives a scalar
     precision: str = "bf16",  # 'bf16' (mixed; fp16 needs the same) or 'no' (all in 32 bits)
-) -> dict:  # GiB: parameters, average, moments, rest (gradients, kept activations, inputs), all
-    "Peak memory of the second of two whole steps with AdamW and an average of the weights."
+    optimizer: str = "adamw",  # 'adamw' or 'muon'
+    averages: int = 1,  # of the weights, kept beside them
+) -> dict:  # GiB: parameters, averages, moments, rest (gradients, kept activations, inputs), all
+    "Peak memory of the second of two whole steps with an optimiser and averages of the weights."
     if precision not in ("bf16", "no"):
         raise ConfigError(f"no precision is called {precision!r}: choose bf16 (which fp16 equals in size) or no.")
-    opt, tracker = torch.optim.AdamW(model.parameters()), MemTracker()
+    opt, tracker = make_optimizer(model, optimizer), MemTracker()
     tracker.track_external(model, opt)
     with tracker:
         for _ in range(2):
@@ -41,10 +44,10 @@ def step_peak(
         peak.update({getattr(kind, "value", kind): size / 2**30 for kind, size in device.items()})
     return {
         "parameters": peak["Parameter"],
-        "average": peak["Parameter"],
+        "averages": averages * peak["Parameter"],
         "moments": peak["Optstate"],
         "rest": peak["Total"] - peak["Parameter"] - peak["Optstate"],
-        "all": peak["Total"] + peak["Parameter"],
+        "all": peak["Total"] + averages * peak["Parameter"],
     }
 
 # %% ../../nbs/670_memory.ipynb #670-memory-011
@@ -54,6 +57,8 @@ def peak_memory(
     precision: str = "bf16",  # 'bf16' (mixed) or 'no'
     checkpointing: bool = False,  # gradient checkpointing
     length: int = 64,  # tokens per text
+    optimizer: str = "adamw",  # 'adamw' or 'muon'
+    averages: int = 1,  # of the weights, kept beside them
 ) -> dict:  # GiB, as `step_peak`
     "Predict the peak memory of a training step on one GPU, without one."
     schedule = make_schedule()
@@ -62,4 +67,10 @@ def peak_memory(
         if checkpointing:
             model.enable_gradient_checkpointing()
         x, t, text = example_inputs(model, batch, length)
-        return step_peak(model, lambda: diffusion_loss(model, schedule, x, text, t, torch.randn_like(x)), precision)
+        return step_peak(
+            model,
+            lambda: diffusion_loss(model, schedule, x, text, t, torch.randn_like(x)),
+            precision,
+            optimizer,
+            averages,
+        )

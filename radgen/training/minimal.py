@@ -9,11 +9,10 @@ __all__ = ['step_loss', 'train_steps']
 from collections.abc import Iterator
 
 import torch
-from diffusers import DDPMScheduler
 from torch import nn
 
 from ..core.devices import to_unit
-from ..diffusion.process import diffusion_loss
+from ..diffusion.process import NoiseSchedule, diffusion_loss
 from ..text.embedding import TextEmbedding
 from .batches import Batches, StepNoise, lr_factor, random_crop, step_noise
 from .config import ResolvedConfig
@@ -22,7 +21,7 @@ from .config import ResolvedConfig
 def step_loss(
     model: nn.Module,  # denoiser, possibly wrapped for distributed training
     bare: nn.Module,  # the same denoiser unwrapped; it owns the null text
-    schedule: DDPMScheduler,  # of `schedule_of`
+    schedule: NoiseSchedule,  # of `schedule_of`
     x0: torch.Tensor,  # (B, 1, H, W) clean images, -1..1
     text: TextEmbedding,  # (B, ...)
     noise: StepNoise,  # of this batch
@@ -30,14 +29,14 @@ def step_loss(
 ) -> torch.Tensor:  # scalar
     "Drop texts, add noise, and return the loss. Source: paper, diffusion."
     text = bare.drop_text(text, noise.drop)
-    return diffusion_loss(model, schedule, x0, text, noise.t, noise.noise, cfg.snr_gamma or None)
+    return diffusion_loss(model, schedule, x0, text, noise.t, noise.noise, cfg.snr_gamma or None, cfg.snr_floor)
 
 # %% ../../nbs/657_minimal_loop.ipynb #657-minimal-loop-009
 def train_steps(
     model: nn.Module,  # denoiser; changed
-    schedule: DDPMScheduler,  # forward process
+    schedule: NoiseSchedule,  # forward process
     batches: Batches,  # images and texts
-    optimizer: torch.optim.Optimizer,  # of the model's parameters
+    optimizer: torch.optim.Optimizer,  # of `make_optimizer`
     total: int,  # steps
 ) -> Iterator[tuple[int, float]]:  # (steps done, loss)
     "Train on one device, in 32 bits, one batch per step."
@@ -45,7 +44,7 @@ def train_steps(
     model.train()
     for step in range(total):
         for group in optimizer.param_groups:
-            group["lr"] = cfg.lr * lr_factor(step, total, cfg.lr_schedule)
+            group["lr"] = cfg.lr * group["rate"] * lr_factor(step, total, cfg.lr_schedule)
         [(images, text)] = batches.read(step)
         noise = step_noise(cfg, step, batches.size)
         x0 = random_crop(to_unit(images)[:, None], cfg.image_size, cfg.crop, noise.crop)

@@ -1,5 +1,7 @@
 "Which device computes, and that it is never another one in silence."
 
+from importlib import import_module
+
 import pytest
 
 from radgen.core.devices import pick_device
@@ -20,7 +22,11 @@ def machine(monkeypatch):
 @pytest.mark.parametrize(
     ("kinds", "wanted", "got", "line"),
     [
+        (("cuda", "mps", "cpu"), "auto", "cuda", ""),
+        (("mps", "cpu"), "auto", "mps", "No cuda device is available here: running on mps.\n"),
+        (("cpu",), "auto", "cpu", "No cuda device is available here: running on the CPU.\n"),
         (("cuda", "mps", "cpu"), "cuda", "cuda", ""),
+        (("cuda", "mps", "cpu"), "mps", "mps", ""),
         (("cuda", "cpu"), "cuda:1", "cuda:1", ""),
         (("mps", "cpu"), "cuda", "mps", "No cuda device is available here: running on mps.\n"),
         (("cpu",), "cuda", "cpu", "No cuda device is available here: running on the CPU.\n"),
@@ -34,9 +40,35 @@ def test_pick_device_falls_back_from_cuda_to_mps_to_cpu_and_says_so(kinds, wante
     assert capsys.readouterr().err == line
 
 
-@pytest.mark.parametrize("name", ["gpu0", "meta", "cuda:-1", "cuda:x", ""])
+def test_the_default_is_the_best_device_of_the_machine(machine):
+    machine("cuda", "cpu")
+    assert str(pick_device()) == "cuda"
+    machine("cpu")
+    assert str(pick_device()) == "cpu"
+
+
+OPTIONS = [  # and the field that names a device
+    ("radgen.training.config:TrainConfig", "device"),
+    ("radgen.training.config:SampleConfig", "device"),
+    ("radgen.evaluation.config:EvaluateConfig", "device"),
+    ("radgen.evaluation.config:CompareConfig", "device"),
+    ("radgen.text.config:ClipConfig", "device"),
+    ("radgen.captions.config:RewriteConfig", "device"),
+    ("radgen.prepared.config:PrepareConfig", "llm_device"),
+    ("radgen.tools.config:DemoConfig", "device"),
+    ("radgen.tools.config:AppConfig", "device"),
+]
+
+
+@pytest.mark.parametrize("place, field", OPTIONS)
+def test_every_command_takes_the_best_device_by_default(place, field):
+    module, name = place.split(":")
+    assert getattr(import_module(module), name).__dataclass_fields__[field].default == "auto"
+
+
+@pytest.mark.parametrize("name", ["gpu0", "meta", "cuda:-1", "cuda:x", "", "auto:1"])
 def test_pick_device_rejects_a_name_that_is_none(name):
-    with pytest.raises(ConfigError, match="no device is called"):
+    with pytest.raises(ConfigError, match="no device is called .* use auto, cuda, cuda:0, mps or cpu"):
         pick_device(name)
 
 

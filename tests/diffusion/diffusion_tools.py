@@ -21,6 +21,8 @@ CASES = [  # each prediction with both curves or both ends, and with a shift
     ("v_prediction", SCHEDULES[3]),
     ("sample", SCHEDULES[5]),
     ("sample", SCHEDULES[2]),
+    ("flow", SCHEDULES[0]),
+    ("flow", SCHEDULES[2]),
 ]
 STEPS = torch.tensor([0, 1, 20, 300, 700, 998, 999])
 

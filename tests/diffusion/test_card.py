@@ -14,6 +14,8 @@ from radgen.diffusion.card import LICENCES, model_card, weights_fingerprint
 from radgen.networks.registry import make_denoiser
 
 nan = math.nan
+# sha256 of the name, "torch.float32", "(3,)" and the bytes of 1.0, 0.5, -3.0, worked out with hashlib alone
+WORKED = "3759d64e5dc162557f364ea708e818145f0b56746cb364262e939262ae92e7ca"
 
 
 def tiny():
@@ -36,6 +38,20 @@ def test_fingerprint_is_of_the_weights():
 def test_fingerprint_takes_scalars_empty_tensors_and_16_bits():
     state = {"s": torch.tensor(1.0), "h": torch.zeros(3, dtype=torch.bfloat16), "e": torch.zeros(0)}
     assert weights_fingerprint(state) != weights_fingerprint({**state, "s": torch.tensor(2.0)})
+
+
+def test_fingerprint_does_not_depend_on_the_number_type():
+    state = {"w": torch.tensor([1.0, 0.5, -3.0]), "n": torch.tensor([1, 2])}  # exact in 16 bits
+    expected = weights_fingerprint(state)
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        assert weights_fingerprint({**state, "w": state["w"].to(dtype)}) == expected
+    assert weights_fingerprint({**state, "n": state["n"].to(torch.int32)}) != expected
+    assert weights_fingerprint({"w": state["w"]}) == WORKED
+
+
+def test_card_says_how_many_processes_trained():
+    assert "| processes that trained together | 4 |" in model_card({"processes": 4})
+    assert "processes" not in model_card({})
 
 
 page = mistune.create_markdown(escape=False, plugins=["table", "strikethrough", "url"])

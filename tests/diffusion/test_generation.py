@@ -2,13 +2,17 @@
 
 import math
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from diffusion_tools import words
+from diffusion_tools import seeded, words
+from torch import nn
 
 from radgen.core.errors import ConfigError
-from radgen.diffusion.config import GenerationRequest, SamplingTrajectory
-from radgen.diffusion.generation import plan_images
+from radgen.diffusion.config import GenerationRequest, SamplingTrajectory, check_sampler, samplers_for
+from radgen.diffusion.generation import plan_images, sample_batch
+from radgen.diffusion.process import PREDICTIONS, exact_prediction, make_schedule
 
 nan, inf = math.nan, math.inf
 
@@ -35,7 +39,7 @@ nan, inf = math.nan, math.inf
         (dict(guidance_interval=(0, 2)), "guidance_interval is 2"),
         (dict(guidance_interval=0.5), "guidance_interval is 0.5"),
         (dict(guidance_rescale=1.1), "guidance_rescale is 1.1: it must be between 0 and 1"),
-        (dict(sampler="euler"), "sampler is 'euler': choose one of dpm"),
+        (dict(sampler="leapfrog"), "sampler is 'leapfrog': choose one of dpm"),
         (dict(sampler=["ddim"]), "sampler is"),
         (dict(batch_size=0), "batch_size is 0"),
         (dict(seed=1.0), "seed is 1.0: it must be a whole number"),
@@ -81,3 +85,68 @@ def test_plan_lists_the_images_of_a_prompt_side_by_side():
 def test_guidance_acts_within_its_interval():
     trajectory = SamplingTrajectory(num_inference_steps=10, guidance_scale=3, guidance_interval=(0.2, 0.7))
     assert trajectory.scales() == [1, 1, 3, 3, 3, 3, 3, 1, 1, 1]
+
+
+class Grey(nn.Module):
+    "Predicts what leads to one grey with text and to another without, and records its calls."
+
+    config = SimpleNamespace(in_channels=1, sample_size=8)
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def __init__(self, schedule):
+        super().__init__()
+        self.schedule, self.calls = schedule, []
+
+    def drop_text(self, text, drop):
+        return text._replace(pooled=torch.where(drop[:, None], 0.0, text.pooled))
+
+    def forward(self, x, t, text):
+        self.calls.append((len(x), t[0].item()))
+        assert t.dtype == torch.int64
+        grey = torch.where(text.pooled[:, :1, None, None] > 0, 0.5, 0.25)
+        return exact_prediction(self.schedule, x, t, grey.expand_as(x))
+
+
+PAIRS = [(name, kind) for kind in PREDICTIONS for name in samplers_for(kind)]
+
+
+@pytest.mark.parametrize("name, kind", PAIRS, ids=str)
+def test_batch_of_every_prediction_and_sampler(name, kind):
+    schedule = make_schedule(kind)
+    net, steps, text = Grey(schedule), [], words(2, torch.ones(24))
+    trajectory = SamplingTrajectory(name, 6, 2.0, (0.2, 0.7))
+    images = sample_batch(net, schedule, text, None, [seeded(0), seeded(1)], trajectory, lambda: steps.append(1))
+    assert images.shape == (2, 8, 8)
+    assert images.dtype == torch.uint8
+    assert (images.float() - 191).abs().max() <= (8 if name == "ddpm" else 1)
+    assert len(steps) == 6  # reported once per step, however often the network was called
+    times = [t for _, t in net.calls]
+    assert times[0] == 999
+    assert times == sorted(times, reverse=True)
+    if name == "heun":  # the second call of a step is at the time of the next one
+        assert times[1::2] == times[2::2]
+        assert [n for n, _ in net.calls] == [2, 2, 2, 2, 4, 4, 4, 4, 4, 4, 2]
+    else:
+        assert [n for n, _ in net.calls] == [2, 2, 4, 4, 4, 2]
+
+
+def test_images_of_a_flow_batch_do_not_depend_on_each_other():
+    schedule = make_schedule("flow", shift=2.0)
+    trajectory = SamplingTrajectory("heun", 5, 1.0)
+
+    class Waves(Grey):
+        def forward(self, x, t, text):
+            return (3 * x).sin()
+
+    both = sample_batch(Waves(schedule), schedule, words(2), None, [seeded(0), seeded(1)], trajectory)
+    alone = sample_batch(Waves(schedule), schedule, words(1), None, [seeded(1)], trajectory)
+    assert torch.equal(both[1:], alone)
+
+
+def test_sampler_of_another_prediction_fails_before_the_network_runs():
+    schedule = make_schedule("flow")
+    net = Grey(schedule)
+    with pytest.raises(ConfigError, match="the sampler ddpm does not work for a model that predicts flow"):
+        sample_batch(net, schedule, words(1), None, [seeded(0)], SamplingTrajectory("ddpm", 5))
+    assert not net.calls
+    check_sampler("dpm++", "flow")  # the default works for each

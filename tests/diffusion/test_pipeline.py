@@ -3,6 +3,7 @@
 import inspect
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import diffusers.utils.hub_utils as hub
@@ -15,23 +16,24 @@ from PIL import Image
 
 import radgen.diffusion.generation as G
 import radgen.diffusion.pipeline as P
+import radgen.diffusion.saved as S
 from radgen.core.errors import ConfigError, DataError
 from radgen.diffusion.process import make_schedule
-from radgen.diffusion.config import SAMPLERS
+from radgen.diffusion.config import samplers_for
 from radgen.text.embedding import TextEmbedding
 from radgen.diffusion.card import model_card, save_png
-from radgen.diffusion.pipeline import RadGenPipeline, update_card
+from radgen.diffusion.pipeline import CutPromptWarning, RadGenPipeline, update_card
 from radgen.networks.unet import SIZES, UNet
 from radgen.networks.vgg_unet import VGG16UNet
 
 D = 24  # width of the vectors, so that no text encoder is needed
 
 
-def tiny(**options):
+def tiny(prediction="v_prediction", **options):
     torch.manual_seed(0)
     pipe = RadGenPipeline(
         UNet(sample_size=16, text_dim=D, block="paper", **SIZES["tiny"]).eval(),
-        make_schedule("v_prediction"),
+        make_schedule(prediction),
         **options,
     )
     pipe.set_progress_bar_config(disable=True)
@@ -45,19 +47,38 @@ def vectors(n, length=5):
     )
 
 
-@pytest.fixture(scope="module")
-def pipe():
-    "A pipeline whose encoder is a function of the text's bytes and notes what it encodes."
-    pipe = tiny()
-    seen = []
+class BytesEncoder:
+    "An encoder whose vectors are a function of the text's bytes; it notes what it encodes, and where it was moved."
 
-    def encoder(texts):
-        seen.append(list(texts))
+    max_length = 8  # words
+
+    def __init__(self):
+        self.seen, self.moved = [], []
+
+    def __call__(self, texts):
+        self.seen.append(list(texts))
         rows = [vectors(sum(t.encode()) % 1000 + 1)[:1] for t in texts]
         return TextEmbedding(*(torch.cat(x) for x in zip(*rows)))
 
-    pipe._encoder, pipe.seen = encoder, seen
+    def lengths(self, texts):
+        return [len(text.split()) for text in texts]
+
+    def to(self, device):
+        self.moved.append(device)
+        return self
+
+
+def with_encoder(pipe):
+    "The pipeline with an encoder that needs no weights."
+    pipe._encoder = BytesEncoder()
+    pipe.seen = pipe._encoder.seen
     return pipe
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    "A pipeline whose encoder notes what it encodes."
+    return with_encoder(tiny())
 
 
 @pytest.fixture()
@@ -74,7 +95,7 @@ def apart(a, b):
     return (a - b).abs().max().item()
 
 
-@pytest.mark.parametrize("sampler", list(SAMPLERS))
+@pytest.mark.parametrize("sampler", samplers_for("v_prediction"))
 def test_image_depends_on_seed_and_index_alone(pipe, sampler):
     e = vectors(5)
     full = pixels(pipe, prompt_embeds=e, sampler=sampler)
@@ -118,7 +139,7 @@ def test_noise_is_drawn_on_the_cpu_in_32_bits():
     assert devices == {"cpu"} and a.dtype == b.dtype == torch.float32 and torch.equal(a, b)
 
 
-@pytest.mark.parametrize("sampler", list(SAMPLERS))
+@pytest.mark.parametrize("sampler", samplers_for("v_prediction"))
 def test_one_step_draws(pipe, sampler):
     assert pixels(pipe, "head", sampler=sampler, num_inference_steps=1).float().std() > 0
 
@@ -203,6 +224,104 @@ def test_progress_counts_all_steps_of_all_batches(pipe, monkeypatch):
     assert [(b.n, total) for b, total in made] == [(10, 10)]
 
 
+LONG = " ".join(["lung"] * 12)  # four words more than are read
+
+
+def cut_warnings(pipe, *args, **kw):
+    "What a request warns of."
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pipe(*args, num_inference_steps=1, output_type="pt", **kw)
+    return [w for w in caught if w.category is CutPromptWarning]
+
+
+def test_cut_prompts_give_one_warning_with_numbers(pipe):
+    (one,) = cut_warnings(pipe, LONG)
+    assert "the prompt has 12 tokens and the text encoder reads 8: the last 4 are cut" in str(one.message)
+    assert one.filename == __file__
+    prompts = [LONG, "head", f"{LONG} lung", LONG]
+    (several,) = cut_warnings(pipe, prompts, negative_prompt=f"{LONG} nodule", batch_size=1, guidance_scale=3)
+    assert "3 of 4 prompts" in str(several.message)  # distinct ones, the negative one among them
+    assert "14 tokens are cut, of the longest prompt 5 of 13" in str(several.message)
+    assert not cut_warnings(pipe, ["head", "chest"])
+    assert not cut_warnings(pipe, LONG, prompt_embeds=vectors(1))
+
+
+def test_text_encoder_follows_to(monkeypatch):
+    pipe = with_encoder(tiny())
+    pipe.to("cpu")
+    pipe.to(torch.bfloat16)
+    assert pipe._encoder.moved == [torch.device("cpu")] * 2  # a cast concerns the denoiser alone
+    made = []
+    monkeypatch.setattr(P, "TextEncoder", lambda name, length, device: made.append((name, device)) or BytesEncoder())
+    fresh = tiny(encoder="minilm")
+    assert fresh.to("cpu") is fresh
+    assert not made  # it is loaded when it is needed, and then where the denoiser is
+    fresh("head", num_inference_steps=1)
+    assert made == [("minilm", torch.device("cpu"))]
+
+
+def watch_autocast(pipe, **kw):
+    "What each call of the network computes in."
+    found = []
+
+    def look(*args):
+        found.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+
+    hook = pipe.denoiser.register_forward_pre_hook(look)
+    try:
+        return pixels(pipe, "head", **kw), set(found)
+    finally:
+        hook.remove()
+
+
+def test_precision_is_the_autocast_of_the_network(pipe):
+    exact, computed_in = watch_autocast(pipe)
+    assert computed_in == {None}  # `auto` on a CPU
+    same, computed_in = watch_autocast(pipe, precision="no")
+    assert computed_in == {None}
+    assert torch.equal(same, exact)
+    rounded, computed_in = watch_autocast(pipe, precision="bf16")
+    assert computed_in == {torch.bfloat16}
+    assert 0 < (exact - rounded).abs().float().mean() < 5
+    with torch.autocast("cpu", torch.bfloat16):  # as in a training's previews
+        assert watch_autocast(pipe, precision="no")[1] == {torch.bfloat16}
+    for wrong, says in (("fp16", "needs a CUDA GPU"), ("half", "no precision is called 'half'")):
+        with pytest.raises(ConfigError, match=says):
+            pipe("head", precision=wrong)
+
+
+def test_compiled_batches_have_one_shape():
+    "Requests of other lengths and a last batch that is not full need no other graph than the first batch."
+    from torch._dynamo.utils import counters
+
+    plain, pipe = with_encoder(tiny(max_length=8)), with_encoder(tiny(max_length=8))
+    shapes = []
+    real = P.sample_batch
+
+    def watched(denoiser, schedule, text, negative, generators, *args):
+        shapes.append((len(generators), tuple(text.tokens.shape), None if negative is None else negative.mask.shape))
+        return real(denoiser, schedule, text, negative, generators, *args)
+
+    torch._dynamo.reset()
+    counters.clear()
+    options = dict(batch_size=3, num_inference_steps=2)
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(P, "sample_batch", watched)
+        pipe.compile_denoiser(backend="eager")
+        pixels(pipe, prompt_embeds=vectors(3, length=8), **options)
+        graphs = counters["stats"]["unique_graphs"]
+        assert graphs > 0
+        for n, length in ((5, 5), (3, 3)):
+            e = vectors(n, length)
+            images = pixels(pipe, prompt_embeds=e, **options)
+            assert len(images) == n
+            assert apart(images, pixels(plain, prompt_embeds=e, **options)) <= 1
+    assert set(shapes[:1]) == {(3, (3, 8, D), None)}
+    assert counters["stats"]["unique_graphs"] == graphs
+    torch._dynamo.reset()
+
+
 def passes(pipe, **kw):
     "Rows that each call of the network saw."
     rows = []
@@ -256,7 +375,8 @@ def test_negative_prompt(pipe):
         (dict(indices=[0, 1]), "2 indices for 1"),
         (dict(guidance_scale=-1), "guidance_scale is -1"),
         (dict(image_size=32), "16 pixels"),
-        (dict(sampler="euler"), "sampler is 'euler'"),
+        (dict(sampler="../etc"), "sampler is '../etc'"),
+        (dict(sampler="euler"), "the sampler euler does not work for a model that predicts v_prediction"),
     ],
     ids=lambda x: str(x)[:40],
 )
@@ -312,6 +432,49 @@ def test_saved_and_loaded_draws_the_same(tmp_path, options):
         for d in (tmp_path / "a", tmp_path / "b")
     ]
     assert files[0] == files[1] and not any(str(tmp_path).encode() in b for b in files[1].values())
+
+
+@pytest.mark.parametrize("how", ["dtype", "torch_dtype", "to", "to_keyword"])
+def test_fingerprint_is_that_of_the_weights_before_a_cast(folder, how):
+    expected = RadGenPipeline.from_pretrained(folder).fingerprint
+    load = {how: torch.bfloat16} if how.endswith("dtype") else {}
+    again = RadGenPipeline.from_pretrained(folder, **load)
+    if how == "to":
+        again.to("cpu", torch.bfloat16)
+    if how == "to_keyword":
+        again.to(dtype=torch.bfloat16)
+    assert again.denoiser.dtype == torch.bfloat16
+    assert again.fingerprint == expected
+    image = again(prompt_embeds=vectors(1), num_inference_steps=1).images[0]
+    assert image.info["model"] == expected
+
+
+def test_flow_pipeline_is_saved_and_loaded(tmp_path):
+    pipe = with_encoder(tiny("flow"))
+    pipe.save_pretrained(tmp_path / "final")
+    again = RadGenPipeline.from_pretrained(tmp_path / "final")
+    again.set_progress_bar_config(disable=True)
+    loaded, saved = ({k: v for k, v in p.scheduler.config.items() if k[0] != "_"} for p in (again, pipe))
+    assert loaded == saved
+    assert {"euler", "heun", "dpm++"} <= set(samplers_for("flow"))
+    for sampler in samplers_for("flow"):
+        e = vectors(2)
+        drawn = pixels(pipe, prompt_embeds=e, sampler=sampler)
+        assert torch.equal(pixels(again, prompt_embeds=e, sampler=sampler), drawn)
+    with pytest.raises(ConfigError, match="ddpm"):
+        pipe("head", sampler="ddpm")
+    assert pipe.seen == []  # it is refused before anything is encoded
+
+
+@pytest.mark.parametrize(
+    "prediction, other",
+    [("flow", "DDPMScheduler"), ("v_prediction", "FlowMatchEulerDiscreteScheduler")],
+)
+def test_schedule_of_another_class_is_refused(tmp_path, prediction, other):
+    tiny(prediction).save_pretrained(tmp_path / "final")
+    edit(tmp_path / "final" / "model_index.json", scheduler=["diffusers", other])
+    with pytest.raises(DataError, match=f"and not a {other}"):
+        RadGenPipeline.from_pretrained(tmp_path / "final")
 
 
 def test_vgg_pipeline_and_16_bits(tmp_path):
@@ -453,14 +616,14 @@ def test_there_is_no_folder(tmp_path, monkeypatch):
     def offline(name, **kw):
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(P, "snapshot_download", offline)
+    monkeypatch.setattr(S, "snapshot_download", offline)
     with pytest.raises(DataError, match="the hub gave none: ConnectionError"):
         RadGenPipeline.from_pretrained("owner/name")
 
 
 def test_only_data_is_fetched_from_the_hub(folder, monkeypatch):
     asked = {}
-    monkeypatch.setattr(P, "snapshot_download", lambda name, **kw: asked.update(kw, name=name) or str(folder))
+    monkeypatch.setattr(S, "snapshot_download", lambda name, **kw: asked.update(kw, name=name) or str(folder))
     assert RadGenPipeline.from_pretrained("owner/name", revision="v1").config.about == {"name": "tiny"}
     assert asked == {"name": "owner/name", "revision": "v1", "allow_patterns": ["*.json", "*.safetensors"]}
 
@@ -507,7 +670,7 @@ def test_update_card_changes_both_files_or_none(folder, monkeypatch):
     def killed(about):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(P, "model_card", killed)  # between the two files
+    monkeypatch.setattr(S, "model_card", killed)  # between the two files
     with pytest.raises(KeyboardInterrupt):
         update_card(folder, scores={"FID": 9.0})
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before and [

@@ -134,6 +134,27 @@ def test_features_that_are_no_numbers_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_features_are_computed_in_float32_without_tf32():
+    "Cached features of a CPU are compared with those of a GPU, so no precision of training may reach them."
+    seen = []
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(12, 4)
+
+        def forward(self, u):
+            y = self.layer(u.float().flatten(1))
+            seen.append((y.dtype, torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+            return y
+
+    f, x = Features("FD-net", "none", Net()), random_images(3, 2)
+    alone = f(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (f(x) == alone).all()
+    assert seen == [(torch.float32, False, False)] * 2
+
+
 @pytest.mark.parametrize("name", list(FEATURES))
 def test_registered_network_has_a_function_that_builds_it(name):
     assert callable(FEATURES[name])

@@ -112,6 +112,20 @@ def check_that_text_stays_text(run, folder, scores, about, text):
     assert markdown.count("|") - markdown.count("\\|") == (run.dir / "report.md").read_text().count("|")
 
 
+def test_report_states_the_number_of_processes(sampled):
+    run, folder = sampled
+    evaluate(quick(run))
+    assert "steps of 4 images in one process, in" in (run.dir / "report.md").read_text()
+    config = run.dir / "config.json"
+    config.write_text(json.dumps(read_json(config) | {"global_batch": 12}))  # as three processes write it
+    for kind in ("md", "html"):
+        (run.dir / f"report.{kind}").unlink()
+    evaluate(quick(run))
+    for kind in ("md", "html"):
+        text = (run.dir / f"report.{kind}").read_text()
+        assert "steps of 12 images in 3 processes, in" in text
+
+
 def test_report_of_a_balanced_run_shows_its_draws(sampled):
     run, folder = sampled
     evaluate(quick(run))

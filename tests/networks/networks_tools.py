@@ -8,16 +8,17 @@ from radgen.text.embedding import TextEmbedding
 
 D, PX = 24, 16
 NAMES = [next(n for n in DENOISERS if DENOISERS[n].location == place) for place in denoiser_classes()]
-KINDS = [f"{name}-{preset}" for name in NAMES for preset in ("paper", "radgen")]  # each network in both presets
+PRESETS = ("paper-1", "radgen-1", "radgen-2")  # and the patch size
+KINDS = [f"{name}-{preset}" for name in NAMES for preset in PRESETS]
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def make(kind, px=PX, opened=True):
     "A tiny network whose zero-initialised layers were opened, so that everything matters."
     torch.manual_seed(0)
-    name, preset = kind.split("-")
+    name, preset, patch = kind.split("-")
     affine = "torchvision" if DENOISERS[name].pretrained else None
-    model = make_denoiser(name, preset, "tiny", px, text_dim=D, affine=affine)
+    model = make_denoiser(name, preset, "tiny", px, int(patch), text_dim=D, affine=affine)
     with torch.no_grad():
         for p in model.parameters():
             if opened and not p.any():

@@ -14,7 +14,7 @@ from radgen.networks.vgg_unet import VGG16UNet
 
 @pytest.fixture
 def saved(tmp_path):
-    make("UNet-radgen").save_pretrained(tmp_path)
+    make("UNet-radgen-1").save_pretrained(tmp_path)
     return tmp_path
 
 

@@ -128,16 +128,16 @@ def test_gradient_checkpointing_keeps_less_and_changes_no_gradient(kind):
         assert torch.allclose(g, plain[name], rtol=1e-4, atol=1e-6), name
 
 
-CASES = [(kind, False) for kind in KINDS if kind.endswith("radgen")] + [("VGG16UNet-radgen", True)]
+CASES = [(kind, False) for kind in KINDS if "radgen" in kind] + [("VGG16UNet-radgen-1", True)]
 
 
 def _worker(rank, folder):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    x, t, text = inputs(4)
+    x, t, text = inputs(4, px=32)
     mine, drop = slice(2 * rank, 2 * rank + 2), torch.tensor([False, True, True, False])
     for kind, frozen in CASES:
-        model = make(kind).train()
+        model = make(kind, 32).train()
         if frozen:
             model.vgg.requires_grad_(False)
         wrapped = DistributedDataParallel(model)  # raises in the second step where a parameter went unused in the first
@@ -163,8 +163,8 @@ def two_processes(tmp_path_factory):
 @pytest.mark.parametrize("kind, frozen", CASES)
 def test_two_processes_use_every_parameter_and_agree_with_one(kind, frozen, two_processes):
     a, b = (load_file(two_processes / f"{kind}-{frozen}-{r}.safetensors") for r in (0, 1))
-    model = make(kind).train()
-    loss_of(model, *inputs(4), drop=(False, True, True, False)).backward()
+    model = make(kind, 32).train()
+    loss_of(model, *inputs(4, px=32), drop=(False, True, True, False)).backward()
     assert set(a) == {name for name, _ in model.named_parameters() if not (frozen and name.startswith("vgg."))}
     for name in a:
         assert torch.equal(a[name], b[name]), name
@@ -174,7 +174,7 @@ def test_two_processes_use_every_parameter_and_agree_with_one(kind, frozen, two_
 @every_kind
 @torch.no_grad()
 def test_saved_and_loaded_is_the_same_to_the_bit(kind, tmp_path):
-    model, args = make(kind), inputs()
+    model, args = make(kind, 32), inputs(px=32)  # on maps of one pixel, rounding depends on where weights lie
     model.save_pretrained(tmp_path)
     assert not list(tmp_path.glob("*.bin"))
     same = type(model).from_pretrained(tmp_path)

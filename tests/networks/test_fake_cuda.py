@@ -14,30 +14,47 @@ from radgen.text.embedding import TextEmbedding
 from radgen.training.batches import StepNoise, random_crop
 from radgen.training.config import TrainConfig
 from radgen.training.minimal import step_loss
+from radgen.training.optimizers import make_optimizer
 from radgen.training.run import resolve, schedule_of
 
 
-def loss_and_guidance(name, recipe, width=384):
-    "One training loss and one guided evaluation on fake CUDA tensors, from images and vectors of texts on."
-    cfg = resolve(TrainConfig("data", recipe=recipe, size="tiny", image_size=32, encoder="minilm"))
+def loss_and_guidance(name, recipe, width=384, **options):
+    "One training step and one guided evaluation on fake CUDA tensors, from images and vectors of texts on."
+    cfg = resolve(
+        TrainConfig("data", model=name, recipe=recipe, size="tiny", image_size=32, encoder="minilm", **options)
+    )
+    flow = schedule_of(cfg) if cfg.prediction == "flow" else None  # it reads numbers, and has no table to be sent
     with FakeTensorMode(allow_non_fake_inputs=False):
-        schedule = schedule_of(cfg)
+        schedule = flow or schedule_of(cfg)
         with torch.device("cuda"):
-            model = make_denoiser(name, recipe, "tiny", 32, text_dim=width)
+            model = make_denoiser(name, recipe, "tiny", 32, cfg.patch, text_dim=width)
             drop, t = torch.rand(2) < cfg.text_drop, torch.randint(0, 1000, (2,))
             noise = StepNoise(torch.rand(2, 3), t, torch.randn(2, 1, 32, 32), drop)
             x0 = random_crop(torch.rand(2, 1, 40, 40), 32, cfg.crop, noise.crop)
             mask = torch.ones(2, 12, dtype=torch.bool)
             text = TextEmbedding(torch.randn(2, 12, width), mask, torch.randn(2, width))
             start = torch.zeros(2, dtype=torch.long)
-        return step_loss(model, model, schedule, x0, text, noise, cfg), guided(model, x0, start, text, 2.0)
+        loss = step_loss(model, model, schedule, x0, text, noise, cfg)
+        optimizer = make_optimizer(model, cfg.optimizer, cfg.lr)
+        for parameter in model.parameters():  # a backward pass needs a GPU
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        with torch.no_grad():
+            return loss, guided(model, x0, start, text, 2.0)
 
 
 @pytest.mark.parametrize(
-    "name, recipe, width", [*((n, "paper", 768) for n in NAMES), *((n, "radgen", 512) for n in NAMES)]
+    "recipe, width, options",
+    [
+        ("paper", 768, {}),
+        ("radgen", 512, {}),
+        ("radgen", 384, dict(patch=2, prediction="flow")),
+        ("radgen", 384, dict(patch=4, optimizer="adamw")),
+    ],
 )
-def test_every_network_and_recipe_stays_on_the_device(name, recipe, width):
-    loss, out = loss_and_guidance(name, recipe, width)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_network_and_recipe_stays_on_the_device(name, recipe, width, options):
+    loss, out = loss_and_guidance(name, recipe, width, **options)
     assert loss.device.type == "cuda"
     assert loss.shape == ()
     assert out.device.type == "cuda"

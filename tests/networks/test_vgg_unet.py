@@ -66,7 +66,7 @@ def test_slices_are_those_of_the_stand_in_on_keras_preprocessing():
 
 
 def test_frozen_slices_are_left_out_of_training():
-    m = make("VGG16UNet-radgen")
+    m = make("VGG16UNet-radgen-1")
     pretrained, fresh = split_parameters(m)
     assert pretrained
     assert len(pretrained) + len(fresh) == len(list(m.parameters()))

@@ -70,3 +70,26 @@ def test_to_casts_vectors_and_not_the_mask():
     half = text().to(torch.float16)
     assert (half.tokens.dtype, half.mask.dtype, half.pooled.dtype) == (torch.float16, torch.bool, torch.float16)
     assert text()[1:].tokens.shape == (2, 5, 8)
+
+
+def test_to_moves_first_and_casts_on_the_device(monkeypatch):
+    "So that 16 bits travel to the GPU."
+    calls, to = [], torch.Tensor.to
+
+    def recorded(self, *args, **kwargs):
+        calls.append((self.device.type, self.dtype, args))
+        return to(self, *args, **kwargs)
+
+    stored = text().to(torch.bfloat16)
+    monkeypatch.setattr(torch.Tensor, "to", recorded)
+    moved = stored.to("meta", torch.float32)
+    assert {x.device.type for x in moved} == {"meta"}
+    assert [x.dtype for x in moved] == [torch.float32, torch.bool, torch.float32]
+    assert calls[:3] == [("cpu", d, ("meta",)) for d in (torch.bfloat16, torch.bool, torch.bfloat16)]
+    assert calls[3:] == [("meta", torch.bfloat16, (torch.float32,))] * 2
+
+
+def test_to_takes_the_type_by_name_and_passes_other_options_on():
+    assert text().to("cpu", dtype=torch.float16, non_blocking=True).pooled.dtype == torch.float16
+    assert text().to(dtype=torch.bfloat16).tokens.dtype == torch.bfloat16
+    assert text().to("meta").mask.device.type == "meta"

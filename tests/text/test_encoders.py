@@ -27,7 +27,7 @@ from radgen.text.store_writer import build_store
 
 
 def test_masked_language_model_loads_as_its_encoder(radbert_once):
-    encoder, saved = TextEncoder(str(radbert_once), max_length=512), tensors(radbert_once)
+    encoder, saved = TextEncoder(str(radbert_once)), tensors(radbert_once)
     loaded = encoder.model.state_dict()
     assert len(loaded) == sum(name.startswith("roberta.") for name in saved)
     for name, value in loaded.items():
@@ -166,6 +166,56 @@ def test_lengths_are_counted_before_truncation():
     assert encoder(texts).mask.sum(1).tolist() == [3, 8, 8, 8]
     with pytest.raises(ConfigError, match="cut to 2 tokens.*allow at least 3"):
         TextEncoder("minilm", max_length=2)
+
+
+def test_precision_on_the_cpu_is_float32_by_default(radbert_once):
+    by_default, in_float32 = TextEncoder(str(radbert_once)), TextEncoder(str(radbert_once), precision="no")
+    assert by_default.precision == "no"
+    for x, y in zip(by_default(TEXTS), in_float32(TEXTS)):
+        assert torch.equal(x, y)
+
+
+def test_an_encoder_in_16_bits_gives_float32_vectors_of_nearly_the_same_direction(radbert_once):
+    exact = TextEncoder(str(radbert_once))(TEXTS)
+    rounded = TextEncoder(str(radbert_once), precision="bf16")(TEXTS)
+    assert {rounded.tokens.dtype, rounded.pooled.dtype} == {torch.float32}
+    assert not torch.equal(rounded.tokens, exact.tokens)
+    assert torch.cosine_similarity(rounded.pooled, exact.pooled).min() > 0.999
+
+
+def test_a_limit_beyond_the_positions_is_refused(radbert_once, clip):
+    for name, most in ((radbert_once, 64), (clip, 16)):
+        assert TextEncoder(str(name)).max_length == most  # the default of 64 is cut to what the encoder reads
+        assert TextEncoder(str(name), max_length=most).max_length == most
+        with pytest.raises(ConfigError, match=f"--max-length is 65: .* reads at most {most} tokens, so give at most"):
+            TextEncoder(str(name), max_length=65)
+
+
+def test_a_moved_encoder_computes_there_in_the_precision_of_the_device(radbert_once, monkeypatch):
+    chosen = {"cpu": "no", "meta": "bf16"}
+    monkeypatch.setattr("radgen.text.encoders.choose_precision", lambda name, device: chosen[device])
+    encoder = TextEncoder(str(radbert_once))
+    assert encoder.to("meta") is encoder
+    assert (encoder.device.type, encoder.precision) == ("meta", "bf16")
+    assert next(encoder.model.parameters()).device.type == "meta"
+
+
+def test_fp16_off_a_gpu_is_refused(radbert_once):
+    with pytest.raises(ConfigError, match="fp16 needs a CUDA GPU"):
+        TextEncoder(str(radbert_once), precision="fp16")
+
+
+@pytest.mark.parametrize("dtype, precision", [("bf16", "auto"), ("f32", "no")])
+def test_a_store_in_float32_is_filled_in_float32(dtype, precision, radbert_once, tmp_path, monkeypatch):
+    asked = []
+
+    def encoder(name, max_length, device, precision):
+        asked.append(precision)
+        return TextEncoder(name, max_length, device)
+
+    monkeypatch.setattr("radgen.text.store_writer.TextEncoder", encoder)
+    store = build_store(TEXTS, tmp_path, str(radbert_once), dtype=dtype)
+    assert (asked, store.get([0]).tokens.dtype) == ([precision], {"bf16": torch.bfloat16, "f32": torch.float32}[dtype])
 
 
 @pytest.mark.parametrize("kind, pooling", [("roberta", "mean"), ("roberta", "cls"), ("clip", "eos")])

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTextModel
 
+import radgen.text.finetune
 from radgen.cli import main
 from radgen.core.errors import AssetError, ConfigError, DataError, RadgenError
 from radgen.core.files import read_json
@@ -260,18 +261,66 @@ def test_command_line_leads_from_pairs_to_a_run(few, start, tmp_path, capsys):
     assert (runs / "r" / "final").exists()
 
 
+# Interruption
+
+
+def interrupted_in(epoch, monkeypatch):
+    "A signal arrives within this epoch."
+    original = radgen.text.finetune.run_epoch
+
+    def run_epoch(model, optimizer, schedule, train, cfg, number, bf16, asked):
+        if number == epoch:
+            asked.append(signal.SIGINT)
+        return original(model, optimizer, schedule, train, cfg, number, bf16, asked)
+
+    monkeypatch.setattr(radgen.text.finetune, "run_epoch", run_epoch)
+
+
+def test_interruption_keeps_the_best_epoch_so_far(few, cfg, tmp_path, monkeypatch):
+    interrupted_in(3, monkeypatch)
+    out = tmp_path / "clip"
+    with pytest.raises(KeyboardInterrupt, match=re.escape(f"{out} holds epoch")):
+        finetune_clip(replace(cfg, out=out))
+    metrics, notes = pd.read_csv(out / "metrics.csv"), read_json(out / "finetune.json")
+    assert metrics.epoch.tolist() == [0, 1, 2]
+    assert notes["interrupted"] is True
+    best = metrics.loc[metrics.valid_loss.idxmin()]
+    assert notes["best"]["epoch"] == best.epoch > 0
+    model, tokenizer = load_clip(str(out))
+    again = validate(model, read_pairs(few, "valid", 2, model, tokenizer), 32)
+    assert again == pytest.approx({name: best[name] for name in again}, abs=1e-6)
+    monkeypatch.undo()
+    further = finetune_clip(replace(cfg, model=str(out), out=tmp_path / "further", epochs=1))
+    assert read_json(further / "finetune.json")["interrupted"] is False
+
+
+@pytest.mark.parametrize("epoch, lr", [(1, 2e-3), (2, 0.5)], ids=["at_once", "no_epoch_improved"])
+def test_interruption_before_an_improvement_leaves_what_was_there(cfg, tuned, tmp_path, monkeypatch, epoch, lr):
+    interrupted_in(epoch, monkeypatch)
+    there = Path(shutil.copytree(tuned, tmp_path / "there"))
+    before = weights(there)
+    for out in (there, tmp_path / "new"):
+        with pytest.raises(KeyboardInterrupt, match="nothing is kept"):
+            finetune_clip(replace(cfg, model=str(tuned), out=out, lr=lr, overwrite=True))
+    assert same(before, weights(there))
+    assert [p.name for p in tmp_path.iterdir()] == ["there"]
+
+
 @pytest.mark.soak
-def test_interruption_leaves_nothing(few, start, tmp_path):
+def test_ctrl_c_keeps_the_best_epoch_so_far(few, start, tmp_path):
     options = f"--data-path {few.dir} --out {tmp_path / 'clip'} --model {start} --device cpu"
-    args = f"finetune-clip {options} --epochs 100000 --patience 100000 --lr 1e-9"
+    args = f"finetune-clip {options} --epochs 100000 --patience 100000 --lr 1e-4 --warmup 0"
     radgen = Path(sys.executable).parent / "radgen"
     process = subprocess.Popen([radgen, *args.split()], stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
-        if line.startswith("epoch 1:"):
+        if line.startswith("epoch 2:"):
             break
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     err = process.communicate(timeout=120)[1]
     assert process.returncode == 130
     assert "Traceback" not in err, err[-3000:]
-    assert not any(tmp_path.iterdir())
+    assert "interrupted, but" in err
+    assert "holds epoch" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["clip"]
+    assert TextEncoder(str(tmp_path / "clip")).width == 32

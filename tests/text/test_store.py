@@ -49,10 +49,71 @@ def test_get_pads_to_a_given_length(stored):
     rows = stored.rows(captions(0, 2))
     e = stored.get(rows, length=40)
     e.check(8)
-    assert (e.tokens.shape, e.tokens.dtype) == ((2, 40, 8), torch.float32)
+    assert (e.tokens.shape, e.tokens.dtype) == ((2, 40, 8), torch.bfloat16)
     for length in (1, 0):
         with pytest.raises(ConfigError, match=f"tokens does not fit into a length of {length}"):
             stored.get(rows, length)
+
+
+@pytest.mark.parametrize("stored_as, dtype", [("bf16", torch.bfloat16), ("f32", torch.float32)])
+def test_vectors_keep_the_type_in_which_they_are_stored(tmp_path, stored_as, dtype):
+    texts = captions(0, 40)
+    store = fill_store(tmp_path / "s", KEY | {"dtype": stored_as}, texts, StubEncoder, batch_size=4, part_size=16)
+    expected, found = StubEncoder()(texts), store.get(store.rows(texts))
+    assert {found.tokens.dtype, found.pooled.dtype} == {dtype}
+    assert torch.equal(found.pooled, expected.pooled.to(dtype))
+    assert torch.equal(found.tokens[:, : expected.tokens.shape[1]], expected.tokens.to(dtype))
+
+
+def one_by_one(store, rows, length):
+    "What `get` gives, read row by row and converted to float32."
+    tokens, pooled = torch.zeros(len(rows), length, store.width), torch.empty(len(rows), store.width)
+    for i, (number, row, first) in enumerate(store.places[rows]):
+        part, n = store.parts[number], store.lengths[rows[i]]
+        kept = torch.from_numpy(np.array(part.tokens[first : first + n]))
+        tokens[i, :n] = kept.view(torch.bfloat16)
+        pooled[i] = torch.from_numpy(np.array(part.pooled[row])).view(torch.bfloat16)
+    return tokens, pooled
+
+
+def test_a_batch_over_several_parts_holds_the_rows_in_order(stored):
+    rows = np.random.default_rng(0).integers(0, 50, 64)  # with repeats, from all parts
+    assert len(set(stored.places[rows][:, 0])) == 4
+    found = stored.get(rows, length=9)
+    tokens, pooled = one_by_one(stored, rows, 9)
+    assert torch.equal(found.tokens.float(), tokens)
+    assert torch.equal(found.pooled.float(), pooled)
+    assert found.mask.sum(1).tolist() == stored.lengths[rows].tolist()
+
+
+def test_a_part_is_read_once_per_batch(stored):
+    reads = []
+
+    class Counted(np.ndarray):
+        def __getitem__(self, key):
+            reads.append(self.name)
+            return np.asarray(self)[key]
+
+    def counted(array, name):
+        seen = np.asarray(array).view(Counted)
+        seen.name = name
+        return seen
+
+    store = EmbeddingStore(stored.path)
+    store.parts = [p._replace(tokens=counted(p.tokens, "t"), pooled=counted(p.pooled, "p")) for p in store.parts]
+    store.get(range(16))  # the first part
+    assert sorted(reads) == ["p", "t"]
+
+
+def test_a_caption_that_is_stored_conditions_as_its_float32_vectors_do(stored):
+    "Dropping texts promotes what is stored to float32, which is exact."
+    from radgen.networks.denoiser import TextConditioning
+
+    text, cond = stored.get(range(6)), TextConditioning(8, 4, 4)
+    drop = torch.tensor([True, False] * 3)
+    for x, y in zip(cond.drop(text, drop), cond.drop(text.to(torch.float32), drop)):
+        assert x.dtype in (torch.float32, torch.bool)
+        assert torch.equal(x, y)
 
 
 def test_rows_names_a_text_that_is_not_there(stored):

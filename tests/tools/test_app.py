@@ -24,12 +24,12 @@ needs_gradio = pytest.mark.skipif(
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 
 
-def start(run, folder):
+def start(run_dir, folder):
     "`radgen app` in a process of its own, that is given its command in `folder`: the process, its address and its log."
     port, log = free_port(), folder / "log.txt"
     with log.open("w") as out:
         process = subprocess.Popen(
-            [str(Path(sys.executable).parent / "radgen"), "app", str(run.dir), "--port", str(port), "--device", "cpu"],
+            [str(Path(sys.executable).parent / "radgen"), "app", str(run_dir), "--port", str(port), "--device", "cpu"],
             stderr=out,
             stdout=out,
             cwd=folder,
@@ -46,7 +46,7 @@ def start(run, folder):
 @pytest.fixture(scope="module")
 def server(run, tmp_path_factory):
     "A page for all tests of this file: its address and its process."
-    process, url, log = start(run, tmp_path_factory.mktemp("app"))
+    process, url, log = start(run.dir, tmp_path_factory.mktemp("app"))
     try:
         yield url, process
         process.send_signal(signal.SIGTERM)
@@ -122,7 +122,7 @@ def read(page):
 @needs_browser
 def test_type_draw_and_download(visit, tmp_path):
     page = visit(width=1300, height=1000)
-    ask(page, "Axial CT of the head, 63-year-old man: left subdural haematoma!!", Pictures=3, Seed=11)
+    ask(page, "Axial CT of the head, 63-year-old man: left subdural haematoma!!", Images=3, Seed=11)
     page.get_by_role("button", name="Draw", exact=True).click()
     pictures(page, 3)
     assert read(page) == "Computed tomography, Head, Axial view, Left subdural haematoma"
@@ -147,10 +147,10 @@ def test_type_draw_and_download(visit, tmp_path):
 @needs_browser
 def test_an_empty_caption_is_a_sentence_and_the_page_goes_on(visit):
     page = visit()
-    ask(page, "   ", Pictures=1)
+    ask(page, "   ", Images=1)
     page.get_by_role("button", name="Draw", exact=True).click()
     page.get_by_text("the prompt is empty").first.wait_for()
-    ask(page, "<script>document.title='owned'</script> ultrasound of the abdomen", Pictures=1)
+    ask(page, "<script>document.title='owned'</script> ultrasound of the abdomen", Images=1)
     page.get_by_role("button", name="Draw", exact=True).click()
     pictures(page, 1)
     assert "radgen" in page.title() and read(page).startswith("Ultrasonography, Abdomen")
@@ -161,7 +161,7 @@ def test_an_empty_caption_is_a_sentence_and_the_page_goes_on(visit):
 def test_two_visitors_at_once_get_their_own(visit):
     pages = [visit(), visit()]
     for page, caption in zip(pages, ("CT of the head", "X-ray of the chest")):
-        ask(page, caption, Pictures=2, Steps=10)
+        ask(page, caption, Images=2, Steps=10)
     for page in pages:
         page.get_by_role("button", name="Draw", exact=True).click()
     for page, kind in zip(pages, ("Computed tomography, Head", "X-ray, Chest")):
@@ -175,12 +175,12 @@ def test_two_visitors_at_once_get_their_own(visit):
 @needs_browser
 def test_a_page_that_is_reloaded_in_the_middle_draws_again(visit):
     page = visit()
-    ask(page, "CT of the head", Pictures=16, Steps=200)
+    ask(page, "CT of the head", Images=16, Steps=200)
     page.get_by_role("button", name="Draw", exact=True).click()
     page.get_by_text("drawing").first.wait_for()
     page.reload()
     typed_into(page).wait_for()
-    ask(page, "X-ray of the chest", Pictures=1)
+    ask(page, "X-ray of the chest", Images=1)
     page.get_by_role("button", name="Draw", exact=True).click()
     pictures(page, 1)
 
@@ -189,11 +189,54 @@ def test_a_page_that_is_reloaded_in_the_middle_draws_again(visit):
 @needs_browser
 def test_by_keyboard_on_a_phone(visit):
     page = visit(width=390, height=844)
-    ask(page, "MRI of the brain", Pictures=1)
+    ask(page, "MRI of the brain", Images=1)
     typed_into(page).focus()
     page.keyboard.press("Shift+Enter")
     pictures(page, 1)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@needs_gradio
+@needs_browser
+def test_a_long_caption_is_cut_and_the_page_says_so(visit):
+    page = visit()
+    note = page.locator("#note")
+    assert "cut" not in note.inner_text()
+    page.get_by_label("Bring the caption into the form").uncheck()
+    ask(page, "lung " * 100, Images=1)
+    note.get_by_text("the prompt has 102 tokens and the text encoder reads 64: the last 38 are cut").wait_for()
+    page.get_by_role("button", name="Draw", exact=True).click()
+    pictures(page, 1)
+    assert "102 tokens" in note.inner_text()
+    ask(page, "lung", Images=1)
+    page.wait_for_function("!document.querySelector('#note')?.innerText.includes('tokens')")
+
+
+@needs_gradio
+@needs_browser
+def test_page_of_a_finished_model_without_its_data(run, browser, tmp_path):
+    "Images are made, nothing is compared, and the page says why."
+    model = shutil.copytree(run.final(), tmp_path / "elsewhere" / "model")
+    process, url, log = start(model, tmp_path)
+    context = browser.new_context(viewport=dict(width=1300, height=1000))
+    try:
+        page = context.new_page()
+        page.goto(url)
+        typed_into(page).wait_for()
+        page.get_by_text("The training data of this model are not on this machine").wait_for()
+        assert not page.locator("#nearest").is_visible()
+        ask(page, "Axial CT of the head: left subdural haematoma", Images=2)
+        page.get_by_role("button", name="Draw", exact=True).click()
+        pictures(page, 2)
+        assert read(page).startswith("Computed tomography, Head")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert "Traceback" not in log.read_text()
+    finally:
+        context.close()
+        process.kill()
+    assert not list((model.with_name("model-output") / "app").iterdir())
+    assert sorted(p.name for p in model.iterdir()) == sorted(p.name for p in run.final().iterdir())
 
 
 def memory(pid):
@@ -224,7 +267,7 @@ def test_no_way_past_the_queue_and_no_upload(server):
 def test_ctrl_c_ends_a_page_that_is_drawing(run, tmp_path):
     from gradio_client import Client
 
-    process, url, log = start(run, tmp_path)
+    process, url, log = start(run.dir, tmp_path)
     try:
         job = Client(url, verbose=False, download_files=False).submit(
             "CT of the head", [], True, 16, 2, 200, 0, "dpm++", api_name="/draw"

@@ -1,17 +1,30 @@
 """Requests of the page: what may be asked for, the text that the model reads, and what is shown next to an image."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from radgen.core.errors import ConfigError
+from radgen.core.files import read_json, write_json
 from radgen.diffusion.pipeline import RadGenPipeline
 from radgen.diffusion.process import make_schedule
 from radgen.networks.unet import SIZES, UNet
 from radgen.text.embedding import TextEmbedding
 from radgen.tools.config import AppConfig
-from radgen.tools.requests import References, concept_names, examples, generate, training_text
+from radgen.tools.requests import (
+    EXAMPLES,
+    References,
+    concept_names,
+    data_of,
+    examples,
+    generate,
+    names_of,
+    training_text,
+)
+from radgen.training.run import load_run
 
 
 def test_default_address_is_loopback():
@@ -24,10 +37,17 @@ def test_port_out_of_bounds_is_rejected(port):
         AppConfig("run", port=port)
 
 
-def constant_embedding(texts):
+class ConstantEncoder:
     "An encoder that gives every text the same vectors."
-    n = len(texts)
-    return TextEmbedding(torch.ones(n, 3, 24), torch.ones(n, 3).bool(), torch.ones(n, 24))
+
+    max_length = 64
+
+    def __call__(self, texts):
+        n = len(texts)
+        return TextEmbedding(torch.ones(n, 3, 24), torch.ones(n, 3).bool(), torch.ones(n, 24))
+
+    def lengths(self, texts):
+        return [3] * len(texts)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +55,7 @@ def pipe():
     network = UNet(sample_size=16, text_dim=24, block="paper", **SIZES["tiny"]).eval()
     pipe = RadGenPipeline(network, make_schedule())
     pipe.set_progress_bar_config(disable=True)
-    pipe._encoder = constant_embedding
+    pipe._encoder = ConstantEncoder()
     return pipe
 
 
@@ -113,3 +133,25 @@ def test_training_image_is_found_and_noise_is_far_from_all(run):
     assert seen.auroc.median() > 0.9
     alone = references([Image.fromarray(real)])[1]
     assert alone.concept[0] in {run.prepared.names.get(c) for c in run.prepared.rows("train").cuis[7]}
+
+
+def test_finished_model_without_its_data_reads_captions_alike(run, tmp_path):
+    alone = load_run(shutil.copytree(run.final(), tmp_path / "model"))
+    assert data_of(alone) is None
+    assert data_of(run) is run.prepared
+    selected = {cui: run.prepared.names[cui] for cui in run.prepared.manifest["selected"]}
+    assert names_of(alone) == selected
+    assert set(concept_names(alone)) == set(selected.values())
+    assert examples(alone, 2) == [[caption, []] for caption in EXAMPLES[:2]]
+    for row in run.prepared.rows("test")[:10].itertuples():
+        names = [selected[cui] for cui in row.cuis if cui in selected]
+        assert training_text(row.caption, names, alone) == training_text(row.caption, names, run)
+    for caption, _ in examples(alone):
+        assert training_text(caption, [], alone)
+
+
+def test_data_that_were_prepared_anew_are_not_used(run, tmp_path):
+    folder = shutil.copytree(run.dir, tmp_path / "r")
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", {**config, "data": "another content"})
+    assert data_of(load_run(folder)) is None

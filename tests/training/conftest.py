@@ -40,7 +40,7 @@ def four_steps(small, tmp_path_factory):
     from radgen.training.train import train
     from training_tools import tiny
 
-    return train(replace(tiny(small, tmp_path_factory.mktemp("four")), steps=4, checkpoint_every=2, log_every=1))
+    return train(replace(tiny(small, tmp_path_factory.mktemp("four")), steps=4, checkpoint_every=8, log_every=1))
 
 
 @pytest.fixture

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from radgen.core.errors import DataError
-from radgen.core.files import read_json
+from radgen.core.errors import ConfigError, DataError
+from radgen.core.files import fingerprint, read_json, write_json
+from radgen.diffusion.pipeline import RadGenPipeline
 from radgen.training.config import SampleConfig
-from radgen.training.run import Run
+from radgen.training.run import Run, load_run
 from radgen.training.sampling import default_folder, request_settings, sample, select_conditions
 from radgen.training.train import train
 
@@ -19,7 +20,7 @@ def request_of(two_steps):
     "A function that makes a request of one step."
 
     def make(**options):
-        return SampleConfig(two_steps.dir, steps=1, device="cpu", **options)
+        return SampleConfig(**{"run": two_steps.dir, "steps": 1, "device": "cpu", **options})
 
     return make
 
@@ -70,6 +71,7 @@ def test_captions_repeat_when_more_images_are_asked_for(two_steps, request_of):
         dict(sampler="ddim"),
         dict(negative="a chest"),
         dict(guidance_interval=(0.2, 0.8)),
+        dict(precision="bf16"),
     ],
     ids=str,
 )
@@ -87,3 +89,95 @@ def test_split_without_images_is_reported(cfg, small, tmp_path):
     with pytest.raises(DataError, match="keeps no test image"):
         sample(SampleConfig(run.dir, device="cpu"))
     assert (sample(SampleConfig(run.dir, split="train", n=1, steps=1, device="cpu")) / "000000.png").exists()
+
+
+PROMPTS = ("a head", "a chest")
+
+
+def pngs(folder):
+    "Bytes of the images of a folder."
+    return [path.read_bytes() for path in sorted(folder.glob("0*.png"))]
+
+
+def test_prompts_need_the_finished_model_alone(two_steps, request_of, tmp_path):
+    copy = shutil.copytree(two_steps.final(), tmp_path / "elsewhere" / "model")
+    expected = pngs(sample(request_of(prompts=PROMPTS, out=tmp_path / "of-the-run")))
+    assert len(expected) == 2
+    out = sample(request_of(run=copy, prompts=PROMPTS))
+    assert out.parent == tmp_path.resolve() / "elsewhere" / "model-output" / "samples"
+    assert pngs(out) == expected
+    assert sorted(p.name for p in copy.iterdir()) == sorted(p.name for p in two_steps.final().iterdir())
+    record = read_json(out / "sample.json")
+    assert (record["weights"], record["image_size"], record["encoder"]) == (two_steps.weights(), 16, "minilm")
+    with pytest.raises(DataError):
+        sample(request_of(run=copy))  # captions of a split need the data
+
+
+def test_prompts_do_not_need_the_prepared_folder(copied, two_steps, request_of, tmp_path):
+    run = copied(two_steps)
+    config = read_json(run.dir / "config.json")
+    write_json(run.dir / "config.json", {**config, "prepared": str(tmp_path / "gone")})
+    expected = pngs(sample(request_of(prompts=PROMPTS, out=tmp_path / "a")))
+    assert pngs(sample(request_of(run=run.dir, prompts=PROMPTS, out=tmp_path / "b"))) == expected
+    with pytest.raises(DataError, match="gone"):
+        sample(request_of(run=run.dir))
+
+
+def test_final_folder_of_a_run_stands_for_the_run(two_steps, request_of):
+    request = request_of(run=two_steps.final(), n=1)
+    assert sample(request) == default_folder(replace(request, precision="no"), load_run(two_steps.dir))
+
+
+def lines_about_tokens(capsys):
+    return [line for line in capsys.readouterr().err.splitlines() if "tokens" in line]
+
+
+def test_cut_prompts_are_reported_once(request_of, tmp_path, capsys, recwarn):
+    long = "lung " * 100
+    sample(request_of(prompts=(long, "a head"), n=4, negative="rib " * 70, batch_size=1, out=tmp_path / "a"))
+    (line,) = lines_about_tokens(capsys)
+    assert line.startswith("2 of 3 prompts have more than the 64 tokens that the text encoder reads: 46 tokens are cut")
+    assert not [w for w in recwarn if "tokens" in str(w.message)]
+    sample(request_of(prompts=(long,), out=tmp_path / "b"))
+    (line,) = lines_about_tokens(capsys)
+    assert line.startswith("The prompt has 102 tokens and the text encoder reads 64: the last 38 are cut.")
+    sample(request_of(prompts=("a head",), out=tmp_path / "c"))
+    assert not lines_about_tokens(capsys)
+
+
+def test_cut_captions_of_a_split_are_reported_once(cfg, request_of, tmp_path, capsys):
+    run = train(replace(cfg, max_length=8))
+    capsys.readouterr()
+    texts = run.prepared.texts("test", 2)
+    lengths = run.pipeline().load_encoder().lengths(texts)
+    cut = sum(n > 8 for n in lengths)
+    assert cut > 0
+    sample(request_of(run=run.dir, out=tmp_path / "a"))
+    (line,) = lines_about_tokens(capsys)
+    limits = "cut at 8 tokens (--max-length)"
+    assert line == (f"{cut} of {len(texts)} captions are {limits}, the longest has {max(lengths)} tokens.")
+
+
+def test_precision_is_recorded_and_float32_keeps_its_folders(two_steps, request_of, tmp_path):
+    exact = read_json(sample(request_of(n=1, out=tmp_path / "a")) / "sample.json")
+    assert (exact["precision"], exact["compile"]) == ("no", False)  # `auto` on a CPU
+    before = {"images", "model", "recipe", "encoder", "image_size", "images_per_s", "seconds", "fingerprint"}
+    decisive = {k: v for k, v in exact.items() if k not in before | {"precision", "compile"}}
+    assert exact["fingerprint"] == fingerprint(decisive)  # as at 62af7d4, where there was no precision
+    rounded = read_json(sample(request_of(n=1, precision="bf16", out=tmp_path / "b")) / "sample.json")
+    assert rounded["precision"] == "bf16"
+    assert rounded["fingerprint"] != exact["fingerprint"]
+    assert pngs(tmp_path / "a") != pngs(tmp_path / "b")
+    with pytest.raises(ConfigError, match="needs a CUDA GPU"):
+        sample(request_of(n=1, precision="fp16"))
+
+
+def test_compile_is_recorded_and_does_not_ask_for_other_images(request_of, tmp_path, monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr(RadGenPipeline, "compile_denoiser", lambda self: calls.append(self))
+    out = sample(request_of(n=2, compile=True, out=tmp_path / "a"))
+    assert len(calls) == 1
+    assert read_json(out / "sample.json")["compile"] is True
+    capsys.readouterr()
+    sample(request_of(n=2, out=tmp_path / "a"))
+    assert "up to date" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from radgen.training.run import load_run
 from training_tools import last_weights
 
 STEPS = 120
-RARELY = ("--checkpoint-every", "60")  # may differ from one call to the next
+RARELY = ("--checkpoint-every", "240")  # may differ from one call to the next
 ENDLESS = ("--steps", "1000000")  # for runs that are not meant to end
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
@@ -28,7 +28,7 @@ pytestmark = posix
 def command(prepared, runs, *more):
     "A training that logs every step and saves every third."
     fixed = "--image-size 16 --batch-size 4 --size tiny --encoder minilm --device cpu --log-every 1 --valid-every 0"
-    rest = f"--preview-every 0 --checkpoint-every 3 --steps {STEPS} --name r"
+    rest = f"--preview-every 0 --checkpoint-every 12 --steps {STEPS} --name r --patch 2 --prediction flow"
     return ["train", "--data-path", str(prepared.dir), "--runs", str(runs), *fixed.split(), *rest.split(), *more]
 
 

@@ -24,7 +24,7 @@ def same_bits(a, b):
 
 @pytest.fixture
 def four(cfg):
-    return replace(cfg, steps=4, checkpoint_every=2, log_every=1)
+    return replace(cfg, steps=4, checkpoint_every=8, log_every=1)
 
 
 @pytest.mark.parametrize("step", [0, 1, 3])
@@ -34,6 +34,24 @@ def test_run_cut_off_goes_on_with_the_same_bits(four, four_steps, step):
     assert (four.runs / "r" / "last").exists() == (step > 1)
     torch.rand(7)  # the global generator is in another state now
     same_bits(train(four), four_steps)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(patch=2, prediction="flow"),
+        dict(recipe="paper"),
+        dict(optimizer="adamw", snr_floor=0.1),
+        dict(model="VGG16UNet_FrozenStart", patch=2),
+    ],
+    ids=str,
+)
+def test_every_kind_of_run_goes_on_with_the_same_bits(four, options):
+    four = replace(four, **options)
+    whole = train(replace(four, name="whole"))
+    with cut_off_before(3):
+        train(four)
+    same_bits(train(four), whole)
 
 
 def test_damaged_checkpoint_is_set_aside_again_and_again(four, four_steps, copied, capsys):

@@ -36,7 +36,10 @@ def test_import_of_the_options_loads_nothing_heavy():
         (dict(text_drop=1.0), "--text-drop is 1.0: it must be at least 0 and below 1."),
         (dict(model="unet"), f"--model is 'unet': choose one of {', '.join(DENOISERS)}."),
         (dict(recipe="best"), "--recipe is 'best': it must be one of radgen, paper."),
-        (dict(prediction="image"), "--prediction is 'image': it must be one of epsilon, v_prediction, sample."),
+        (dict(prediction="image"), "--prediction is 'image': it must be one of epsilon, v_prediction, sample, flow."),
+        (dict(patch=3), "--patch is 3: it must be one of 1, 2, 4."),
+        (dict(valid_every=0.5), "--valid-every is 0.5: it must be a whole number of at least 0."),
+        (dict(log_with="aim"), "--log-with is 'aim': it must be one of tensorboard, wandb, mlflow, none."),
         (dict(balance="views"), "--balance is 'views': it must be one of none, types, concepts."),
         (dict(name="a/b"), "--name is 'a/b': it must be a plain folder name"),
         (dict(name=".hidden"), "--name is '.hidden': it must be a plain folder name"),
@@ -70,7 +73,8 @@ def test_resolve_fills_what_is_open_and_keeps_what_is_given(recipe):
     assert resolved["crop"] == 0.7
     for name, value in (RECIPES[recipe] | {"crop": 0.7}).items():
         assert resolved[name] == value, name
-    assert {name for name, value in resolved.items() if value is None} == {"vgg_weights", "steps"}
+    open_options = {name for name, value in resolved.items() if value is None}
+    assert open_options == {"vgg_weights", "steps", "valid_every", "preview_every", "log_with"}
 
 
 def test_resolving_twice_changes_nothing():
@@ -79,8 +83,39 @@ def test_resolving_twice_changes_nothing():
     assert replace(once, lr=0.1).lr == 0.1
 
 
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        (dict(), dict(patch=2, optimizer="muon", lr=5e-3, t_sampling="uniform", snr_gamma=5.0)),
+        (dict(image_size=32), dict(patch=1)),
+        (dict(image_size=72), dict(patch=1)),  # 36 patches cannot be halved three times
+        (dict(image_size=72, size="tiny"), dict(lr=5e-3)),
+        (dict(optimizer="adamw"), dict(lr=3e-4)),
+        (dict(optimizer="adamw", size="tiny"), dict(lr=1e-3)),
+        (dict(recipe="paper"), dict(patch=1, optimizer="adamw", lr=3e-4, ema_width=0.0)),
+        (dict(recipe="paper", optimizer="muon"), dict(lr=5e-3)),
+        (dict(prediction="flow"), dict(t_sampling="logit_normal", snr_gamma=0.0)),
+        (dict(prediction="flow", t_sampling="uniform"), dict(t_sampling="uniform")),
+        (dict(ema_decay=0.0), dict(ema_width=0.0)),
+        (dict(ema_decay=0.0, ema_width=0.1), dict(ema_width=0.1)),
+    ],
+    ids=str,
+)
+def test_options_that_depend_on_others(options, expected):
+    resolved = asdict(resolve(TrainConfig("data", **options)))
+    assert {name: resolved[name] for name in expected} == expected
+
+
 def test_options_that_contradict_each_other_are_rejected():
     with pytest.raises(ConfigError, match="divides by zero"):
         resolve(TrainConfig("data", prediction="epsilon", zero_snr=True))
+    with pytest.raises(ConfigError, match="--image-size 72 with --patch 2 is not a multiple of 16"):
+        resolve(TrainConfig("data", image_size=72, patch=2))
+    with pytest.raises(ConfigError, match="--snr-floor 0.1 is without min-SNR weighting"):
+        resolve(TrainConfig("data", prediction="flow", snr_floor=0.1))
+    with pytest.raises(ConfigError, match="--snr-floor 0.1 with --prediction epsilon"):
+        resolve(TrainConfig("data", prediction="epsilon", snr_floor=0.1))
+    with pytest.raises(ConfigError, match="--snr-floor 6 is above --snr-gamma 5"):
+        resolve(TrainConfig("data", snr_floor=6.0))
     with pytest.raises(ConfigError, match="contradict each other"):
         resolve(TrainConfig("data", use_clip=True, encoder="minilm"))

@@ -17,8 +17,7 @@ def watched(small, tmp_path_factory):
     from training_tools import tiny
 
     cfg = tiny(small, tmp_path_factory.mktemp("watched"))
-    epoch = len(small.rows("train")) / cfg.batch_size
-    return train(replace(cfg, steps=4, valid_every=1 / epoch, preview_every=2 / epoch, checkpoint_every=1, log_every=2))
+    return train(replace(cfg, steps=4, valid_every=4, preview_every=8, checkpoint_every=4, log_every=8))
 
 
 def events(run):
@@ -57,7 +56,7 @@ def test_tensorboard_holds_curve_and_images(watched):
 
 
 def test_tensorboard_holds_every_step_once_of_a_run_that_goes_on(cfg):
-    cfg = replace(cfg, steps=6, log_every=1, checkpoint_every=3)
+    cfg = replace(cfg, steps=6, log_every=1, checkpoint_every=12)
     with cut_off_before(5):
         train(cfg)
     run = train(cfg)
