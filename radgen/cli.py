@@ -19,6 +19,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+# %% ../nbs/940_cli.ipynb #940-cli-030b
 from .captions.config import AuditConfig, RewriteConfig
 from .core.errors import Preempted, RadgenError
 from .core.files import to_json

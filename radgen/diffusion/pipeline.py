@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['image_record', 'check_size', 'TextToImage', 'CutPromptWarning', 'warn_of_cut', 'MovablePipeline', 'padded_text',
-           'generate_batch', 'generate', 'PipelineOptions', 'SavedPipeline', 'read_request', 'RadGenPipeline',
-           'update_card']
+           'generate_batch', 'generate', 'PipelineOptions', 'why_not_loaded', 'SavedPipeline', 'read_request',
+           'RadGenPipeline', 'update_card']
 
 # %% ../../nbs/630_pipeline.ipynb #630-pipeline-004
 import os
@@ -223,6 +223,17 @@ class PipelineOptions:
     equalize: bool = False  # whether training images had their histogram equalised
     about: dict | None = None  # what its card says: fields of `About`
 
+# %% ../../nbs/630_pipeline.ipynb #630-pipeline-030a
+def why_not_loaded(
+    folder: Path,  # of a saved pipeline
+    error: Exception,  # that loading it raised
+) -> str:
+    "A sentence for an error of loading: radgen's own, or one that names what a foreign file provoked."
+    if isinstance(error, RadgenError):
+        return str(error)
+    said = f"{type(error).__name__}: {first_line(error, 200)}"
+    return f"the pipeline in {folder} could not be loaded ({said}): copy the whole folder again."
+
 # %% ../../nbs/630_pipeline.ipynb #630-pipeline-030
 class SavedPipeline(DiffusionPipeline):
     "The part of the pipeline that saves it with its card, and reads it as data only."
@@ -258,11 +269,8 @@ class SavedPipeline(DiffusionPipeline):
         dtypes = list(take(kwargs, DTYPE_OPTIONS).values())[:1]
         try:
             return cls(**load_parts(folder, index, kwargs), **{**options, **kwargs}).to(*dtypes)  # fingerprint first
-        except RadgenError as e:
-            reason = str(e)
         except Exception as e:  # whatever a foreign file provokes
-            said = f"{type(e).__name__}: {first_line(e, 200)}"
-            reason = f"the pipeline in {folder} could not be loaded ({said}): copy the whole folder again."
+            reason = why_not_loaded(folder, e)
         raise DataError(reason)
 
 # %% ../../nbs/630_pipeline.ipynb #630-pipeline-032

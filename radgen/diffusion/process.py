@@ -32,7 +32,7 @@ class Prediction(NamedTuple):
     weight: Callable  # SNR -> square error of the prediction over that of the image
     schedule: type = DDPMScheduler  # class of its noise schedule
 
-
+# %% ../../nbs/600_process.ipynb #600-process-035b
 PREDICTIONS = Registry(
     "prediction",
     {

@@ -99,6 +99,10 @@ class UNetSkeleton(Denoiser):
         if c.block == "radgen":
             self.out = nn.Sequential(group_norm(up[0]), nn.SiLU(), zero(self.out))
 
+    def pool(self, h: torch.Tensor) -> torch.Tensor:
+        "Half the size, by the largest of four numbers (paper) or by their mean."
+        return F.max_pool2d(h, 2) if self.config.block == "paper" else F.avg_pool2d(h, 2)
+
     def encode(self, x, emb, tokens, mask) -> list[torch.Tensor]:
         "Feature maps at full, half, quarter, ... size."
         skips = [self.stem(x)]
@@ -128,7 +132,6 @@ class UNet(UNetSkeleton):
         super().__init__()
         check_halvings(sample_size, len(widths) - 1, patch)
         self.cond = TextConditioning(text_dim, cond_dim, emb_dim)
-        self.pool = nn.MaxPool2d(2) if block == "paper" else nn.AvgPool2d(2)
         self.build_encoder(tuple(widths))
         self.build_decoder(tuple(widths))
 

@@ -152,12 +152,11 @@ class TextEncoder:
     ):
         "Load weights and tokenizer; raises `AssetError` with the way out where they cannot be had."
         folder = encoder_source(name)
-        self.name, self.pooling = name, pooling_of(name, folder)
+        self.name, self.pooling, self.wanted = name, pooling_of(name, folder), precision
         model, self.tokenizer = load_network(name, folder)
         self.model = model.requires_grad_(False).eval()
         self.width: int = model.config.hidden_size
         self.max_length = _read_limit(name, self.tokenizer, model, max_length)
-        self.wanted = precision
         self.to(device)
 
     def to(self, device: str | torch.device) -> "TextEncoder":

@@ -60,9 +60,8 @@ class Answers:
         self.run, self.closing = run, closing
         self.pipe = run.pipeline(where)
         self.limit = self.pipe.load_encoder().max_length
-        self.count = TokenCounter(
-            self.pipe.config.encoder
-        )  # a tokenizer of its own, since visitors type while it draws
+        # a tokenizer of its own, since visitors type while images are generated
+        self.count = TokenCounter(self.pipe.config.encoder)
         self.references = References(run, where) if data_of(run) else None
         self.pipe.set_progress_bar_config(desc="drawing", leave=False)
         self.pipe.denoiser.register_forward_pre_hook(self._still_open)  # called at each step
@@ -184,7 +183,7 @@ def _request_column(gr, answers: Answers, shown: list[list]) -> Request:
     button = gr.Button("Draw", variant="primary")
     return Request(caption, concepts, transform, n, guidance, steps, seed, sampler, read, note, another, button)
 
-
+# %% ../../nbs/915_app.ipynb #915-app-008b
 def _gallery(gr, name: str):
     "A row of images that can be downloaded."
     return gr.Gallery(

@@ -82,7 +82,7 @@ def run_ema(cfg: EmaConfig) -> dict:
 
     return choose_ema(cfg)
 
-
+# %% ../../nbs/935_commands.ipynb #935-commands-004b
 def run_evaluate(cfg: EvaluateConfig) -> Any:
     "Evaluate samples and write the report."
     from radgen.evaluation.report import evaluate

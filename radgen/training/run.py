@@ -93,13 +93,6 @@ class Run:
             self.opened = open_run_data(self.dir)
         return self.opened
 
-    @property
-    def has_data(self) -> bool:
-        "Whether the prepared folder is where the training found it."
-        return self.opened is not None or (
-            (self.dir / "config.json").exists() and is_prepared(read_config(self.dir)["prepared"])
-        )
-
     def final(self) -> Path:
         "Folder of the finished model; raises `DataError` where training has not finished."
         folder = find_model(self.dir)

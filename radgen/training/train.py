@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+# %% ../../nbs/665_train.ipynb #665-train-004b
 from ..core.devices import set_seed
 from ..core.errors import Preempted, stop_signals
 from ..core.files import atomic_dir

@@ -13,6 +13,7 @@ from radgen.core.errors import ConfigError, DataError, RadgenError
 from radgen.core.files import file_digest, fingerprint
 from radgen.core.precision import choose_precision
 from radgen.training.config import SampleConfig
+from radgen.tools.requests import data_of
 from radgen.training.run import BEFORE, CHANGEABLE, as_begun, describe, load_run, open_run, resolve
 from radgen.training.sampling import sample
 from radgen.training.train import train
@@ -161,7 +162,7 @@ def without_data(copied, two_steps):
 
 
 def test_run_without_its_data_generates_images(without_data):
-    assert not without_data.has_data
+    assert data_of(without_data) is None
     images = without_data.pipeline()("computed tomography, head", num_inference_steps=1).images
     assert images[0].size == (16, 16)
     with pytest.raises(DataError, match="the data of .* are not at .*--data-path"):
