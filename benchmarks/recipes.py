@@ -358,7 +358,9 @@ def measure(part, data, px, a, results):
     results.setdefault("baselines", {})[f"{data} {px}"] = score.baseline()
     jobs = plan(part, contenders, data, px, a, results, seconds)
     write_json(a.out, results)
-    run_jobs(jobs, data, a, results)
+    # their snapshots serve the ablation's widths of the EMA, also where the table trained them first
+    bases = {job_of(BASE, demonstration(), data, px, a.minutes, seed, a, seconds)[0].name for seed in range(a.seeds)}
+    run_jobs(jobs, data, a, results, bases)
 
 
 def begin_worker(threads):
@@ -376,15 +378,14 @@ def begin_worker(threads):
     threading.Thread(target=watch, daemon=True).start()
 
 
-def run_jobs(jobs, data, a, results):
-    "Run jobs in processes; a job that crashes is left for the next call."
+def run_jobs(jobs, data, a, results, bases):
+    "Run jobs in processes, and keep the snapshots of `bases`; a job that crashes is left for the next call."
     spawn, each = multiprocessing.get_context("spawn"), max(1, a.threads // a.workers)
     pool = ProcessPoolExecutor(a.workers, spawn, initializer=begin_worker, initargs=(each,))
     waiting = {}
     for cfg, entries in jobs.values():
         scored = [(about.get("ema_width", 0), sides) for _, about, sides in entries]
-        keep = any(record["name"] == BASE for record, _, _ in entries)
-        waiting[pool.submit(one_run, cfg, data, a.n, scored, keep)] = cfg, entries
+        waiting[pool.submit(one_run, cfg, data, a.n, scored, cfg.name in bases)] = cfg, entries
     try:
         for i, job in enumerate(as_completed(waiting), 1):
             cfg, entries = waiting[job]

@@ -15,12 +15,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
+from training_tools import largest_difference
 
 from radgen.cli import main
 
 pytestmark = pytest.mark.soak
 
 BIN = Path(sys.executable).parent
+ADAMW = ("--optimizer", "adamw")  # whose weights differ by rounding alone; see `mean_difference` for Muon
 LAUNCH = "launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
 
 
@@ -53,11 +55,15 @@ def options(prepared, runs, name, batch, steps, *more):
     return [str(part) for part in ["train", *fixed.split(), *own, *more]]
 
 
+def final_weights(run):
+    "The weights of a finished run."
+    return load_file(run / "final" / "denoiser" / "diffusion_pytorch_model.safetensors")
+
+
 def mean_difference(*runs):
     """Of the weights of two runs. Muon enlarges the rounding of directions in which a gradient is small, so that single
     weights differ by 1e-4. In the mean, weights move by some 1e-3, and those of equal runs differ by less than 1e-6."""
-    files = [run / "final" / "denoiser" / "diffusion_pytorch_model.safetensors" for run in runs]
-    one, other = (load_file(file) for file in files)
+    one, other = map(final_weights, runs)
     total = sum((one[name] - other[name]).abs().sum().item() for name in one)
     return total / sum(weight.numel() for weight in one.values())
 
@@ -66,7 +72,7 @@ def mean_difference(*runs):
 def two(small, tmp_path_factory):
     "A run of two processes, each with two batches per step, and what they printed."
     runs = tmp_path_factory.mktemp("runs")
-    output = finished(*options(small, runs, "two", 2, 12, "--grad-accum", 2))
+    output = finished(*options(small, runs, "two", 2, 12, "--grad-accum", 2, *ADAMW))
     return runs / "two", output
 
 
@@ -75,9 +81,9 @@ def test_two_processes_train_what_one_does(two, small, tmp_path):
     assert re.search("12 steps of 8 images on cpu.* and 1 more", output)
     assert output.count("12 steps of 8 images") == 1
     assert output.count(str(run)) == 1
-    assert main(options(small, tmp_path, "one", 8, 12)) == 0
+    assert main(options(small, tmp_path, "one", 8, 12, *ADAMW)) == 0
     folders = (run, tmp_path / "one")
-    assert mean_difference(*folders) < 1e-6
+    assert largest_difference(*map(final_weights, folders)) < 1e-5
     columns = ["step", "epoch", "loss", "lr", "grad_norm"]
     metrics = [pd.read_csv(folder / "metrics.csv")[columns] for folder in folders]
     assert np.allclose(*metrics, rtol=1e-3)
@@ -101,11 +107,11 @@ def test_two_processes_train_every_kind_of_network(small, tmp_path, more, limit)
 
 
 def test_two_processes_draw_the_balanced_batches_of_one(small, tmp_path):
-    output = finished(*options(small, tmp_path, "two", 2, 8, "--balance", "types"))
+    output = finished(*options(small, tmp_path, "two", 2, 8, "--balance", "types", *ADAMW))
     assert output.count("Draws balanced by types") == 1
-    assert main(options(small, tmp_path, "one", 4, 8, "--balance", "types")) == 0
+    assert main(options(small, tmp_path, "one", 4, 8, "--balance", "types", *ADAMW)) == 0
     folders = (tmp_path / "two", tmp_path / "one")
-    assert mean_difference(*folders) < 1e-6
+    assert largest_difference(*map(final_weights, folders)) < 1e-5
     assert (folders[0] / "balance.csv").read_bytes() == (folders[1] / "balance.csv").read_bytes()
 
 
