@@ -11,8 +11,17 @@ def pytest_collection_modifyitems(items):
     "The jobs of two workers: the tests of a file together, since they share fixtures; then each notebook by itself."
     items.sort(key=is_notebook)
     for item in items:
+        refuse_sets_in_names(item)
         if not is_notebook(item):
             item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+def refuse_sets_in_names(item):
+    "A set in the name of a test has another order in each process, and two workers would not find the same tests."
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    for name, value in parameters.items():
+        if isinstance(value, set | frozenset) and repr(value) in item.name and len(value) > 1:
+            raise pytest.UsageError(f"{item.nodeid}: the parameter {name} is a set; give a list")
 
 
 def is_notebook(item):

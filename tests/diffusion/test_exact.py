@@ -41,7 +41,7 @@ from radgen.diffusion.samplers import make_sampler, run_sampler
 from radgen.evaluation.memorisation import audit_memorisation
 
 
-@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("kind", list(PREDICTIONS))
 def test_exact_denoiser_is_the_conditional_mean(kind):
     "By the inverse of the covariance instead of its axes."
     schedule, x, t = gaussian_schedule(kind), normal(5, 1, 1, 2), torch.full((5,), 300)
@@ -53,7 +53,7 @@ def test_exact_denoiser_is_the_conditional_mean(kind):
 
 
 @pytest.mark.parametrize("options", [dict(), dict(shift=3.0)], ids=str)
-@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("kind", list(PREDICTIONS))
 def test_nothing_predicts_better_than_the_exact_denoiser(kind, options):
     "Its loss is the variance that x_t leaves open, in units of the prediction; stretched or shifted it is worse."
     schedule, n, g = gaussian_schedule(kind, **options), 20000, seeded(4)
@@ -72,7 +72,7 @@ def test_nothing_predicts_better_than_the_exact_denoiser(kind, options):
             assert worse > losses.mean(), (step, stretch)
 
 
-@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("kind", list(PREDICTIONS))
 def test_round_trip_of_data_and_noise(kind):
     schedule, t = gaussian_schedule(kind, shift=2.0), torch.tensor([0, 100, 400, 800, 950])
     x0, noise = normal(5, 1, 1, 2, seed=1), normal(5, 1, 1, 2, seed=2)
@@ -235,7 +235,7 @@ SIDES = torch.tensor([0, 0, 0, 1, 1, 1])
 DRAWN = [(name, kind) for kind in PREDICTIONS for name in samplers_for(kind)]
 
 
-@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("kind", list(PREDICTIONS))
 def test_finite_denoiser_is_the_posterior_mean(kind):
     "By densities in 64 bits instead of a softmax of products."
     schedule, x, t = make_schedule(kind), normal(5, 1, 8, 8), torch.tensor([300, 600, 700, 800, 900])

@@ -90,7 +90,7 @@ class TwoImages(nn.Module):
         return torch.where(told, *(y.repeat(copies, 1, 1, 1) for y in (self.with_text, self.without)))
 
 
-@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("kind", list(PREDICTIONS))
 def test_guidance_is_the_same_in_each_parametrisation(kind):
     t, x, schedule = torch.full((7,), 400), normal(7, 1, 8, 8, seed=5), make_schedule(kind)
     told, null = normal(7, 1, 8, 8, seed=3), normal(7, 1, 8, 8, seed=4)

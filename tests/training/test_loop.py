@@ -144,10 +144,10 @@ def test_frozen_slices_have_no_gradient(cfg, monkeypatch):
 @pytest.mark.parametrize(
     "options, expected",
     [
-        (dict(), set()),
-        (dict(attention_max=0), {"cond.null_token", "cond.tokens"}),
-        (dict(model="VGG16UNet_Frozen"), set()),
-        (dict(gradient_checkpointing=True), set()),
+        (dict(), []),
+        (dict(attention_max=0), ["cond.null_token", "cond.tokens"]),
+        (dict(model="VGG16UNet_Frozen"), []),
+        (dict(gradient_checkpointing=True), []),
     ],
     ids=str,
 )
@@ -156,7 +156,7 @@ def test_parameters_without_a_part_in_the_loss_are_found(cfg, small, options, ex
     batches = make_batches(cfg, small)
     model = initial_model(cfg, batches.store.width)
     idle = radgen.training.loop.idle_parameters(model, schedule_of(cfg), batches)
-    assert {".".join(name.split(".")[:2]) for name in idle} == expected
+    assert sorted({".".join(name.split(".")[:2]) for name in idle}) == expected
 
 
 def test_events_are_counted_in_images(cfg):
