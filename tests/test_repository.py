@@ -55,7 +55,7 @@ def test_python_of_readme_draws(tmp_path, monkeypatch):
 
     code = re.search(r"<!-- test: python -->\n```py\n(.*?)```", readme(), re.S)[1]
     shorter = {
-        "steps=900": "steps=2",
+        "steps=1200": "steps=2",
         'size="small"': 'size="tiny"',
         '"work/phantoms")': '"work/phantoms", 160, 20, 20)',
         '"work/prepared")': '"work/prepared", llm="rules")',
@@ -67,7 +67,7 @@ def test_python_of_readme_draws(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     image = Image.open("head.png")
-    assert image.size == (32, 32)
+    assert image.size == (64, 64)
     assert image.text["prompt"].startswith("Computed tomography, Head")
     assert image.text["synthetic"] == "true"
 

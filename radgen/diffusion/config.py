@@ -54,7 +54,7 @@ def check_sampler(
         )
 
 # %% ../../nbs/608_generation_options.ipynb #608-generation-options-009
-LONGEST = 1000  # characters of a prompt
+LONGEST = 10_000  # characters of a prompt
 
 
 def clean_prompt(
@@ -67,7 +67,7 @@ def clean_prompt(
             'the prompt is empty: describe an image, for example "computed tomography, head, axial view, normal".'
         )
     if len(text) > LONGEST:
-        raise ConfigError(f"the prompt has {len(text)} characters: at most {LONGEST} are read.")
+        raise ConfigError(f"the prompt has {len(text)} characters: at most {LONGEST:,} are read.")
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ConfigError(f"the prompt is {reprlib.repr(text)}, which is no valid Unicode: type it again.")
     return text

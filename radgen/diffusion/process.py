@@ -203,7 +203,7 @@ def example_image(
 
 # %% ../../nbs/600_process.ipynb #600-process-012
 def resolution_shift(
-    image_size: int,  # pixels a side
+    image_size: int,  # pixels per side
     base: int = 64,  # the size for which the schedule was made
 ) -> float:  # at least 1
     "The shift that leaves a larger image as visible as one of `base` pixels. Source: Hoogeboom et al. 2023."

@@ -119,7 +119,7 @@ class ExperimentConfig:
     caption_modes: Annotated[tuple[Literal[0, 1, 2, 3], ...], AfterValidator(not_empty)] = (0, 1, 2, 3)
     # text encoders: radbert, clip, minilm or mpnet (stand-ins), a Hugging Face id, or a folder
     encoders: Annotated[tuple[str, ...], AfterValidator(not_empty)] = ("radbert",)
-    scales: Annotated[tuple[Count, ...], AfterValidator(not_empty)] = (1,)  # times the budget's pixels a side
+    scales: Annotated[tuple[Count, ...], AfterValidator(not_empty)] = (1,)  # times the budget's pixels per side
     name: str = "table"  # everything is written to RUNS/NAME
     runs: Path = Path("runs")  # folder of all runs
     # one cell at a time on each; give cpu twice for two processes of one thread; by default auto, or as the budget says

@@ -44,6 +44,7 @@ def same_samples(
         negative=about["negative"],
         guidance_interval=tuple(about["guidance_interval"]),
         guidance_rescale=about["guidance_rescale"],
+        precision=about.get("precision", "no"),
         device=device,
     )
 

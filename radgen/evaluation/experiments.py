@@ -22,8 +22,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from ..core.devices import pick_device
 from ..core.errors import ConfigError
 from ..core.files import fingerprint, read_json, write_json
+from ..core.precision import choose_precision
 from ..data.folders import is_prepared
 from .config import BUDGETS, EvaluateConfig, ExperimentConfig
 from .report import evaluate
@@ -33,7 +35,7 @@ from ..prepared.folder import load_prepared
 from ..training.batches import denoiser_of
 from ..training.config import ResolvedConfig, SampleConfig, TrainConfig
 from ..training.memory import peak_memory
-from ..training.run import resolve
+from ..training.run import as_begun, resolve
 from ..training.sampling import sample
 from ..training.train import train
 
@@ -108,7 +110,7 @@ def cells(
         preview_every=0,
         **cell_length(cfg),
     )
-    return [resolve(TrainConfig(**shared, **choice)) for choice in choices]
+    return [resolve(as_begun(TrainConfig(**shared, **choice))) for choice in choices]
 
 # %% ../../nbs/810_experiments.ipynb #810-experiments-010
 def training_steps(
@@ -128,7 +130,7 @@ def cell_cost(
 ) -> dict:  # steps, PFLOP, GiB
     "What one training will cost; a training step is three forward passes."
     steps = training_steps(tr)
-    precision = "no" if tr.device == "cpu" else "bf16"
+    precision = choose_precision(tr.precision, pick_device(tr.device))
     peak = peak_memory(
         lambda: denoiser_of(tr),
         tr.batch_size,

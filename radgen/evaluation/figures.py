@@ -65,22 +65,25 @@ def comparison_figure(
     split: str = "test",  # that the captions are of
     n: int = 18,  # pairs, of all image types evenly
     ncol: int = 6,  # pairs a row
+    kind: str = "real",  # what the images above are called
+    last: dict[int, str] | None = None,  # more generated images, at the end: index -> words before the caption
 ) -> plt.Figure:
     "Real images with their captions, the generated ones under them."
+    last = last or {}
     table, real = run.prepared.rows(split), real_images(run, split)
     at = dict(zip(table.id, range(len(table))))
     types = [concept_facts(table.cuis[at[i]], run.prepared.names).image_type for i in rows.id[: len(table)]]
-    chosen = spread_over(types, n)
+    chosen = [i for i in spread_over(types, n) if i not in last] + list(last)
     gap = np.full((max(1, real.shape[1] // 32), real.shape[2]), 255, np.uint8)
     pairs = [np.vstack([real[at[rows.id[i]]], gap, generated[i]]) for i in chosen]
     return image_grid(
         pairs,
-        [rows.prompt[i] for i in chosen],
+        [last.get(i, "") + rows.prompt[i] for i in chosen],
         ncol=ncol,
         size=1.7,
         wrap=28,
-        lines=4,
-        row_labels=["generated               real"] * len(pairs),
+        lines=6,
+        row_labels=[f"generated{kind:>19}"] * len(pairs),
         aspect=2,
     )
 

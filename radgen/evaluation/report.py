@@ -382,13 +382,13 @@ def evaluate(
 ) -> Scores:  # also in evaluation.json
     "Evaluate samples of a run and write its report; raises `RadgenError` where there is nothing to evaluate."
     run = load_run(cfg.run)
-    folder = find_samples(cfg, run)
-    features, about = make_features(cfg.features, pick_device(cfg.device)), read_json(folder / "sample.json")
+    folder, device = find_samples(cfg, run), pick_device(cfg.device)
+    features, about = make_features(cfg.features, device), read_json(folder / "sample.json")
     key = evaluation_key(cfg, run, about, features)
     done, report = folder / "evaluation.json", run.dir / "report.md"
     if not done.exists() or read_json(done).get("asked") != key:
         scores = measure(*read_samples(folder), run, about["split"], features, cfg)
-        curves = distance_curves(run, features, about, cfg.curves, cfg.device) if cfg.curves else None
+        curves = distance_curves(run, features, about, cfg.curves, str(device)) if cfg.curves else None
         scores = replace(scores, curves=curves, asked=key, report=str(report))
         update_scores(run, scores)
         write_json(done, scores)

@@ -118,7 +118,7 @@ class VGG16UNet(VGG16Encoder, UNet):
 def vgg_unet_options(
     preset: str = "radgen",  # 'paper' or 'radgen'
     size: str = "paper",  # a key of `SIZES`
-    sample_size: int = 64,  # pixels a side, a multiple of 8 times the patch size
+    sample_size: int = 64,  # pixels per side, a multiple of 8 times the patch size
     patch: int = 1,  # pixels per side that become channels
 ) -> dict:  # keyword arguments of `VGG16UNet`
     "Options of a preset, with the widths that VGG16 fixes."

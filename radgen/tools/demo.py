@@ -42,8 +42,8 @@ def demo_stages(
     prepare = PrepareConfig(cfg.work / f"phantoms{tag}", cfg.work / f"prepared{tag}")
     train = TrainConfig(
         prepare.out,
-        image_size=32,
-        batch_size=32,
+        image_size=64,
+        batch_size=24,
         size=cfg.size,
         encoder="minilm",
         steps=cfg.steps,

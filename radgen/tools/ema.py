@@ -109,7 +109,7 @@ def width_loss(
     "The validation loss of a model."
     device = pipe.denoiser.device
     schedule = move_schedule(schedule_of(run.config), device)
-    with autocast(device, choose_precision("auto", device)):
+    with autocast(device, choose_precision(run.config.precision, device)):
         return images_loss(pipe.denoiser.eval(), schedule, validation, run.config, device)
 
 # %% ../../nbs/905_ema.ipynb #905-ema-013

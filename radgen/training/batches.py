@@ -105,7 +105,7 @@ def step_noise(
 # %% ../../nbs/655_batches.ipynb #655-batches-011
 def random_crop(
     x: torch.Tensor,  # (B, 1, S, S) float
-    size: int,  # pixels a side of the result
+    size: int,  # pixels per side of the result
     smallest: float,  # smallest share of the area kept; 1 only resizes
     u: torch.Tensor,  # (B, 3) 0..1, on x's device
 ) -> torch.Tensor:  # (B, 1, size, size)
@@ -224,7 +224,8 @@ def make_batches(
         if len(prepared.rows(split)):
             texts += prepared.texts(split, cfg.caption_mode)
     store = build_store(texts, prepared.dir / "embeddings", cfg.encoder, cfg.max_length, device)
-    note = cut_captions(store.full[store.rows(texts)], cfg.max_length)
+    found = store.rows(texts)
+    note = cut_captions(store.full[found], int(store.lengths[found].max()))
     if note and rank == 0:
         print(note, file=sys.stderr)
     images = prepared.images("train", round(cfg.image_size * 1.25), cfg.equalize)

@@ -15,7 +15,7 @@ from .config import RECIPES, TrainConfig
 # %% ../../nbs/643_choices.ipynb #643-choices-006
 def default_patch(
     cfg: TrainConfig,  # as the user gave it
-) -> int:  # pixels a side
+) -> int:  # pixels per side
     "Two from 64 px up with recipe `radgen`, where the network has patches and the size allows it; else one."
     has_patches = DENOISERS[cfg.model].preset is not image_size_only
     large = cfg.image_size >= 64 and cfg.image_size % 16 == 0
@@ -56,8 +56,8 @@ def recipe_choices(
 
 # %% ../../nbs/643_choices.ipynb #643-choices-011
 def check_patch(
-    image_size: int,  # pixels a side
-    patch: int,  # pixels a side of a patch
+    image_size: int,  # pixels per side
+    patch: int,  # pixels per side of a patch
 ):
     "Raise `ConfigError` for an image size that cannot be divided into patches and halved three times."
     multiple = 8 * patch

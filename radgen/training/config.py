@@ -71,7 +71,7 @@ class PaperOptions:
     model: Annotated[str, AfterValidator(one_of(DENOISERS)), listed(DENOISERS)] = "UNet"
     epochs: Count = 100  # passes over the training images
     batch_size: Count = 12  # images a process takes at once
-    image_size: ImageSize = 64  # pixels a side, a multiple of 8
+    image_size: ImageSize = 64  # pixels per side, a multiple of 8
     k: Count = 10  # number of most frequent concepts to keep; a prepared folder brings its own
     caption_mode: Literal[0, 1, 2, 3] = 2  # 0 caption, 1 + concept names, 2 transformed, 3 all three
     use_clip: bool = False  # CLIP's text encoder instead of RadBERT
@@ -86,7 +86,7 @@ class ModelOptions(PaperOptions):
 
     recipe: Literal["radgen", "paper"] = "radgen"  # published method, or today's choices
     size: Literal["paper", "small", "tiny"] = "paper"  # width of the network
-    # pixels a side that the network takes as channels of one position [recipe and image size]
+    # pixels per side that the network takes as channels of one position [recipe and image size]
     patch: Literal[1, 2, 4] | None = None
     # radbert, clip, minilm or mpnet (stand-ins), a Hugging Face id, or a folder; by default as --use-clip says
     encoder: str | None = None
@@ -104,7 +104,7 @@ class ObjectiveOptions(ModelOptions):
 
     # what the network predicts: noise, velocity, image, or the velocity of a rectified flow [recipe]
     prediction: PredictionName | None = None
-    betas: Literal["linear", "cosine"] | None = None  # noise schedule [recipe]
+    betas: Literal["linear", "cosine"] | None = None  # noise schedule, which flow does not use [recipe]
     zero_snr: bool | None = None  # rescale the schedule to end in pure noise [recipe]
     # more noise for larger images: the signal's amplitude over the noise's is divided by this [recipe and image size]
     shift: Positive | None = None
@@ -118,7 +118,7 @@ class ObjectiveOptions(ModelOptions):
     lr: PeakRate | None = None  # peak learning rate [optimizer, recipe and size]
     # course of the learning rate [recipe]
     lr_schedule: Literal["constant_linear", "warmup_linear", "warmup_cosine"] | None = None
-    # attention where feature maps are at most this many pixels a side [recipe and size]
+    # attention where feature maps are at most this many pixels per side [recipe and size]
     attention_max: Natural | None = None
     equalize: bool | None = None  # equalise histograms [recipe]
     crop: Share | None = None  # smallest share of the area that a random crop keeps, 1 for none [recipe]
@@ -149,12 +149,14 @@ class LoopOptions(ObjectiveOptions):
 class TrainConfig(LoopOptions):
     "Options of a training run; the first ten are the paper's, with its defaults."
 
-    checkpoint_every: Count = 12_000  # images between checkpoints
+    # images between checkpoints; by default a fiftieth of the run, and at least 12,000
+    checkpoint_every: Count | None = None
     keep_checkpoints: AtLeastTwo = 2  # older ones are deleted
     valid_every: Natural | None = None  # images between validation losses, 0 for none; by default one epoch
     valid_images: Count = 256  # validation images that the loss is taken on, at most
     preview_every: Natural | None = None  # images between grids of samples, 0 for none; by default ten epochs
-    log_every: Count = 120  # images between rows of metrics.csv
+    # images between rows of metrics.csv; by default a thousandth of the run, and at least 120
+    log_every: Count | None = None
     # keeps the curves as well, none for metrics.csv alone; by default tensorboard where it is installed
     log_with: Literal["tensorboard", "wandb", "mlflow", "none"] | None = None
     seed: Whole = 0  # decides everything random

@@ -111,6 +111,10 @@ class TrainingState:
     window: list = field(default_factory=list)  # losses since the last row of the log
     norm: float = math.nan  # of the last gradient fetched
 
+    def interval(self, images: int | None, parts: int, least: int) -> int:
+        "Images between two actions: as given, else a share of the run, so that a long run does not act too often."
+        return max(self.total * self.batches.size // parts, least) if images is None else images
+
     def due(self, step: int, images: int | None, epochs: int = 1) -> bool:
         "Whether an action is due after this step: every `images` images (`epochs` epochs where None) and at the end."
         every = epochs * len(self.batches.rows) if images is None else images

@@ -161,7 +161,7 @@ def identity(
 ) -> dict:  # what must not change on resume
     "The part of a run's description that decides its result."
     fixed = {k: v for k, v in description.items() if k not in CHANGEABLE}
-    return {**fixed, "kind of EMA": "post-hoc" if description["ema_width"] > 0 else "one decay"}
+    return {**fixed, "ema_width": "above 0" if description["ema_width"] > 0 else "0"}
 
 # %% ../../nbs/645_runs.ipynb #645-runs-017
 BEFORE: dict[str, Any] = {  # what radgen did before it had an option

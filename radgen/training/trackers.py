@@ -61,7 +61,7 @@ def tracker_options(
         return {"dir": str(run / "logs"), "name": run.name, "id": known or uuid.uuid4().hex[:8], "resume": "allow"}
     return {"run_id": known, "run_name": run.name, "logging_dir": prepare_mlflow(run.parent)}
 
-
+# %% ../../nbs/659_trackers.ipynb #659-trackers-009b
 def prepare_mlflow(
     runs: Path,  # folder of all runs
 ) -> str | None:  # where images and files go; None leaves it to the server

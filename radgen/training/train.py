@@ -155,9 +155,11 @@ def after_step(
 ) -> bool:  # whether to stop
     "Do what is due after a step: check the losses, log, validate, preview, save."
     cfg = state.cfg
-    logs, validates = state.due(step, cfg.log_every), state.due(step, cfg.valid_every)
+    log_every = state.interval(cfg.log_every, 1_000, 120)
+    checkpoint_every = state.interval(cfg.checkpoint_every, 50, 12_000)
+    logs, validates = state.due(step, log_every), state.due(step, cfg.valid_every)
     stop = stop_agreed(state, signals, logs)
-    saves, averages = stop or state.due(step, cfg.checkpoint_every), step in snapshot_steps(state.total)
+    saves, averages = stop or state.due(step, checkpoint_every), step in snapshot_steps(state.total)
     if logs or validates or saves or averages:
         check_losses(state, step)
     if log is None:
@@ -316,7 +318,7 @@ def surrogates(
 def card_facts(
     cfg: ResolvedConfig,
     prepared: Prepared,  # the data
-    processes: int = 1,  # that trained together
+    acc: Accelerator,  # that it was trained with
 ) -> dict:  # for the model card
     "What a finished model should say of itself."
     options = prepared.manifest["config"]
@@ -326,8 +328,8 @@ def card_facts(
         "images": len(prepared.rows("train")),
         "concepts": {cui: prepared.names.get(cui, "") for cui in prepared.manifest["selected"]},
         "recipe": cfg.recipe,
-        "options": {name: getattr(cfg, name) for name in ON_CARD},
-        "processes": processes,
+        "options": {name: getattr(cfg, name) for name in ON_CARD} | {"precision": acc.mixed_precision},
+        "processes": acc.num_processes,
         "text_encoder": Path(cfg.encoder).name if Path(cfg.encoder).is_dir() else cfg.encoder,
         "llm": options["llm"],
         "licence": licence_of(prepared),
@@ -343,7 +345,7 @@ def write_final(
     plain = type(model)(**{name: value for name, value in model.config.items() if not name.startswith("_")})
     plain.load_state_dict(model.state_dict())
     copy_final(plain, state.ema, state.run, cfg.ema_width)
-    facts = card_facts(cfg, state.prepared, state.accelerator.num_processes)
+    facts = card_facts(cfg, state.prepared, state.accelerator)
     pipe = RadGenPipeline(plain.eval(), schedule_of(cfg), cfg.encoder, cfg.max_length, cfg.equalize, facts)
     with disk_errors("the finished model", state.run), atomic_dir(state.run / "final") as folder:
         pipe.save_pretrained(folder)

@@ -9,6 +9,7 @@ import pytest
 from evaluation_helpers import pixel_features
 
 from radgen.core.errors import ConfigError
+from radgen.core.files import write_json
 from radgen.evaluation.config import BUDGETS, Table3, Table4, Table5
 from radgen.evaluation.experiments import cells, plan, run_cell, run_cells
 from radgen.evaluation.tables import experiment
@@ -52,6 +53,14 @@ def test_tables_have_the_cells_of_the_paper():
     names = [c.name for c in cells(Table4("d", seeds=(0, 1)))]
     assert len(set(names)) == len(names) == 32
     assert all(n.endswith("-0") for n in names[:16])
+
+
+def test_cell_that_an_older_version_began_keeps_its_network(tmp_path):
+    cfg = Table3("d", runs=tmp_path, seeds=(0,), recipe="radgen")
+    first = cells(cfg)[0]
+    assert first.patch == 2
+    write_json(first.runs / first.name / "config.json", {"data_path": "d"})
+    assert [c.patch for c in cells(cfg)[:2]] == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -56,3 +56,12 @@ def test_two_sources_of_one_name_are_prepared_to_two_folders(tmp_path):
     assert one != other
     assert one.name.startswith("data-")
     assert one.name.endswith("-k10-a-b-c")
+
+
+def test_cut_captions_are_reported_at_the_length_that_the_encoder_reads(cfg, small, capsys):
+    "The limit is what was kept, as the store says, and may be lower than --max-length."
+    batches = make_batches(resolve(cfg), small)
+    longest = int(batches.store.full[batches.rows].max())
+    assert "captions are cut" not in capsys.readouterr().err
+    make_batches(resolve(replace(cfg, max_length=longest - 1)), small)
+    assert f"captions are cut at {longest - 1} tokens" in capsys.readouterr().err

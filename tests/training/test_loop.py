@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import radgen.training.train
 from radgen.core.errors import ConfigError, RadgenError
 from radgen.prepared.folder import load_prepared
 from radgen.training.batches import initial_model, make_batches
+from radgen.training.loop import TrainingState
 from radgen.training.run import resolve, schedule_of
 from radgen.training.train import train
 from training_tools import cut_off_before, final_weights, largest_difference, last_weights
@@ -171,6 +173,14 @@ def test_events_are_counted_in_images(cfg):
         )
         seen[batch] = (metrics.images.tolist(), metrics.images[metrics.valid_loss.notna()].tolist(), saved)
     assert seen[4] == seen[12] == ([12, 24, 36, 48, 60, 72], [36, 72], [24, 48, 72])
+
+
+@pytest.mark.parametrize(
+    "given, total, interval", [(None, 300, 120), (None, 10_000, 1_000), (7, 10_000, 7)], ids=["short", "long", "given"]
+)
+def test_long_runs_log_less_often(given, total, interval):
+    state = SimpleNamespace(total=total, batches=SimpleNamespace(size=100))
+    assert TrainingState.interval(state, given, 1_000, 120) == interval
 
 
 def test_network_with_dropout_goes_on_with_the_same_bits(cfg, monkeypatch):

@@ -150,7 +150,7 @@ def test_run_of_an_older_version_goes_on_as_it_was_begun(old_run, capsys):
 
 def test_run_of_an_older_version_loads_without_going_on(old_run):
     config = load_run(old_run[0].runs / "r").config
-    assert (config.optimizer, config.t_sampling, config.checkpoint_every) == ("adamw", "uniform", 12_000)
+    assert (config.optimizer, config.t_sampling, config.checkpoint_every) == ("adamw", "uniform", None)
 
 
 @pytest.fixture

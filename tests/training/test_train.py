@@ -61,6 +61,7 @@ def test_every_objective_reaches_the_saved_schedule(cfg, options):
     assert saved.config.prediction_type == run.config.prediction
     assert torch.equal(saved.alphas_cumprod, expected.alphas_cumprod)
     assert np.isfinite(run.metrics().loss).all()
+    assert run.pipeline().config.about["options"]["precision"] == "no"  # what auto became
 
 
 @pytest.mark.soak
