@@ -115,12 +115,19 @@ def _read_csv(path, columns):
 LINES = 1000  # of a JSON Lines file that are read for its header
 
 
+def _listed(found):
+    'The objects of a JSON file: a list, or an object whose only list it is, as in {"data": [...]}.'
+    if isinstance(found, list):
+        return found
+    lists = [value for value in found.values() if isinstance(value, list)] if isinstance(found, dict) else []
+    return lists[0] if len(lists) == 1 and any(isinstance(row, dict) for row in lists[0]) else [found]
+
+
 def _json_rows(path):
     "The objects of a JSON Lines file, or of a JSON file with one list."
     with open(path, encoding="utf-8-sig") as f:
         if path.suffix.lower() == ".json":
-            found = json.load(f)
-            yield from found if isinstance(found, list) else [found]
+            yield from _listed(json.load(f))
             return
         for number, line in enumerate(f, 1):
             if line.strip():
@@ -129,7 +136,7 @@ def _json_rows(path):
                 except ValueError as e:
                     raise DataError(f"line {number} of {_where(path)} is no JSON ({e}): correct it.") from None
 
-
+# %% ../../nbs/158_cells.ipynb #158-cells-013b
 def json_rows(path):
     "Its rows; raises `DataError` where a row is no object."
     try:

@@ -20,7 +20,7 @@ from .tables import BETWEEN, split_named
 USUAL = {  # what a column holds -> its usual names, the most telling first
     "image": (
         "image file_name filename image_path path image_file file filepath file_path img img_path image_name "
-        "image_filename image_index imageid image_id dicom_path dicom dcm jpg jpeg png img_id"
+        "image_filename image_index path_to_image imageid image_id dicom_path dicom dcm jpg jpeg png img_id"
     ).split(),
     "caption": (
         "caption captions text report report_text radiology_report full_report description prompt sentence txt "
@@ -30,7 +30,8 @@ USUAL = {  # what a column holds -> its usual names, the most telling first
     "id": "id image_id imageid key __key__ dicom_id sample_id uid".split(),
     "split": "split dataset_split subset partition dataset set fold".split(),
     "group": (
-        "group group_id patient_id patientid patient subject_id subjectid subject case_id caseid case study_id studyid "
+        "group group_id patient_id patientid patient deid_patient_id subject_id subjectid subject case_id caseid case "
+        "study_id studyid "
         "study study_instance_uid article article_id pmcid pmc_id pmc paper_id uid"
     ).split(),
 }

@@ -61,7 +61,7 @@ def save_png(
     image: Image.Image,  # its `.info` holds text
     path: str | Path,  # where to
 ):
-    "Write a picture with its text, atomically."
+    "Write an image with its text, atomically."
     text = PngInfo()
     for k, v in image.info.items():
         if isinstance(v, str):
@@ -132,7 +132,7 @@ def markdown_table(
 _SECTIONS = """## Intended use
 
 Research and teaching: studying text-guided image generation, its evaluation and its failures. \
-Its pictures may be shown where it is said that they are generated.
+Its images may be shown where it is said that they are generated.
 
 ## Not for
 
@@ -143,7 +143,7 @@ not as the only data by which a medical product is trained or judged.
 ## Limits
 
 - One grey image of one size. Grey values have no physical unit, and lengths no scale.
-- The words are no guarantee: a picture may lack the finding that was asked for, or show it on the wrong side. \
+- The words are no guarantee: an image may lack the requested finding, or show it on the wrong side. \
 What the training data show rarely is drawn badly, and for what they never show something is drawn all the same.
 - Pictures inherit the errors and the bias of the training data, and may come close to single training images: \
 compare them before they are passed on.
@@ -235,13 +235,13 @@ def model_card(
     parts = [
         card_header(about.get("licence")),
         f"# {inline_markdown(about.get('name', 'A model of radgen'))}",
-        "A diffusion model that draws radiology images from text, trained with radgen. "
-        "**Its pictures are synthetic and not for diagnosis.**",
+        "A diffusion model that generates radiology images from text, trained with radgen. "
+        "**Its images are synthetic and not for diagnosis.**",
         *training_sections(about),
         *score_sections(about),
         _SECTIONS,
         "## Licence",
-        f"Of the training data: {licence}. Terms that bind the data may bind the model and its pictures.",
+        f"Of the training data: {licence}. Terms that bind the data may bind the model and its images.",
         _USE,
     ]
     return "\n\n".join(parts) + "\n"

@@ -191,5 +191,5 @@ def clip_retrieval(
     model, tokenizer = load_clip(clip)
     model = model.to(device).eval()
     pairs = make_pairs(clip_images(images, model.config.vision_config.image_size), list(prompts), tokenizer)
-    texts, pictures = embed(model, pairs)
-    return retrieval(texts, pictures, pairs.caption, ks)
+    texts, images = embed(model, pairs)
+    return retrieval(texts, images, pairs.caption, ks)

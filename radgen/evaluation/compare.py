@@ -38,7 +38,7 @@ def save_statistics(
     path: str | Path,  # .safetensors
 ):
     "Write a summary with the name of its features, atomically."
-    about = {"n": str(s.n), "features": s.features, "pictures": s.pictures}
+    about = {"n": str(s.n), "features": s.features, "image_kind": s.image_kind}
     with atomic_path(path) as p:
         save_file({"mean": s.mean, "root": np.ascontiguousarray(s.root)}, p, about)
 
@@ -50,9 +50,9 @@ def load_statistics(
     try:
         with safe_open(path, "numpy") as f:
             about, mean, root = f.metadata(), f.get_tensor("mean"), f.get_tensor("root")
-        s = Statistics(mean, root, int(about["n"]), about["features"], about["pictures"])
+        s = Statistics(mean, root, int(about["n"]), about["features"], about["image_kind"])
         finite = np.isfinite(mean).all() and np.isfinite(root).all()
-        if not (s.features and s.pictures and finite and root.shape[1:] == mean.shape):
+        if not (s.features and s.image_kind and finite and root.shape[1:] == mean.shape):
             raise ValueError
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
         raise DataError(
@@ -85,7 +85,7 @@ def read_image(
             mode, a = im.mode, np.asarray(im.convert("L"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
         raise DataError(
-            f"{path} cannot be read as a picture ({type(e).__name__}): remove it or write it again."
+            f"{path} cannot be read as an image ({type(e).__name__}): remove it or write it again."
         ) from None
     if mode not in ("L", "RGB"):
         raise DataError(f"{path} is of mode {mode}: write 8-bit grey or RGB, as the other side of the comparison is.")
@@ -98,7 +98,7 @@ def read_folder(
     "Read a folder of images as grey; raises `DataError` that names the file where something is wrong."
     paths = image_files(Path(folder))
     if len(paths) < 2:
-        what = "one picture" if paths else "no pictures"
+        what = "one image" if paths else "no images"
         raise DataError(f"{folder} holds {what} ({', '.join(PICTURES)}): a distance wants two folders of many.")
     first, first_mode = read_image(paths[0])
     images = [first]
@@ -136,16 +136,16 @@ def check_pair(
     "Raise `DataError` for two sets of images whose distance would also measure something else."
     if mode != real_mode:
         raise DataError(
-            f"the pictures of {cfg.real} are {real_mode} and those of {cfg.fake} {mode}: "
+            f"the images of {cfg.real} are {real_mode} and those of {cfg.fake} {mode}: "
             "write colour and grey in one way on both sides."
         )
     if real.shape[1:] != fake.shape[1:]:
         raise DataError(
-            f"the pictures of {cfg.real} have {pixels(real)} and those of {cfg.fake} {pixels(fake)}: "
+            f"the images of {cfg.real} have {pixels(real)} and those of {cfg.fake} {pixels(fake)}: "
             "bring both to one size in one way, or the resizing is measured too."
         )
     if sorted(map(bytes, real)) == sorted(map(bytes, fake)):
-        raise DataError(f"{cfg.real} and {cfg.fake} hold the same pictures: one is a copy of the other.")
+        raise DataError(f"{cfg.real} and {cfg.fake} hold the same images: one is a copy of the other.")
 
 # %% ../../nbs/720_compare.ipynb #720-compare-016
 def real_statistics(
@@ -155,19 +155,19 @@ def real_statistics(
     mode: str,  # of the generated images
 ) -> tuple[Statistics, np.ndarray | None]:  # and the features, None where statistics were given
     "The real side of a comparison, from images or from a file."
-    pictures = f"{mode}, {pixels(fake)}"
+    kind = f"{mode}, {pixels(fake)}"
     if cfg.real.suffix == ".safetensors":
         saved = load_statistics(cfg.real)
-        if saved.pictures != pictures:
+        if saved.image_kind != kind:
             raise DataError(
-                f"the statistics of {cfg.real} are of pictures in {saved.pictures} and those of {cfg.fake} are "
-                f"{pictures}: bring both to one size and kind."
+                f"the statistics of {cfg.real} are of images in {saved.image_kind} and those of {cfg.fake} are "
+                f"{kind}: bring both to one size and kind."
             )
         return saved, None
     real, real_mode = read_folder(cfg.real)
     check_pair(cfg, real, real_mode, fake, mode)
     f_real = features(real)
-    return replace(statistics(f_real, cfg.min_images, features.identity), pictures=pictures), f_real
+    return replace(statistics(f_real, cfg.min_images, features.identity), image_kind=kind), f_real
 
 # %% ../../nbs/720_compare.ipynb #720-compare-013
 def compare(

@@ -52,7 +52,7 @@ class EvaluateConfig:
     # present, else vgg16
     features: FeaturesName = "auto"
     min_images: Natural = 50  # fewer images a side are refused
-    # CLIP with both towers, to look for the picture of each caption: clip, a Hugging Face id, or a folder
+    # CLIP with both towers, to look for the image of each caption: clip, a Hugging Face id, or a folder
     clip: str | None = None
     curves: Natural = 100  # images a point of the curves over guidance and steps, 0 for none
     classifiers: bool = True  # also train small classifiers on the generated images, to see of what use they are
@@ -64,14 +64,14 @@ class EvaluateConfig:
 class CompareConfig:
     "Options of a comparison of two folders."
 
-    real: Path  # folder of real pictures, or a .safetensors file written with --save
-    fake: Path  # folder of generated pictures
+    real: Path  # folder of real images, or a .safetensors file written with --save
+    fake: Path  # folder of generated images
     # inception (FID), vgg16, efficientnet, astra, timm:NAME, or auto: inception where its weights are present, else
     # vgg16
     features: FeaturesName = "auto"
     min_images: Natural = 50  # fewer images a side are refused
     repeats: Count = 100  # resamplings behind the interval
-    save: Path | None = None  # write the statistics of the real pictures here (.safetensors)
+    save: Path | None = None  # write the statistics of the real images here (.safetensors)
     seed: Whole = 0  # of random subsets
     device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
 
@@ -151,7 +151,7 @@ class Table4(ExperimentConfig):
 
 @options
 class Table5(ExperimentConfig):
-    "Planned by the paper: larger pictures, with its best text."
+    "Planned by the paper: larger images, with its best text."
 
     caption_modes: Annotated[tuple[Literal[0, 1, 2, 3], ...], AfterValidator(not_empty)] = (3,)
     scales: Annotated[tuple[Count, ...], AfterValidator(not_empty)] = (1, 2, 4)

@@ -242,7 +242,7 @@ def make_features(
 def images_digest(
     images: np.ndarray,  # (N, H, W) uint8, memory-mapped or not
 ) -> str:  # sha256 of size and bytes
-    "What tells one set of pictures from another."
+    "What tells one set of images from another."
     h = hashlib.sha256(repr(images.shape).encode())
     for i in range(0, len(images), 1024):
         h.update(np.ascontiguousarray(images[i : i + 1024]).data)

@@ -50,9 +50,9 @@ def generate(
     n: int = 4,  # images, 1..16
     guidance: float = 2.0,  # 0 ignores the text, 1 is unguided; up to 10
     steps: int = 25,  # sampler steps, 1..200
-    seed: int = 0,  # same seed, same pictures
+    seed: int = 0,  # same seed, same images
     sampler: str = "dpm++",  # a key of `SAMPLERS`
-) -> list[Image.Image]:  # n pictures, whose text says what they are
+) -> list[Image.Image]:  # n images, whose text says what they are
     "Draw a prompt; raises `ConfigError` for a request out of bounds."
     request = PageRequest(
         prompt=(prompt,),

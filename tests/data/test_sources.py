@@ -435,7 +435,7 @@ def write_films(folder, names):
     "Images whose grey value is their number, and their names."
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(png(10 * number + 20))
+        (folder / name).write_bytes(png((10 * number + 20) % 256))
 
 
 def pairs_of(data):
@@ -624,3 +624,72 @@ def test_a_table_that_is_not_read_is_named_once_with_the_reason(tmp_path, capsys
     err = capsys.readouterr().err
     assert err.count("test.csv is not read: no column of test.csv is known to hold the text") == 1
     assert err.count("extra.csv is not read: its name does not say a split.") == 1
+
+
+def test_films_and_reports_in_two_tables_are_joined(tmp_path, capsys):
+    "As in OpenI: the number of an examination says which report a film has, and keeps its films in one split."
+    films = pd.DataFrame(
+        [(i, f"{i}_IM-{view}.dcm.png") for i in range(30) for view in (1, 2)], columns=["uid", "filename"]
+    )
+    write_films(tmp_path / "images" / "images_normalized", films.filename)
+    films.to_csv(tmp_path / "indiana_projections.csv", index=False)
+    findings = [f"Nodule of {i} mm." for i in range(30)]
+    reports = pd.DataFrame({"uid": range(30), "image": "Xray Chest PA and Lateral", "findings": findings})
+    reports.assign(impression="").to_csv(tmp_path / "indiana_reports.csv", index=False)
+    table = read(tmp_path).table
+    assert len(table) == 60
+    for row in table.itertuples():
+        number = Path(row.image).name.split("_")[0]
+        assert f"Nodule of {number} mm." in row.caption
+    assert (table.groupby("group").split.nunique() == 1).all()
+    assert table.group.nunique() == 30
+    said = capsys.readouterr().err
+    assert "indiana_projections.csv has the images, and indiana_reports.csv their texts." in said
+
+
+def test_films_without_a_report_are_counted(tmp_path):
+    write_films(tmp_path, ["a.png", "b.png", "c.png"])
+    pd.DataFrame({"study": list("123"), "filename": ["a.png", "b.png", "c.png"]}).to_csv(
+        tmp_path / "a.csv", index=False
+    )
+    pd.DataFrame({"study": list("12"), "report": ["Normal.", "Mass."]}).to_csv(tmp_path / "b.csv", index=False)
+    data = read(tmp_path)
+    assert data.table.caption.tolist() == ["Normal.", "Mass."]
+    assert len(data.rejects) == 1
+
+
+def test_images_of_a_list_without_folders_are_found_by_name(tmp_path):
+    "As in ChestX-ray14; a name that two folders have says nothing."
+    names = [f"{i:08d}_000.png" for i in range(6)]
+    write_films(tmp_path, [f"images_{1 + i % 2:03d}/images/{name}" for i, name in enumerate(names)])
+    write_films(tmp_path, [f"images_003/images/{names[5]}"])
+    cells = pd.DataFrame(
+        {"Image Index": names, "Finding Labels": "Effusion", "Patient ID": range(6), "report": "Effusion."}
+    )
+    cells.to_csv(tmp_path / "Data_Entry_2017.csv", index=False)
+    data = read(tmp_path / "Data_Entry_2017.csv")
+    assert sorted(Path(image).name for image in data.table.image) == names[:5]
+    assert len(data.rejects) == 1
+
+
+def test_reports_beside_the_folders_of_their_studies(tmp_path):
+    "As in MIMIC-CXR: a text file is called like the folder of its films, and a patient's folder stays in one split."
+    for patient in range(20):
+        studies = tmp_path / "files" / "p10" / f"p100000{patient:02d}"
+        for study in (1, 2):
+            write_films(studies, [f"s{patient}{study}/a.png", f"s{patient}{study}/b.png"])
+            (studies / f"s{patient}{study}.txt").write_text(f"Study {study} of {patient}.")
+    table = read(tmp_path).table
+    assert len(table) == 80
+    for row in table.itertuples():
+        folder = Path(row.image).parent
+        assert row.caption == f"Study {folder.name[-1]} of {int(folder.parent.name[-2:])}."
+    assert table.group.nunique() == 20
+    assert (table.groupby("group").split.nunique() == 1).all()
+
+
+def test_json_with_its_rows_under_a_name(tmp_path):
+    write_films(tmp_path, ["a.png", "b.png"])
+    rows = '{"version": 1, "data": [{"image": "a.png", "text": "A."}, {"image": "b.png", "text": "B."}]}'
+    (tmp_path / "all.json").write_text(rows)
+    assert read(tmp_path / "all.json").table.caption.tolist() == ["A.", "B."]

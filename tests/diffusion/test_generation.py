@@ -21,7 +21,7 @@ nan, inf = math.nan, math.inf
     "wrong, message",
     [
         (dict(prompt=" \n"), "the prompt is empty: describe an image"),
-        (dict(prompt="x" * 10_000), "10000 characters: at most 1000"),
+        (dict(prompt="x" * 20_000), "20000 characters: at most 10,000"),
         (dict(prompt=7), "prompt is 7"),
         (dict(prompt=["head", 3]), "prompt is 3: it must be text"),
         (dict(prompt="\udc00"), "Unicode"),

@@ -65,9 +65,9 @@ def broken(kind, real, fake, tmp_path):
 @pytest.mark.parametrize(
     "kind, message",
     [
-        ("empty", "holds no pictures"),
-        ("absent", "holds no pictures"),
-        ("one", "holds one picture"),
+        ("empty", "holds no images"),
+        ("absent", "holds no images"),
+        ("one", "holds one image"),
         ("sizes", "mixes sizes: 000.png has 8 x 8 pixels and zzz.png has 9 x 9"),
         ("colour", "mixes colour and grey: 000.png is L and zzz.png is RGB"),
         ("alpha", "is of mode RGBA"),
@@ -75,7 +75,7 @@ def broken(kind, real, fake, tmp_path):
         ("damaged", "zzz.png cannot be read"),
         ("few", "20 images are too few"),
         ("large", "8 x 8 pixels and those of .* 16 x 16"),
-        ("copy", "hold the same pictures"),
+        ("copy", "hold the same images"),
         ("same", "distance 0 from itself"),
     ],
 )
@@ -102,7 +102,7 @@ def test_comparison_and_saved_statistics_agree(folders, tmp_path):
 @pytest.mark.parametrize(
     "what, message",
     [
-        ("size", "are of pictures in L, 9 x 8 pixels"),
+        ("size", "are of images in L, 9 x 8 pixels"),
         ("few", "are of 49 images, too few"),
         ("nameless", "does not hold statistics"),
         ("nan", "does not hold statistics"),
@@ -113,9 +113,9 @@ def test_comparison_and_saved_statistics_agree(folders, tmp_path):
 )
 def test_saved_statistics_that_do_not_fit_are_rejected(folders, tmp_path, what, message):
     path = tmp_path / "s.safetensors"
-    pictures = "L, 9 x 8 pixels" if what == "size" else "L, 8 x 8 pixels"
+    kind = "L, 9 x 8 pixels" if what == "size" else "L, 8 x 8 pixels"
     features = {"nameless": "", "network": "FD-VGG16, 96 px"}.get(what, make_features("vgg16").identity)
-    s = Statistics(np.zeros(512), np.eye(512), 49 if what == "few" else 99, features, pictures)
+    s = Statistics(np.zeros(512), np.eye(512), 49 if what == "few" else 99, features, kind)
     if what == "nan":
         s.mean[3] = np.nan
     if what == "width":
@@ -130,5 +130,5 @@ def test_saved_statistics_that_do_not_fit_are_rejected(folders, tmp_path, what, 
 def test_no_program_is_started_for_a_picture(folders):
     real, fake = folders
     (fake / "000.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
-    with pytest.raises(DataError, match="000.png cannot be read as a picture .UnidentifiedImageError"):
+    with pytest.raises(DataError, match="000.png cannot be read as an image .UnidentifiedImageError"):
         read_folder(fake)

@@ -307,7 +307,7 @@ def test_recipe_of_the_paper_keeps_one_average(cfg):
 def test_width_may_change_on_resume_and_the_kind_may_not(four, four_steps):
     with cut_off_before(3):
         train(four)
-    with pytest.raises(ConfigError, match="kind of EMA"):
+    with pytest.raises(ConfigError, match="ema_width above 0 instead of 0"):
         train(replace(four, ema_width=0.0))
     other = next(width for width in WIDTHS if width != four_steps.config.ema_width)
     run = train(replace(four, ema_width=other))

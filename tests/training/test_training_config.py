@@ -74,7 +74,8 @@ def test_resolve_fills_what_is_open_and_keeps_what_is_given(recipe):
     for name, value in (RECIPES[recipe] | {"crop": 0.7}).items():
         assert resolved[name] == value, name
     open_options = {name for name, value in resolved.items() if value is None}
-    assert open_options == {"vgg_weights", "steps", "valid_every", "preview_every", "log_with"}
+    events = {"checkpoint_every", "valid_every", "preview_every", "log_every"}
+    assert open_options == events | {"vgg_weights", "steps", "log_with"}
 
 
 def test_resolving_twice_changes_nothing():
