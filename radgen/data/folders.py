@@ -20,15 +20,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pydicom
-from pydicom.errors import InvalidDicomError
 from tqdm import tqdm
 
 from ..core.errors import DataError
 from ..core.files import fingerprint
 from .columns import IMAGE_SUFFIXES
 from .config import Slices
+from .dicom_headers import UNREADABLE
 from .files import DICOM_SUFFIXES
-from .own_tables import deal_missing_splits, ids_of_files, split_by_hash, split_in_path
+from .own_tables import deal_by_patient, ids_of_files, split_by_hash, split_in_path
 from .rocov2 import is_outside
 from .source_options import SourceOptions
 from .volumes import choose_slices
@@ -133,7 +133,7 @@ def read_pairs(
     rows["fault"] = [fault for _, fault in texts]
     places = [text.relative_to(folder).as_posix() if text else "" for _, text in pairs]
     rows["group"] = [group_in_path(Path(name).as_posix(), text) for name, text in zip(names, places)]
-    return deal_missing_splits(rows, folder.name, options)
+    return deal_by_patient(rows, folder.name, options)
 
 # %% ../../nbs/169_folders.ipynb #169-folders-010
 SHOWN = ("Modality", "BodyPartExamined", "ViewPosition", "Laterality", "StudyDescription", "SeriesDescription")
@@ -253,7 +253,7 @@ def _headers(folder, n):
         try:
             force = path.suffix.lower() in DICOM_SUFFIXES  # old files have no mark
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=names, force=force)
-        except (InvalidDicomError, OSError, ValueError, EOFError, KeyError, AttributeError, NotImplementedError):
+        except UNREADABLE:
             header = {}
         if "Rows" in header:
             yield path, header

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LINK', 'UNKNOWN', 'find_files', 'locate_images', 'location_advice', 'deal_splits', 'split_by_hash', 'split_in_name',
            'split_in_path', 'ids_of_files', 'guess_table', 'assemble_rows', 'table_rows', 'shared_key', 'joined_table',
-           'pair_rows', 'find_pair', 'deal_missing_splits', 'name_images', 'join_rows', 'read_tables']
+           'pair_rows', 'find_pair', 'deal_missing_splits', 'deal_by_patient', 'name_images', 'join_rows',
+           'read_tables']
 
 # %% ../../nbs/166_own_tables.ipynb #166-own-tables-004
 import io
@@ -25,7 +26,8 @@ from ..core.files import fingerprint
 from .archives import image_columns
 from .cells import cells_of_paths, first_rows, read_columns, table_header
 from .columns import IMAGE_SUFFIXES, Columns, guess_columns, joined_captions
-from .files import column_key, member
+from .dicom_headers import patient_of
+from .files import DICOM_SUFFIXES, column_key, member
 from .rocov2 import is_outside, require_folder
 from .source_options import SourceOptions
 from .tables import LABEL, SPLITS, SPLIT_NAMES, split_named
@@ -326,7 +328,23 @@ def deal_missing_splits(
     print(f"The splits of {source} are dealt: {counts}, by a hash {by}.{advice}", file=sys.stderr)
     return dealt
 
+# %% ../../nbs/166_own_tables.ipynb #166-own-tables-035
+def deal_by_patient(
+    rows: pd.DataFrame,  # image, name, split, and group where the source has one
+    source: str,  # its name, for messages
+    options: SourceOptions,
+) -> pd.DataFrame:  # with a split each
+    "Deal missing splits, by the patients in DICOM headers where nothing else says the patient; a hash of them is kept."
+    known = "group" in rows and (rows.group != "").any()
+    from_headers = rows.image.map(lambda image: member(image)[0].lower().endswith(DICOM_SUFFIXES))
+    if known or not from_headers.any():
+        return deal_missing_splits(rows, source, options)
+    patients = [patient_of(image) if dicom else "" for image, dicom in zip(rows.image, from_headers)]
+    salt = fingerprint(sorted(rows.name))
+    rows = deal_missing_splits(rows.assign(group=patients), source, options)
+    return rows.assign(group=[fingerprint(salt, patient)[:12] if patient else "" for patient in rows.group])
 
+# %% ../../nbs/166_own_tables.ipynb #166-own-tables-036
 def name_images(
     rows: pd.DataFrame,  # id ('' where unknown) and name
     options: SourceOptions,
@@ -352,7 +370,7 @@ def join_rows(
     rows = pd.concat([part for part, _ in parts], ignore_index=True)
     for column in rows:
         rows[column] = rows[column].fillna("")
-    rows = name_images(deal_missing_splits(rows, files[0].name, options), options)
+    rows = name_images(deal_by_patient(rows, files[0].name, options), options)
     with_cuis = next((columns.cuis for _, columns in parts if columns.cuis), "")
     return rows, replace(parts[0][1], cuis=with_cuis)
 

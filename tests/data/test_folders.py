@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 from radgen.core.errors import DataError
 from radgen.data.folders import header_caption, is_dicom_folder, read_dicom_folder, read_pairs
 from radgen.data.source_options import SourceOptions
+from radgen.data.sources import read_data
 
 
 def film(path):
@@ -240,3 +242,23 @@ def test_dicom_behind_many_other_files_is_found(tmp_path):
         (tmp_path / "a" / f"{number}.xml").write_text("<a/>")
     dicom(tmp_path / "z" / "image", Modality="CR")
     assert is_dicom_folder(tmp_path)
+
+
+@pytest.mark.parametrize("beside", ["table", "text files"])
+def test_dicom_files_with_a_text_stay_with_their_patient(tmp_path, beside):
+    "The header says the patient where no column does; the table holds a hash and no number."
+    names = [f"{i}.dcm" for i in range(60)]
+    for number, name in enumerate(names):
+        dicom(tmp_path / name, patient=f"MRN{number // 3:05d}", series=number)
+    if beside == "table":
+        pd.DataFrame({"file": names, "report": "A head."}).to_csv(tmp_path / "own.csv", index=False)
+        table = read_data(SourceOptions(tmp_path / "own.csv")).table
+    else:
+        for name in names:
+            (tmp_path / name).with_suffix(".txt").write_text("A head.")
+        table = read_data(SourceOptions(tmp_path)).table
+    assert len(table) == 60
+    assert table.group.nunique() == 20
+    assert (table.groupby("group").split.nunique() == 1).all()
+    assert table.split.nunique() > 1
+    assert not table.group.str.contains("MRN").any()
