@@ -247,7 +247,7 @@ COMMANDS["completion"] = Command(
 WORKFLOW = """radgen: text in, radiology image out.
 
   radgen doctor                                         what this machine has, and what to do next
-  radgen demo                                           all of the below on embedded data, in some minutes
+  radgen demo                                           all of the below on embedded data, in less than an hour
 
   radgen prepare  --data-path ROCOv2 --out work/rocov2  read, choose concepts, drop poor images, rewrite captions
   radgen train    --data-path work/rocov2 --name first  a run in runs/first; the same command goes on after a stop

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['USUAL', 'SECTIONS', 'IMAGE_SUFFIXES', 'Columns', 'looks_like_images', 'looks_like_splits', 'looks_like_cuis',
-           'guess_columns', 'joined_captions']
+           'image_column', 'caption_columns', 'guess_columns', 'joined_captions']
 
 # %% ../../nbs/163_columns.ipynb #163-columns-004
 from dataclasses import dataclass, fields
@@ -126,6 +126,29 @@ def _caption_columns(given, keys):
         return tuple(name for name in SECTIONS if name in keys)
     return (first,) if first else ()
 
+# %% ../../nbs/163_columns.ipynb #163-columns-018
+def image_column(
+    keys: list[str],  # of `table_header`
+    first: pd.DataFrame,  # the first rows
+    options: SourceOptions,
+) -> str:  # '' where there is none
+    "The column of the images, as named or by its usual name."
+    if options.image_column is None:
+        return _usual("image", keys, first, looks_like_images)
+    given = column_key(options.image_column)
+    return given if given in keys else ""
+
+
+def caption_columns(
+    keys: list[str],  # of `table_header`
+    options: SourceOptions,
+) -> tuple[str, ...]:  # none, one, or those of a report's sections
+    "The columns of the text, as named or by their usual names."
+    if options.caption_column is None:
+        return _caption_columns("", keys)
+    given = column_key(options.caption_column)
+    return (given,) if given in keys else ()
+
 # %% ../../nbs/163_columns.ipynb #163-columns-014
 def guess_columns(
     keys: list[str],  # of `table_header`
@@ -139,8 +162,7 @@ def guess_columns(
         for kind in ("image", "caption", "cuis", "id", "group")
     }
     split = "" if options.split_column == "hash" else _named("split-column", options.split_column, keys, where)
-    image = given["image"] or _usual("image", keys, first, looks_like_images)
-    caption = _caption_columns(given["caption"], keys)
+    image, caption = image_column(keys, first, options), caption_columns(keys, options)
     for kind, found in ("image", image), ("caption", caption):
         if not found:
             have = ", ".join(k for k in keys if k)[:300]

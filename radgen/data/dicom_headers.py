@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['TEXT', 'MAX_ENTRIES', 'LOSSY', 'STEPS', 'UNREADABLE', 'header_value', 'header_text', 'header_decimal',
-           'header_integer', 'header_greys', 'patient_of']
+           'header_integer', 'header_greys', 'Whose', 'whose']
 
 # %% ../../nbs/146_headers.ipynb #146-headers-020
 import math
+import struct
+import zlib
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pydicom
@@ -262,16 +264,35 @@ def header_greys(
     )
 
 # %% ../../nbs/146_headers.ipynb #146-headers-027
-UNREADABLE = (InvalidDicomError, OSError, ValueError, EOFError, KeyError, AttributeError, NotImplementedError)
+UNREADABLE = (
+    InvalidDicomError,
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+)
 
 
-def patient_of(
+class Whose(NamedTuple):
+    "What a DICOM header says of the patient, the study and the image; '' where it does not."
+
+    patient: str = ""
+    study: str = ""
+    image: str = ""
+
+
+def whose(
     image: str,  # a DICOM file; #FRAME may follow
-) -> str:  # '' where the header does not say it or cannot be read
-    "The number of the patient, else that of the study."
-    tags = ["PatientID", "StudyInstanceUID"]
+) -> Whose:
+    "The numbers by which images belong together."
+    tags = ["PatientID", "StudyInstanceUID", "SOPInstanceUID"]
     try:
         header = pydicom.dcmread(member(image)[0], stop_before_pixels=True, specific_tags=tags, force=True)
+        return Whose(*(str(header.get(tag) or "").strip() for tag in tags))
     except UNREADABLE:
-        return ""
-    return str(header.get("PatientID") or header.get("StudyInstanceUID") or "")
+        return Whose()

@@ -211,9 +211,8 @@ def _read_tables(path, options, n):
 # %% ../../nbs/170_sources.ipynb #170-sources-011b
 def _read_pair(path, options, n):
     "Two tables that share a column."
-    images, texts = find_pair(_own_tables(path), options)
-    print(f"{images.name} has the images, and {texts.name} their texts.", file=sys.stderr)
-    rows, columns = join_rows([pair_rows(images, texts, options, n)], [images], options)
+    pair = find_pair(_own_tables(path), options)
+    rows, columns = join_rows([pair_rows(pair, options, n)], [pair.images], options)
     return _screen(rows, columns, path, options)
 
 

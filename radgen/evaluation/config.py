@@ -51,7 +51,7 @@ class EvaluateConfig:
     # inception (FID), vgg16, efficientnet, astra or timm:NAME (stand-ins), or auto: inception where its weights are
     # present, else vgg16
     features: FeaturesName = "auto"
-    min_images: Natural = 50  # fewer images a side are refused
+    min_images: Natural = 50  # fewer images on either side are refused
     # CLIP with both towers, to look for the image of each caption: clip, a Hugging Face id, or a folder
     clip: str | None = None
     curves: Natural = 100  # images a point of the curves over guidance and steps, 0 for none
@@ -69,7 +69,7 @@ class CompareConfig:
     # inception (FID), vgg16, efficientnet, astra, timm:NAME, or auto: inception where its weights are present, else
     # vgg16
     features: FeaturesName = "auto"
-    min_images: Natural = 50  # fewer images a side are refused
+    min_images: Natural = 50  # fewer images on either side are refused
     repeats: Count = 100  # resamplings behind the interval
     save: Path | None = None  # write the statistics of the real images here (.safetensors)
     seed: Whole = 0  # of random subsets
@@ -131,7 +131,7 @@ class ExperimentConfig:
     guidance: Annotated[float, Field(strict=True, ge=0, le=100)] = 2.0  # classifier-free guidance scale
     sampler_steps: Annotated[int, Field(strict=True, ge=1, le=1000)] = 20  # steps of DPM-Solver++
     features: FeaturesName = "auto"  # inception (FID), vgg16, efficientnet, astra or timm:NAME (stand-ins), or auto
-    min_images: Natural = 50  # fewer images a side are refused
+    min_images: Natural = 50  # fewer images on either side are refused
 
 # %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-014
 @options

@@ -7,10 +7,12 @@ __all__ = ['GUIDANCE', 'STEPS', 'same_samples', 'sampled_distance', 'distance_cu
 
 # %% ../../nbs/765_curves.ipynb #765-curves-007
 from dataclasses import replace
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
+from ..core.precision import usable_precision
 from .distance import Statistics, frechet_distance, real_baseline, statistics
 from .features import Features
 from .results import Curves
@@ -33,6 +35,7 @@ def same_samples(
     device: str,
 ) -> SampleConfig:
     "The options with which samples were drawn, for another number of images."
+    precision: Any = usable_precision(about.get("precision", "no"), device)
     return SampleConfig(
         run.dir,
         n=n,
@@ -44,7 +47,7 @@ def same_samples(
         negative=about["negative"],
         guidance_interval=tuple(about["guidance_interval"]),
         guidance_rescale=about["guidance_rescale"],
-        precision=about.get("precision", "no"),
+        precision=precision,
         device=device,
     )
 

@@ -156,12 +156,12 @@ def next_step(
         )
     if found["finished"]:
         return _after_training(found)
-    small = "" if gpu else " --image-size 32 --size small --steps 900"
+    small = "" if gpu else " --image-size 64 --size small --batch-size 24 --steps 1200"
     encoder = "" if radbert else " --encoder minilm"
     if found["prepared"]:
         return f"radgen train --data-path {found['prepared'][0]}{small}{encoder} --name first"
     return (
-        "radgen demo shows all stages on embedded data in some minutes. Then radgen prepare --data-path YOUR_DATA "
+        "radgen demo shows all stages on embedded data in less than an hour. Then radgen prepare --data-path YOUR_DATA "
         f"--out work/NAME and radgen train --data-path work/NAME{small}{encoder} --name first."
     )
 

@@ -20,7 +20,7 @@ from ..core.devices import pick_device
 from ..core.errors import ConfigError, DataError
 from ..core.figures import save_figure
 from ..core.files import atomic_dir, atomic_path, check_out, write_json
-from ..core.precision import autocast, choose_precision
+from ..core.precision import autocast, choose_precision, usable_precision
 from ..diffusion.pipeline import RadGenPipeline
 from ..diffusion.process import move_schedule
 from ..evaluation.distance import Statistics, frechet_distance, statistics
@@ -109,7 +109,7 @@ def width_loss(
     "The validation loss of a model."
     device = pipe.denoiser.device
     schedule = move_schedule(schedule_of(run.config), device)
-    with autocast(device, choose_precision(run.config.precision, device)):
+    with autocast(device, choose_precision(usable_precision(run.config.precision, device), device)):
         return images_loss(pipe.denoiser.eval(), schedule, validation, run.config, device)
 
 # %% ../../nbs/905_ema.ipynb #905-ema-013

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from radgen.core.errors import DataError
-from radgen.data.folders import header_caption, is_dicom_folder, read_dicom_folder, read_pairs
+from radgen.data.folders import group_in_path, header_caption, is_dicom_folder, read_dicom_folder, read_pairs
 from radgen.data.source_options import SourceOptions
 from radgen.data.sources import read_data
 
@@ -262,3 +262,29 @@ def test_dicom_files_with_a_text_stay_with_their_patient(tmp_path, beside):
     assert (table.groupby("group").split.nunique() == 1).all()
     assert table.split.nunique() > 1
     assert not table.group.str.contains("MRN").any()
+
+
+def test_anonymous_patients_are_told_apart_by_their_studies(tmp_path):
+    "De-identified exports have one patient in all files."
+    names = [f"{i}.dcm" for i in range(40)]
+    for number, name in enumerate(names):
+        dicom(tmp_path / name, patient="ANONYMOUS", series=number, StudyInstanceUID=f"1.2.{number // 2}")
+    pd.DataFrame({"file": names, "report": "A head."}).to_csv(tmp_path / "own.csv", index=False)
+    table = read_data(SourceOptions(tmp_path / "own.csv")).table
+    assert table.group.nunique() == 20
+    assert table.split.nunique() > 1
+
+
+@pytest.mark.parametrize(
+    "image, group",
+    [
+        ("patient1/case2/a.png", "patient1"),
+        ("CT/sub-01/a.png", "sub-01"),
+        ("train/patient1/a.png", "train/patient1"),
+        ("case 7/a.png", "case 7"),
+        ("p10/p10000032/s5/a.png", "p10000032"),
+        ("skull/a.png", ""),
+    ],
+)
+def test_the_patient_in_a_path(image, group):
+    assert group_in_path(image, "") == group

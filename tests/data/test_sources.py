@@ -644,17 +644,77 @@ def test_films_and_reports_in_two_tables_are_joined(tmp_path, capsys):
     assert (table.groupby("group").split.nunique() == 1).all()
     assert table.group.nunique() == 30
     said = capsys.readouterr().err
-    assert "indiana_projections.csv has the images, and indiana_reports.csv their texts." in said
+    assert "indiana_projections.csv has the images, and indiana_reports.csv their texts, joined by uid." in said
 
 
-def test_films_without_a_report_are_counted(tmp_path):
+def write_pair(folder, images, texts):
+    "A table of images and one of texts."
+    pd.DataFrame(images).to_csv(folder / "images.csv", index=False)
+    pd.DataFrame(texts).to_csv(folder / "captions.csv", index=False)
+
+
+def test_what_two_tables_do_not_share_is_counted(tmp_path, capsys):
     write_films(tmp_path, ["a.png", "b.png", "c.png"])
-    pd.DataFrame({"study": list("123"), "filename": ["a.png", "b.png", "c.png"]}).to_csv(
-        tmp_path / "a.csv", index=False
-    )
-    pd.DataFrame({"study": list("12"), "report": ["Normal.", "Mass."]}).to_csv(tmp_path / "b.csv", index=False)
+    images = {"study": list("123"), "filename": ["a.png", "b.png", "c.png"]}
+    write_pair(tmp_path, images, {"study": list("219"), "report": ["Mass.", "Normal.", "Alone."]})
     data = read(tmp_path)
-    assert data.table.caption.tolist() == ["Normal.", "Mass."]
+    assert sorted(pairs_of(data)) == [("Mass.", 30), ("Normal.", 20)]
+    assert len(data.rejects) == 1
+    assert "1 texts of captions.csv have no image" in capsys.readouterr().err
+
+
+def test_running_numbers_of_two_tables_join_nothing(tmp_path):
+    "The numbers of rows agree, and the accession says which report belongs to which film."
+    write_films(tmp_path, ["a.png", "b.png", "c.png"])
+    images = {
+        "Unnamed: 0": [0, 1, 2],
+        "index": [0, 1, 2],
+        "accession": ["x", "y", "z"],
+        "file": ["a.png", "b.png", "c.png"],
+    }
+    texts = {"Unnamed: 0": [0, 1, 2], "index": [0, 1, 2], "accession": ["z", "y", "x"], "report": ["Z.", "Y.", "X."]}
+    write_pair(tmp_path, images, texts)
+    assert pairs_of(read(tmp_path)) == [("X.", 20), ("Y.", 30), ("Z.", 40)]
+
+
+def test_empty_keys_of_two_tables_join_nothing(tmp_path):
+    write_films(tmp_path, ["a.png", "b.png", "c.png", "d.png"])
+    images = {"exam": ["1.0", "2.0", "3.0", ""], "file": ["a.png", "b.png", "c.png", "d.png"]}
+    write_pair(tmp_path, images, {"exam": ["1", "2", "3", "", ""], "report": ["A.", "B.", "C.", "none", "of them"]})
+    data = read(tmp_path)
+    assert pairs_of(data) == [("A.", 20), ("B.", 30), ("C.", 40)]
+    assert len(data.rejects) == 1
+
+
+def test_films_of_one_report_stay_in_one_split_whatever_the_key_is_called(tmp_path):
+    names = [f"{i}.png" for i in range(60)]
+    write_films(tmp_path, names)
+    images = {"order": [i // 2 for i in range(60)], "file": names}
+    write_pair(tmp_path, images, {"order": range(30), "report": [f"Report {i}." for i in range(30)]})
+    table = read(tmp_path).table
+    assert (table.groupby("caption").split.nunique() == 1).all()
+    assert table.split.nunique() > 1
+
+
+def test_tables_that_nobody_can_read_leave_other_layouts_alone(tmp_path):
+    write_films(tmp_path, ["a.png"])
+    (tmp_path / "a.txt").write_text("A film.")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "numbers.json").write_text("[1, 2]")
+    (tmp_path / "other.csv").write_bytes("x,y\n1,2\n".encode("utf-16"))
+    assert read(tmp_path).table.caption.tolist() == ["A film."]
+
+
+@pytest.mark.parametrize("name", ["train.txt", "a/list.txt"])
+def test_lists_of_files_are_no_captions(tmp_path, name):
+    write_films(tmp_path, ["train/a.png", "valid/b.png", "test/c.png"])
+    for image in ("train/a", "valid/b", "test/c"):
+        (tmp_path / f"{image}.txt").write_text("A film.")
+    write_films(tmp_path, ["train/d.png"])
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("a.png\nd.png\n")
+    data = read(tmp_path)
+    assert set(data.table.caption) == {"A film."}
     assert len(data.rejects) == 1
 
 

@@ -21,7 +21,7 @@ from radgen.prepared.prepare import prepare
 
 
 def scenes(n, seed, size=48):
-    "Smooth random pictures, no two alike."
+    "Smooth random images, no two alike."
     x = gaussian_filter(np.random.default_rng(seed).normal(size=(n, size, size)), (0, 4, 4))
     return np.clip(128 + 50 * x / x.std(), 0, 255).astype(np.uint8)
 
@@ -67,7 +67,7 @@ def test_other_images_are_not_marked(world):
 
 def test_frame_of_a_crop_is_found(world):
     train = world[0]
-    x = train[:10, 4:44, 6:46]  # 40 of 48 pixels; its centre lies at (26, 24), that of the picture at (24, 24)
+    x = train[:10, 4:44, 6:46]  # 40 of 48 pixels; its centre lies at (26, 24), that of the image at (24, 24)
     part = torch.from_numpy(x.copy()).float()[:, None]
     full = F.interpolate(part, (48, 48), mode="bilinear", antialias=True)[:, 0]
     t = find_replicas(full.round().to(torch.uint8).numpy(), train)
