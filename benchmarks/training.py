@@ -138,7 +138,7 @@ def differences(one, other):
     found = {}
     for step in AFTER:
         pairs = zip(weights(one, step).values(), weights(other, step).values())
-        found[step] = max((a - b).abs().max().item() for a, b in pairs)
+        found[str(step)] = max((a - b).abs().max().item() for a, b in pairs)
     return found
 
 
@@ -174,7 +174,7 @@ def report(results):
     if "processes" not in results:
         return
     p = results["processes"]
-    worst, rounding = p["differences"][AFTER[1]], p["differences_by_threads"].values()
+    worst, rounding = p["differences"][str(AFTER[1])], p["differences_by_threads"].values()
     found = ", ".join(f"{difference:.1e} after {step}" for step, difference in p["differences"].items())
     print(
         f"{verdict(worst <= 1e-5)}two processes with half the batch each: the largest difference of any weight is "
