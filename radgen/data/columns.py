@@ -117,10 +117,8 @@ def _usual(kind, keys, cells=None, fits=None):
     return ""
 
 
-def _caption_columns(given, keys):
+def _caption_columns(keys):
     "The columns of the text: one, or those of a report's sections."
-    if given:
-        return (given,)
     first = _usual("caption", keys)
     if first in SECTIONS:
         return tuple(name for name in SECTIONS if name in keys)
@@ -145,7 +143,7 @@ def caption_columns(
 ) -> tuple[str, ...]:  # none, one, or those of a report's sections
     "The columns of the text, as named or by their usual names."
     if options.caption_column is None:
-        return _caption_columns("", keys)
+        return _caption_columns(keys)
     given = column_key(options.caption_column)
     return (given,) if given in keys else ()
 

@@ -51,7 +51,7 @@ def same_samples(
         device=device,
     )
 
-
+# %% ../../nbs/765_curves.ipynb #765-curves-004b
 def sampled_distance(
     cfg: SampleConfig,
     run: Run,
