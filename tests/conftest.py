@@ -4,7 +4,7 @@ import os
 
 import pytest
 from filelock import FileLock
-from helpers import OFFICIAL, ROOT, SHARED, WORK
+from helpers import OFFICIAL, ROOT, SHARED, WORK, temporary_folder
 
 
 def pytest_collection_modifyitems(items):
@@ -27,6 +27,14 @@ def refuse_sets_in_names(item):
 def is_notebook(item):
     "Whether a test runs a notebook."
     return item.path.name == "test_notebooks.py"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files(tmp_path_factory):
+    "Tests and the processes that they start leave no temporary files behind; pytest's own folder stays where it is."
+    tmp_path_factory.getbasetemp()
+    with temporary_folder():
+        yield
 
 
 @pytest.fixture(scope="session")

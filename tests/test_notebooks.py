@@ -6,7 +6,7 @@ import matplotlib
 import pytest
 from nbdev.test import test_nb as run_notebook
 
-from helpers import ROOT
+from helpers import ROOT, temporary_folder
 
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 SLOW = [p for p in NOTEBOOKS if '"#| slow' in p.read_text(encoding="utf-8")]
@@ -15,7 +15,8 @@ SLOW = [p for p in NOTEBOOKS if '"#| slow' in p.read_text(encoding="utf-8")]
 def run(path, skip):
     "Execute a notebook in this process, without the cells that carry one of the flags."
     matplotlib.use("agg")
-    ok, _ = run_notebook(path, skip_flags=skip, basepath=ROOT)
+    with temporary_folder():
+        ok, _ = run_notebook(path, skip_flags=skip, basepath=ROOT)
     assert ok, f"{path.name} failed; its traceback is above"
 
 
