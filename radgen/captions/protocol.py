@@ -97,7 +97,7 @@ def _model_list(names: list[str]) -> str:
 
 
 def find_model(
-    model: str,  # asked for
+    model: str,  # requested
     listed: Any,  # the server's answer to GET /models
     tags: Any,  # its answer to GET /api/tags, None if it is not Ollama
     base: str,  # address of the server

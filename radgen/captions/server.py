@@ -127,7 +127,7 @@ async def _read_lists(connection: Connection) -> tuple[Any, Any]:
 # %% ../../nbs/370_server.ipynb #370-server-039
 def look_up(
     connection: Connection,
-    model: str,  # asked for
+    model: str,  # requested
 ) -> tuple[str, str]:  # the model's name on the server, its revision
     "Ask a server for its models; raises `ConfigError` where it does not answer or has another one."
     base = connection.base

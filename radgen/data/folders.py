@@ -26,9 +26,9 @@ from ..core.errors import DataError
 from ..core.files import fingerprint
 from .columns import IMAGE_SUFFIXES
 from .config import Slices
-from .dicom_headers import UNREADABLE
+from .dicom_headers import UNREADABLE, Whose
 from .files import DICOM_SUFFIXES
-from .own_tables import deal_by_patient, ids_of_files, split_by_hash, split_in_path
+from .own_tables import deal_by_patient, groups_of, hash_groups, ids_of_files, split_by_hash, split_in_path
 from .rocov2 import is_outside
 from .source_options import SourceOptions
 from .tables import SPLIT_NAMES
@@ -299,7 +299,7 @@ def _stack_rows(files, slices):
 
 def _order(file):
     "A key that sorts the files of a series."
-    path, header = file
+    path, header, _ = file
     return _place(header), str(path)
 
 # %% ../../nbs/169_folders.ipynb #169-folders-015a
@@ -309,31 +309,31 @@ def read_dicom_folder(
     n: int | None = None,  # files to read, None for all
 ) -> pd.DataFrame:  # rows as `screen_rows` takes them, with the group
     "A row per image of a folder of DICOM files; raises `DataError` where there is none."
-    series: dict[str, list] = {}
-    for path, header in _headers(folder, n):
-        series.setdefault(str(header.get("SeriesInstanceUID") or path), []).append((path, header))
-    if not series:
+    files = list(_headers(folder, n))
+    if not files:
         raise DataError(f"no file in {folder} is a DICOM image: give --data-path a folder that holds some.")
-    uids = sorted(str(header.get("SOPInstanceUID") or path) for files in series.values() for path, header in files)
-    salt = fingerprint(uids)
-    found = [row for files in series.values() for row in _series_rows(files, slices, salt)]
-    rows = pd.DataFrame(found, dtype=str)
-    rows["split"] = split_by_hash(rows.image, rows.pop("patient"))
-    return rows
+    found = [Whose.of(header) for _, header in files]
+    salt = fingerprint(sorted(owner.image or str(path) for (path, _), owner in zip(files, found)))
+    series: dict[str, list] = {}
+    for (path, header), group in zip(files, groups_of(found)):
+        series.setdefault(str(header.get("SeriesInstanceUID") or path), []).append((path, header, group))
+    rows = pd.DataFrame([row for each in series.values() for row in _series_rows(each, slices, salt)], dtype=str)
+    rows["split"] = split_by_hash(rows.image, rows.group)
+    return rows.assign(group=hash_groups(rows.group, salt))
 
 
 def _series_rows(files, slices, salt):
     "The rows of one series; one that is rejected where the series has no such slice."
     taken = _stack_rows(files, slices)
     if taken:
-        return [_dicom_row(path, header, salt) for path, header in taken]
+        return [_dicom_row(file, salt) for file in taken]
     why = f"image missing: the series has {len(files)} slices, and none is number {slices}"
-    return [{**_dicom_row(*files[0], salt), "image": "", "fault": why}]
+    return [{**_dicom_row(files[0], salt), "image": "", "fault": why}]
 
 # %% ../../nbs/169_folders.ipynb #169-folders-015aa
-def _dicom_row(path, header, salt):
+def _dicom_row(file, salt):
     "One image: its ID is a hash, since names of exported files and folders often are names of patients."
-    patient = str(header.get("PatientID") or header.get("StudyInstanceUID") or "")
+    path, header, group = file
     uid = str(header.get("SOPInstanceUID") or path)
     caption = header_caption(header)
     return {
@@ -341,7 +341,6 @@ def _dicom_row(path, header, salt):
         "caption": caption,
         "cell": "",
         "image": str(path),
-        "group": fingerprint(salt, patient)[:12] if patient else "",
-        "patient": patient,  # deals the splits and is not kept
+        "group": group,
         "fault": "" if caption else "no caption: the header describes nothing",
     }

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['UNKNOWN', 'NUMBERING', 'NO_PATIENT', 'deal_splits', 'split_by_hash', 'split_in_name', 'split_in_path', 'ids_of_files',
            'guess_table', 'assemble_rows', 'table_rows', 'shared_key', 'Pair', 'find_pair', 'pair_rows',
-           'deal_missing_splits', 'groups_of', 'deal_by_patient', 'name_images', 'join_rows', 'read_tables']
+           'deal_missing_splits', 'groups_of', 'hash_groups', 'deal_by_patient', 'name_images', 'join_rows',
+           'read_tables']
 
 # %% ../../nbs/166_own_tables.ipynb #166-own-tables-004
 import itertools
@@ -295,6 +296,14 @@ def groups_of(
     return [h.study if one or h.patient.lower() in NO_PATIENT else h.patient for h in headers]
 
 
+def hash_groups(
+    groups: pd.Series,  # numbers of patients or studies, '' where unknown
+    salt: str,  # of what is not kept, so that nobody can try numbers
+) -> pd.Series:  # 12 characters each, '' where unknown
+    "What the prepared folder has instead of a patient's number."
+    return groups.map(lambda group: fingerprint(salt, group)[:12] if group else "")
+
+
 def deal_by_patient(
     rows: pd.DataFrame,  # image, name, split, and group where the source has one
     source: str,  # its name, for messages
@@ -309,8 +318,7 @@ def deal_by_patient(
     salt = fingerprint(sorted(header.image for header in found))
     named = pd.Series(groups_of(found), rows.index[unread], dtype=str)
     rows = deal_missing_splits(rows.assign(group=groups.mask(unread, named)), source, options)
-    hashed = named.map(lambda group: fingerprint(salt, group)[:12] if group else "")
-    return rows.assign(group=groups.mask(unread, hashed))
+    return rows.assign(group=groups.mask(unread, hash_groups(named, salt)))
 
 # %% ../../nbs/166_own_tables.ipynb #166-own-tables-036
 def name_images(

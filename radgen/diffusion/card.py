@@ -145,7 +145,7 @@ not as the only data by which a medical product is trained or judged.
 - One grey image of one size. Grey values have no physical unit, and lengths no scale.
 - The words are no guarantee: an image may lack the requested finding, or show it on the wrong side. \
 What the training data show rarely is drawn badly, and for what they never show something is drawn all the same.
-- Pictures inherit the errors and the bias of the training data, and may come close to single training images: \
+- Images inherit the errors and the bias of the training data, and may come close to single training images: \
 compare them before they are passed on.
 - Each PNG that radgen writes holds its prompt, seed, index and the fingerprint of the weights, \
 with the word that it is synthetic. Other programs may drop this text."""

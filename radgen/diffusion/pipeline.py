@@ -47,7 +47,7 @@ from ..text.token_counts import cut_prompts
 
 # %% ../../nbs/630_pipeline.ipynb #630-pipeline-006
 def image_record(
-    request: GenerationRequest,  # what was asked for
+    request: GenerationRequest,  # what was requested
     plan: ImagePlan,  # of the request
     image: int,  # its number in the plan
 ) -> dict:  # None where there is nothing to say

@@ -72,7 +72,7 @@ def distance_rows(
     g, r = s.neighbourhoods, s.neighbourhoods_real
     (kernel, spread), (floor, floor_spread) = s.kernel, s.kernel_floor
     among = "share of generated images that lie among real ones, and of real among generated"
-    ms_ssim = "1 would be one picture a caption"
+    ms_ssim = "1 would be one image per caption"
     return [
         Row(
             "the same, at infinitely many images",
@@ -110,7 +110,7 @@ def alignment_rows(
             "concepts as asked (AUROC)",
             concepts,
             number(s.concepts_real),
-            "by a reader on the same features, mean over concepts; a model that ignores its text has 0.5",
+            "by a probe on the same features, mean over concepts; a model that ignores its text has 0.5",
         ),
         Row(
             "image type as asked",
@@ -134,7 +134,7 @@ def fact_row(
 ) -> Row:
     "Whether phantoms show one fact of their prompts."
     generated, real, constant = (fact_text(f, v) for v in (f.generated, f.real, f.chance))
-    about = f"known for phantoms alone, by a reader; {f.asked} prompts say it; {constant} for a constant answer"
+    about = f"known for phantoms alone, by a probe; {f.asked} prompts say it; {constant} for a constant answer"
     return Row(FACTS[f.fact], generated if f.readable else "cannot be read", real, about)
 
 # %% ../../nbs/775_report.ipynb #775-report-020

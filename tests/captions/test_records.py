@@ -200,17 +200,18 @@ def test_mri_keeps_its_sequences(answer, reason):
     assert (difference.reason if difference else "") == reason
 
 
-@pytest.fixture(scope="module")
-def official(official_text):
-    "Every fourth of the official valid and test captions: pairs of source and record."
+@pytest.fixture(scope="module", params=[12, pytest.param(1, marks=pytest.mark.soak)], ids=["every 12th", "all"])
+def official(official_text, request):
+    "Of the official valid and test captions: pairs of source and record."
     from radgen.captions.rewrite import read_texts
 
     table, names = read_texts(official_text, None)
     table = table[table.split.isin(["valid", "test"])]
     assert len(table) == 19831
-    sources = [source(caption, cuis, names) for caption, cuis in zip(table.caption[::4], table.cuis[::4])]
+    table = table.iloc[:: request.param]
+    sources = [source(caption, cuis, names) for caption, cuis in zip(table.caption, table.cuis)]
     records = [rewrite_by_rules(s) for s in sources]
-    assert records.count(None) < 10
+    assert records.count(None) < 0.002 * len(records)
     return [(s, record) for s, record in zip(sources, records) if record]
 
 
@@ -228,7 +229,7 @@ def test_official_measures_survive_by_another_count(official):
         measures = set(re.findall(r"(\d+(?:\.\d+)?) ?(mm|cm)\b", s.text))
         assert measures == set(re.findall(r"(\d+(?:\.\d+)?) ?(mm|cm)\b", record.condition)), (s.text, record)
         with_measure += bool(measures)
-    assert with_measure > 200
+    assert with_measure > 0.04 * len(official)
 
 
 def test_official_sides_survive_by_another_count(official):
@@ -256,6 +257,6 @@ def no_negation(condition):
 @pytest.mark.parametrize("corrupt", [other_side, next_number, no_negation])
 def test_contradictions_injected_into_official_captions_are_found(official, corrupt):
     changed = [(s, r, corrupt(r.condition)) for s, r in official if corrupt(r.condition) != r.condition]
-    assert len(changed) > 100
+    assert len(changed) > 0.02 * len(official)
     missed = [bad for s, record, bad in changed if not verify(record._replace(condition=bad), s)]
     assert len(missed) < 0.007 * len(changed)  # among them lists that say the same with left and right swapped

@@ -270,9 +270,10 @@ def test_anonymous_patients_are_told_apart_by_their_studies(tmp_path):
     for number, name in enumerate(names):
         dicom(tmp_path / name, patient="ANONYMOUS", series=number, StudyInstanceUID=f"1.2.{number // 2}")
     pd.DataFrame({"file": names, "report": "A head."}).to_csv(tmp_path / "own.csv", index=False)
-    table = read_data(SourceOptions(tmp_path / "own.csv")).table
-    assert table.group.nunique() == 20
-    assert table.split.nunique() > 1
+    for rows in (read_data(SourceOptions(tmp_path / "own.csv")).table, read_dicom_folder(tmp_path, "0")):
+        assert rows.group.nunique() == 20
+        assert rows.split.nunique() > 1
+        assert (rows.groupby("group").split.nunique() == 1).all()
 
 
 @pytest.mark.parametrize(
