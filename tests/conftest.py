@@ -7,11 +7,17 @@ from filelock import FileLock
 from helpers import OFFICIAL, ROOT, SHARED, WORK, temporary_folder
 
 
+BESIDE = {"official_text", "real"}  # fixtures that open the data beside the checkout
+
+
 def pytest_collection_modifyitems(items):
-    "The jobs of two workers: the tests of a file together, since they share fixtures; then each notebook by itself."
+    """The jobs of two workers: the tests of a file together, since they share fixtures; then each notebook by itself.
+    Tests on thousands of official captions or real images belong to the soak tests."""
     items.sort(key=is_notebook)
     for item in items:
         refuse_sets_in_names(item)
+        if BESIDE & set(item.fixturenames):
+            item.add_marker(pytest.mark.soak)
         if not is_notebook(item):
             item.add_marker(pytest.mark.xdist_group(item.path.name))
 

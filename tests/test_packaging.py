@@ -52,6 +52,7 @@ def test_source_distribution_has_what_its_build_reads(distributions):
     assert {"settings.ini", "setup.py", "README.md", "LICENSE", "radgen/py.typed"} <= inside
 
 
+@pytest.mark.soak
 def test_source_distribution_installs_into_an_empty_environment(distributions, tmp_path):
     "Without its requirements, which would be downloaded: the metadata and the command are there."
     venv.create(tmp_path / "env", with_pip=True)

@@ -49,6 +49,7 @@ def test_readme_shows_figure(figure):
     assert (ROOT / figure).exists()
 
 
+@pytest.mark.soak
 def test_python_of_readme_draws(tmp_path, monkeypatch):
     "As it stands there, except for the number of phantoms, the length of the training and the width of the network."
     from PIL import Image

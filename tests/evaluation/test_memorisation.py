@@ -48,7 +48,7 @@ def replicas(x, seed=0):
 
 @pytest.fixture(scope="module")
 def world():
-    train, test = scenes(150, 0), scenes(60, 1)
+    train, test = scenes(100, 0), scenes(40, 1)
     return train, test, lower_fence(find_replicas(test, train).ratio)
 
 
@@ -62,7 +62,7 @@ def test_replicas_are_found(world, kind):
 
 def test_other_images_are_not_marked(world):
     train, test, bound = world
-    assert (find_replicas(scenes(60, 2), train).ratio < bound).mean() <= 0.05
+    assert (find_replicas(scenes(40, 2), train).ratio < bound).mean() <= 0.05
 
 
 def test_frame_of_a_crop_is_found(world):

@@ -22,6 +22,7 @@ def test_mirrored_phantoms_have_the_wrong_sides(prepared):
     assert mirrored.real == side.real
 
 
+@pytest.mark.soak
 def test_few_phantoms_show_their_side(few):
     grid, rows = grid_features(), few.rows("test").assign(prompt=few.texts("test", 0))
     images = np.array(few.images("test", 16))

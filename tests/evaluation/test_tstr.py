@@ -37,6 +37,7 @@ def test_classifier_learns_from_good_images_and_not_from_wrong_labels():
     assert auroc(truth, train_and_score(good, wrong, test, seed=0, steps=150)).mean() < 0.7
 
 
+@pytest.mark.soak
 def test_classifiers_depend_on_the_seed_alone():
     (train, labels), (test, truth), (good, asked) = blobs(60, 0), blobs(60, 1), blobs(60, 2)
     a, b = (train_on_synthetic(good, asked, train, labels, test, truth, seeds=(0, 1), steps=10) for _ in range(2))

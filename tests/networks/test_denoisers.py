@@ -51,7 +51,7 @@ def test_output_depends_on_each_token_that_is_not_masked(kind):
 
 
 @every_kind
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.soak)])
 def test_mixed_precision_stays_near_32_bits(kind, dtype):
     model, (x, t, text) = make(kind).train(), inputs()
     exact = model(x, t, text)

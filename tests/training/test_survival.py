@@ -173,6 +173,7 @@ def test_polite_stop_loses_no_step(start, tmp_path):
     assert (started.run / "last").read_text().strip() == f"step-{steps_done(started.run):08d}"
 
 
+@pytest.mark.soak
 def test_second_writer_is_refused_and_the_lock_dies_with_its_holder(start, tmp_path):
     first = start(tmp_path, *ENDLESS)
     first.wait_for(5)
@@ -208,6 +209,7 @@ def test_full_disk_leaves_the_checkpoint_before(start, untouched, tmp_path):
     assert_same_bits(untouched, run)
 
 
+@pytest.mark.soak
 def test_run_without_a_whole_checkpoint_does_not_begin_from_nothing(start, tmp_path):
     started = start(tmp_path, *ENDLESS)
     started.wait_for(10)
