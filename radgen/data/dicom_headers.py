@@ -276,6 +276,8 @@ UNREADABLE = (
     struct.error,
     zlib.error,
 )
+
+# %% ../../nbs/146_headers.ipynb #146-headers-029
 WHOSE = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
 
 

@@ -85,6 +85,7 @@ class About:
     scores: dict | None = None  # name of a score -> number
     licence: str | None = None  # of the training data
     stand_ins: list | None = None  # networks used instead of those of the literature
+    start: str | None = None  # model whose weights the training started from
     processes: Annotated[int, Field(strict=True)] | None = None  # that trained together, each with its own batches
 
 
@@ -177,6 +178,7 @@ TRAINING_LABELS = {
     "recipe": "recipe",
     "text_encoder": "text encoder",
     "llm": "language model that rewrote the captions",
+    "start": "started from the weights of",
     "processes": "processes that trained together",
 }
 

@@ -96,6 +96,7 @@ class ModelOptions(PaperOptions):
     vgg_weights: str | None = None
     llm: str = "smollm2"  # rewrites captions if data_path is not prepared yet
     steps: Natural | None = None  # optimiser steps instead of epochs; 0 saves the untrained network
+    init: Path | None = None  # start from the weights of this finished model: runs/OTHER or its folder final
 
 # %% ../../nbs/640_training_options.ipynb #640-training-options-013
 @options

@@ -75,7 +75,7 @@ def test_resolve_fills_what_is_open_and_keeps_what_is_given(recipe):
         assert resolved[name] == value, name
     open_options = {name for name, value in resolved.items() if value is None}
     events = {"checkpoint_every", "valid_every", "preview_every", "log_every"}
-    assert open_options == events | {"vgg_weights", "steps", "log_with"}
+    assert open_options == events | {"vgg_weights", "steps", "init", "log_with"}
 
 
 def test_resolving_twice_changes_nothing():
