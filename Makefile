@@ -39,7 +39,7 @@ demo: $(DEMO)
 test: assets
 	$(PYTEST) -m "not soak" --durations=20 $(PARALLEL) tests
 
-# Many kills, hundreds of requests, launches of several processes: what `make test` does once, many times.
+# What takes long: many kills, hundreds of requests, several processes, installations, thousands of official captions.
 soak: assets
 	$(PYTEST) -m soak $(PARALLEL) tests
 

@@ -1,5 +1,6 @@
 """Shared by all tests: where things are, the embedded data made once, and the closing line that counts what ran."""
 
+import multiprocessing.util
 import os
 
 import pytest
@@ -37,9 +38,9 @@ def is_notebook(item):
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary_files(tmp_path_factory):
-    "Tests and the processes that they start leave no temporary files behind; pytest's own folder stays where it is."
-    tmp_path_factory.getbasetemp()
-    with temporary_folder():
+    "Tests and the processes that they start leave no temporary files behind; after a kill pytest clears the folder."
+    multiprocessing.util.get_temp_dir()  # goes by itself when the process ends, after this fixture
+    with temporary_folder(tmp_path_factory.getbasetemp()):
         yield
 
 

@@ -278,14 +278,15 @@ UNREADABLE = (
 )
 
 # %% ../../nbs/146_headers.ipynb #146-headers-029
-WHOSE = ("PatientID", "StudyInstanceUID", "SOPInstanceUID")
+WHOSE = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
 class Whose(NamedTuple):
-    "What a DICOM header says of the patient, the study and the image; '' where it does not."
+    "What a DICOM header says of the patient, the study, the series and the image; '' where it does not."
 
     patient: str = ""
     study: str = ""
+    series: str = ""
     image: str = ""
 
     @classmethod

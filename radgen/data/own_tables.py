@@ -291,9 +291,10 @@ NO_PATIENT = (*UNKNOWN, "", "0", "anonymous", "anon", "anonymized", "anonymised"
 def groups_of(
     headers: list[Whose],  # of all DICOM files
 ) -> list[str]:  # '' where a header says nothing
-    "The patient of each, or its study where patients are not named or all images have one."
+    "The patient of each; its study, or else its series, where patients are not named or all images have one."
     one = len({header.patient for header in headers}) == 1
-    return [h.study if one or h.patient.lower() in NO_PATIENT else h.patient for h in headers]
+    unnamed = [one or header.patient.lower() in NO_PATIENT for header in headers]
+    return [(h.study or h.series) if hidden else h.patient for h, hidden in zip(headers, unnamed)]
 
 
 def hash_groups(

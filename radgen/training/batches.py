@@ -262,7 +262,7 @@ def initial_model(
     cfg: ResolvedConfig,
     text_dim: int,  # width of the text encoder
 ) -> nn.Module:
-    "The same as training begins with it: with pretrained VGG16 slices where it has them."
+    "The same with pretrained VGG16 slices where it has them."
     entry = DENOISERS[cfg.model]
     if entry.pretrained:
         assert cfg.vgg_weights is not None

@@ -23,12 +23,16 @@ from tqdm import tqdm
 
 # %% ../../nbs/665_train.ipynb #665-train-004b
 from ..core.devices import set_seed
-from ..core.errors import Preempted, stop_signals
+from ..core.errors import ConfigError, Preempted, stop_signals
 from ..core.files import atomic_dir
+from ..diffusion.card import weights_fingerprint
 from ..diffusion.pipeline import RadGenPipeline
 from ..diffusion.process import move_schedule, time_steps
+from ..diffusion.saved import find_model
 from ..networks.registry import DENOISERS
 from ..prepared.folder import Prepared
+
+# %% ../../nbs/665_train.ipynb #665-train-004c
 from radgen.training.averages import (
     PowerAverages,
     copy_final,
@@ -49,6 +53,7 @@ from radgen.training.run import (
     Run,
     as_begun,
     describe,
+    model_config,
     open_run,
     read_config,
     record_place,
@@ -57,7 +62,7 @@ from radgen.training.run import (
     schedule_of,
     start_run,
 )
-from .starting import start_from
+from .starting import finished_weights, start_from
 from .trackers import start_tracker
 from .validation import make_validation, preview, validation_loss
 
@@ -225,17 +230,27 @@ def announce(
 # %% ../../nbs/665_train.ipynb #665-train-052
 def first_model(
     cfg: ResolvedConfig,
-    run: Path,  # begun; one with a checkpoint needs no other model
+    run: Path,  # of `open_run`; one with a checkpoint needs no other model
     text_dim: int,  # width of the text encoder
-    acc: Accelerator,  # of `make_accelerator`
-) -> nn.Module:  # on its device
-    "The model as training begins with it, with the weights of another one where the options say so."
+    start: dict | None = None,  # of `start_of`
+) -> nn.Module:  # on the CPU
+    "The model as training begins with it, made from the seed or from another model; raises `RadgenError`."
+    set_seed(cfg.seed)  # after the text encoder, which may or may not have been loaded
     model = initial_model(cfg, text_dim)
-    if cfg.init is not None and not (run / "last").exists():
-        overlap = start_from(model, cfg.init)
-        if acc.is_main_process:
-            print(f"Starts from {cfg.init}: {overlap.described()}.", file=sys.stderr)
-    return model.to(acc.device, memory_format=torch.channels_last)
+    begun = any((run / "checkpoints").glob("step-*")) and not cfg.overwrite
+    if cfg.init is None or start is None or begun:
+        return model
+    weights = finished_weights(cfg.init)
+    if weights_fingerprint(weights) != start["weights"]:
+        raise ConfigError(f"--init {cfg.init} has other weights than at the start of {run}: choose another --name.")
+    line = f"Starts from {cfg.init}: {start_from(model, cfg.init, weights).described()}"
+    folder = find_model(cfg.init)
+    other = cfg if folder is None else model_config(folder)
+    for name in ("encoder", "prediction"):
+        if getattr(other, name) != getattr(cfg, name):
+            line += f"; its {name} was {getattr(other, name)}"
+    print(f"{line}.", file=sys.stderr)
+    return model
 
 # %% ../../nbs/665_train.ipynb #665-train-032
 def begin_state(
@@ -244,10 +259,10 @@ def begin_state(
     prepared: Prepared,  # the data
     batches: Batches,  # of this process
     acc: Accelerator,  # of `make_accelerator`
+    model: nn.Module,  # of `first_model`
 ) -> TrainingState:
     "Model, optimiser and average, as the newest whole checkpoint left them."
-    set_seed(cfg.seed)  # after the text encoder, which may or may not have been loaded
-    model = first_model(cfg, run, batches.store.width, acc)
+    model = model.to(acc.device, memory_format=torch.channels_last)
     ema = make_average(model, cfg.ema_width, cfg.ema_decay)
     schedule = move_schedule(schedule_of(cfg), acc.device)
     share = DENOISERS[cfg.model].frozen_share
@@ -286,7 +301,7 @@ def write_final(
     plain = type(model)(**{name: value for name, value in model.config.items() if not name.startswith("_")})
     plain.load_state_dict(model.state_dict())
     copy_final(plain, state.ema, state.run, cfg.ema_width)
-    start = read_config(state.run)["init_weights"]
+    start = read_config(state.run)["start"]
     facts = card_facts(cfg, state.prepared, state.accelerator, start)
     pipe = RadGenPipeline(plain.eval(), schedule_of(cfg), cfg.encoder, cfg.max_length, cfg.equalize, facts)
     with disk_errors("the finished model", state.run), atomic_dir(state.run / "final") as folder:
@@ -299,9 +314,10 @@ def train_from(
     prepared: Prepared,  # the data
     batches: Batches,  # of this process
     acc: Accelerator,  # of `make_accelerator`
+    model: nn.Module,  # of `first_model`
 ):
     "Train to the end and write `final`; raises `KeyboardInterrupt` or `Preempted` where it was asked to stop."
-    state = begin_state(cfg, run, prepared, batches, acc)
+    state = begin_state(cfg, run, prepared, batches, acc, model)
     if acc.is_main_process:
         announce(state)
         if batches.shares is not None:
@@ -332,10 +348,11 @@ def train(
             finished = (run / "final").exists() and not cfg.overwrite
             if not finished:
                 batches = make_batches(cfg, prepared, acc.device, acc.num_processes, acc.process_index)
+                model = first_model(cfg, run, batches.store.width, description["start"])
                 if main:
                     start_run(run, description, cfg.overwrite)
         if not finished:
-            train_from(cfg, run, prepared, batches, acc)
+            train_from(cfg, run, prepared, batches, acc, model)
         elif main:
             record_place(run, description)
             print(f"{run} is finished.", file=sys.stderr)

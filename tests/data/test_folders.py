@@ -92,8 +92,21 @@ def test_groups_are_patients_and_hashes(tmp_path):
     assert (rows.groupby("group").split.nunique() == 1).all()
     assert not rows.group.str.contains("id").any()
     other = tmp_path / "other"
-    dicom(other / "0", "id0", 99, 0, Modality="CR")
-    assert read_dicom_folder(other).group[0] not in set(rows.group)
+    for patient in (0, 1):
+        dicom(other / f"{patient}", f"id{patient}", 98 + patient, 0, Modality="CR")
+    assert read_dicom_folder(other).group.nunique() == 2
+    assert not set(read_dicom_folder(other).group) & set(rows.group)  # the same patients, another salt
+
+
+def test_slices_of_a_series_stay_in_one_split_where_nothing_else_is_known(tmp_path):
+    for series in range(12):
+        for number in range(4):
+            dicom(tmp_path / f"{series}-{number}", "anonymous", series, number)
+    rows = read_dicom_folder(tmp_path, "every:1")
+    assert len(rows) == 48
+    assert rows.group.nunique() == 12
+    assert (rows.groupby("group").split.nunique() == 1).all()
+    assert rows.split.nunique() > 1
 
 
 PRIVATE = {

@@ -16,7 +16,7 @@ def world(n, seed, aligned=1.0):
 
 
 @pytest.fixture(scope="module")
-def real():
+def features():
     "Features and labels of real test images, and of real training images."
     return *world(200, 1), *world(400, 0)
 
@@ -41,16 +41,16 @@ def test_concept_labels():
     assert labels.tolist() == [[True, False], [False, False], [False, True]]
 
 
-def test_concepts_are_found_if_images_follow_their_prompts(real):
+def test_concepts_are_found_if_images_follow_their_prompts(features):
     f, asked = world(150, 2)
-    r = concept_alignment(f, asked, *real, ["a", "b", "c"])
+    r = concept_alignment(f, asked, *features, ["a", "b", "c"])
     assert r.generated > 0.97
     assert r.real > 0.97
     assert r.interval[0] <= r.generated <= r.interval[1]
     assert [c.asked for c in r.by_concept] == asked.sum(0).tolist()
     assert [c.concept for c in r.by_concept] == ["a", "b", "c"]
     ignoring, _ = world(150, 3, aligned=0)
-    r = concept_alignment(ignoring, asked, *real, ["a", "b", "c"])
+    r = concept_alignment(ignoring, asked, *features, ["a", "b", "c"])
     assert r.interval[0] < 0.5 < r.interval[1]
     assert r.real > 0.97
 
@@ -67,15 +67,15 @@ def test_concepts_of_no_or_every_training_image_are_left_out():
     assert r.generated is r.real is r.interval is None
 
 
-def test_rare_concept_has_an_interval(real):
+def test_rare_concept_has_an_interval(features):
     f, asked = world(60, 2)
     asked[:, 1:] = False
     asked[:, 0] = np.arange(60) == 0  # a third of the resamplings lack it
-    assert np.isfinite(concept_alignment(f, asked, *real, ["a", "b", "c"]).interval).all()
+    assert np.isfinite(concept_alignment(f, asked, *features, ["a", "b", "c"]).interval).all()
 
 
-def test_one_concept_is_enough(real):
-    f_test, test, f_train, train = real
+def test_one_concept_is_enough(features):
+    f_test, test, f_train, train = features
     r = concept_alignment(f_test, test[:, :1], f_test, test[:, :1], f_train, train[:, :1], ["a"])
     assert len(r.by_concept) == 1
     assert r.generated > 0.97

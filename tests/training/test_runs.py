@@ -121,7 +121,7 @@ def old_run(cfg):
     with cut_off_before(3):
         train(replace(old, **was))
     path = old.runs / "r" / "config.json"
-    newer = dict.fromkeys((*BEFORE, "log_with", "id"))
+    newer = dict.fromkeys((*BEFORE, "log_with", "init", "start", "id"))
     change(path, **newer, precision="no", checkpoint_every=2, log_every=10, valid_every=0.0, preview_every=10.0)
     stored = json.loads(path.read_text())
     identifying = {k: v for k, v in stored.items() if k not in CHANGEABLE - {"precision"}}
