@@ -38,9 +38,10 @@ def is_notebook(item):
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary_files(tmp_path_factory):
-    "Tests and the processes that they start leave no temporary files behind; after a kill pytest clears the folder."
+    "Tests and the processes that they start leave no temporary files; the path is short, since sockets lie there."
     multiprocessing.util.get_temp_dir()  # goes by itself when the process ends, after this fixture
-    with temporary_folder(tmp_path_factory.getbasetemp()):
+    tmp_path_factory.getbasetemp()  # stays outside
+    with temporary_folder():
         yield
 
 

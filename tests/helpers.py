@@ -20,10 +20,10 @@ def free_port():
 
 
 @contextmanager
-def temporary_folder(parent=None):
+def temporary_folder():
     "A folder for all temporary files of this process and of those it starts; removed at the end."
     before = os.environ.get("TMPDIR"), tempfile.tempdir
-    with tempfile.TemporaryDirectory(prefix="radgen-", dir=parent, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="radgen-", ignore_cleanup_errors=True) as folder:
         os.environ["TMPDIR"] = tempfile.tempdir = folder
         try:
             yield Path(folder)

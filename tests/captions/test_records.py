@@ -202,15 +202,15 @@ def test_mri_keeps_its_sequences(answer, reason):
 
 @pytest.fixture(scope="module")
 def official(official_text):
-    "Of the official valid and test captions: pairs of source and record."
+    "Every fourth of the official valid and test captions: pairs of source and record."
     from radgen.captions.rewrite import read_texts
 
     table, names = read_texts(official_text, None)
     table = table[table.split.isin(["valid", "test"])]
     assert len(table) == 19831
-    sources = [source(caption, cuis, names) for caption, cuis in zip(table.caption, table.cuis)]
+    sources = [source(caption, cuis, names) for caption, cuis in zip(table.caption[::4], table.cuis[::4])]
     records = [rewrite_by_rules(s) for s in sources]
-    assert records.count(None) < 0.002 * len(records)
+    assert records.count(None) < 10
     return [(s, record) for s, record in zip(sources, records) if record]
 
 
@@ -228,7 +228,7 @@ def test_official_measures_survive_by_another_count(official):
         measures = set(re.findall(r"(\d+(?:\.\d+)?) ?(mm|cm)\b", s.text))
         assert measures == set(re.findall(r"(\d+(?:\.\d+)?) ?(mm|cm)\b", record.condition)), (s.text, record)
         with_measure += bool(measures)
-    assert with_measure > 0.04 * len(official)
+    assert with_measure > 200
 
 
 def test_official_sides_survive_by_another_count(official):
@@ -256,6 +256,6 @@ def no_negation(condition):
 @pytest.mark.parametrize("corrupt", [other_side, next_number, no_negation])
 def test_contradictions_injected_into_official_captions_are_found(official, corrupt):
     changed = [(s, r, corrupt(r.condition)) for s, r in official if corrupt(r.condition) != r.condition]
-    assert len(changed) > 0.02 * len(official)
+    assert len(changed) > 100
     missed = [bad for s, record, bad in changed if not verify(record._replace(condition=bad), s)]
     assert len(missed) < 0.007 * len(changed)  # among them lists that say the same with left and right swapped
