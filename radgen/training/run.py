@@ -30,7 +30,7 @@ from ..prepared.folder import Prepared, load_prepared
 from ..text.encoders import holds_clip
 from .choices import check_patch, check_snr, recipe_choices
 from .config import ResolvedConfig, TrainConfig
-from .starting import finished_weights
+from .starting import finished_model, finished_weights
 
 # %% ../../nbs/645_runs.ipynb #645-runs-006
 def resolve(
@@ -164,7 +164,7 @@ def start_of(
     if stored and stored["folder"] == str(folder):
         return stored
     weights = weights_fingerprint(finished_weights(cfg.init))
-    about = read_index(find_model(folder) or folder).get("about") or {}
+    about = read_index(finished_model(folder)).get("about") or {}
     name = folder.parent.name if folder.name == "final" else folder.name
     return {"folder": str(folder), "name": name, "weights": weights, "licence": about.get("licence")}
 

@@ -28,7 +28,6 @@ from ..core.files import atomic_dir
 from ..diffusion.card import weights_fingerprint
 from ..diffusion.pipeline import RadGenPipeline
 from ..diffusion.process import move_schedule, time_steps
-from ..diffusion.saved import find_model
 from ..networks.registry import DENOISERS
 from ..prepared.folder import Prepared
 
@@ -62,7 +61,7 @@ from radgen.training.run import (
     schedule_of,
     start_run,
 )
-from .starting import finished_weights, start_from
+from .starting import finished_model, finished_weights, start_from
 from .trackers import start_tracker
 from .validation import make_validation, preview, validation_loss
 
@@ -238,14 +237,13 @@ def first_model(
     set_seed(cfg.seed)  # after the text encoder, which may or may not have been loaded
     model = initial_model(cfg, text_dim)
     begun = any((run / "checkpoints").glob("step-*")) and not cfg.overwrite
-    if cfg.init is None or start is None or begun:
+    if cfg.init is None or begun:
         return model
     weights = finished_weights(cfg.init)
-    if weights_fingerprint(weights) != start["weights"]:
+    if start and weights_fingerprint(weights) != start["weights"]:
         raise ConfigError(f"--init {cfg.init} has other weights than at the start of {run}: choose another --name.")
     line = f"Starts from {cfg.init}: {start_from(model, cfg.init, weights).described()}"
-    folder = find_model(cfg.init)
-    other = cfg if folder is None else model_config(folder)
+    other = model_config(finished_model(cfg.init))
     for name in ("encoder", "prediction"):
         if getattr(other, name) != getattr(cfg, name):
             line += f"; its {name} was {getattr(other, name)}"
