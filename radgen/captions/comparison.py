@@ -160,6 +160,8 @@ def difference_from(
     "Why a statement does not say what a run of statements of the caption says."
     status = set().union(*(s.status for s in run))
     words = set().union(*(s.words for s in run))
+    if len({"denied" in s.status for s in run}) > 1:
+        return "negation"
     reason = status_reason(new.status, status) or _attribute_reason(new, run, known, every)
     if reason:
         return reason
@@ -276,6 +278,21 @@ def _missing(known, used):
             return statement
     return None
 
+# %% ../../nbs/345_comparison.ipynb #345-comparison-025
+def _newly_affirmed(every, known, labels):
+    "What the new text affirms in words that the caption only denies."
+    denied = {word for s in known.statements if "denied" in s.status for word in s.words}
+    affirmed = {word for s in known.statements if "denied" not in s.status for word in s.words}
+    affirmed.update(_label_words(labels))
+    for statement in every:
+        if "denied" in statement.status:
+            continue
+        pairs = zip(statement.written, statement.words)
+        found = [said for said, word in pairs if word in denied - affirmed]
+        if found:
+            return Difference("negation", " ".join(found))
+    return None
+
 # %% ../../nbs/345_comparison.ipynb #345-comparison-014
 def _left_out(known, every, used):
     "What the caption says and the new text does not: a finding, a measure, or the side of what was imaged."
@@ -322,7 +339,7 @@ def compare_statements(
         if reason:
             return Difference(reason, str(statement))
         used += [(old_statement, statement) for old_statement in run or []]
-    repeated = _repeated(every, known)
-    if repeated:
-        return repeated
+    again = _newly_affirmed(every, known, labels) or _repeated(every, known)
+    if again:
+        return again
     return None if may_be_shorter else _left_out(known, every, used)

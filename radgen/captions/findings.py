@@ -103,8 +103,13 @@ def _on_end(reader, i, token):
     reader.close(token.kind)
 
 
+_LIKENESS = ("consistent", "compatible", "keeping")
+
+
 def _on_break(reader, i, token):
-    reader.close(token.kind)
+    before = reader.tokens[i - 1] if i > 0 else None
+    same_thing = before is not None and before.value in _LIKENESS  # 'no findings compatible with an embolism'
+    reader.close(token.kind, keeps_scope=same_thing)
 
 
 def _on_comma(reader, i, token):
@@ -217,8 +222,19 @@ def _on_attribute(reader, i, token):
         current.sides.append((token.value, ""))
 
 
+_RESTARTS = _AUXILIARY | {"evidence"}
+
+
+def _begins_anew(reader, i):
+    "Whether the word i begins a new predicate: 'no aneurysm and there was a stenosis', 'not enlarged and is dense'."
+    if reader.current.words:
+        return False
+    word, before = reader.tokens[i].value, reader.tokens[i - 1].kind if i > 0 else Kind.END
+    return word == "there" or (before is Kind.AND and word in _RESTARTS)
+
+
 def _on_little(reader, i, token):
-    if token.value == "there" and not reader.current.words:  # 'no aneurysm and there was a stenosis'
+    if _begins_anew(reader, i):
         reader.scope = set()
         reader.current.status.clear()
     if token.value in _OPENS:

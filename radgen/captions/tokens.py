@@ -345,11 +345,14 @@ def _next_tokens(words, i):
     return _read_same(words, i) or ([_single(words[i])], i + 1)
 
 # %% ../../nbs/327_tokens.ipynb #327-tokens-007
+_NOT_SHOWN = re.compile(r"\((?:[a-z]+ )?not (?:shown|pictured|depicted|displayed|presented)(?: here)?\)", re.I)
+
+
 def tokens(
     text: str,  # from `plain_caption`, or a condition
 ) -> list[Token]:
     "Read a text into tokens."
-    words = [_NUMBER_WORD.get(word, word) for word in split_words(text)]
+    words = [_NUMBER_WORD.get(word, word) for word in split_words(_NOT_SHOWN.sub("", text))]
     found, i = [], 0
     while i < len(words):
         more, i = _next_tokens(words, i)

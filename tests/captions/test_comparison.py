@@ -61,6 +61,14 @@ def test_probes_of_the_review():
         ("upper lobe nodule and lower lobe mass", "lower lobe nodule and upper lobe mass", "moved"),
         ("pneumothorax and rib fracture", "rib fracture", "left out"),
         ("renal cyst", "renal abscess", "new word"),
+        ("mass in the right lung field without silhouette sign", "mass in the right lung field, silhouette", "negation"),
+        ("free air with no definite contrast leak", "free air with contrast leak", "negation"),
+        ("no signs compatible with an embolism in the trunk", "signs of an embolism in the trunk", "negation"),
+        ("absence of edema and evidence of recurrence", "absence of edema and of recurrence", "negation"),
+        ("the ovary is not enlarged and is dense", "ovary is neither enlarged nor dense", "negation"),
+        ("no lymphadenopathy (not shown)", "lymphadenopathy (not shown)", "negation"),
+        ("basal infiltrates and no worsening", "basal infiltrates with worsening", "change"),
+        ("lesion at L3-L4 has no continuity with the disc", "lesion at L3-L4 with continuity with disc", "negation"),
     ],
 )
 def test_difference_has_its_reason(caption, condition, reason):
@@ -77,6 +85,9 @@ def test_difference_has_its_reason(caption, condition, reason):
         ("haemorrhage and oedema", "edema; hemorrhage"),
         ("two calculi in the gall bladder", "2 gallbladder stones"),
         ("thickening of the bowel wall", "bowel wall thickening"),
+        ("without findings consistent with pulmonary embolism", "no findings consistent with pulmonary embolism"),
+        ("absence of edema and evidence of recurrence", "evidence of recurrence and absence of edema"),
+        ("free air with no definite leak", "free air, no definite leak"),
     ],
 )
 def test_fair_rewriting_is_accepted(caption, condition):
