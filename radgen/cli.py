@@ -23,13 +23,14 @@ import tyro
 from .captions.config import AuditConfig, RewriteConfig
 from .core.errors import Preempted, RadgenError
 from .core.files import to_json
-from .evaluation.config import CompareConfig, EvaluateConfig, Table3, Table4, Table5
+from .evaluation.config import CheckVaeConfig, CompareConfig, EvaluateConfig, Table3, Table4, Table5
 from .prepared.config import PrepareConfig
 from .text.config import ClipConfig
 from radgen.tools.commands import (
     resolved,
     run_app,
     run_audit,
+    run_check_vae,
     run_compare,
     run_demo,
     run_doctor,
@@ -41,17 +42,19 @@ from radgen.tools.commands import (
     run_rewrite,
     run_sample,
     run_train,
+    run_train_vae,
     show_comparison,
     show_doctor,
     show_ema,
     show_folder,
     show_options,
+    show_reconstruction,
     show_script,
     show_table,
     show_text,
 )
 from .tools.config import AppConfig, CompletionConfig, DemoConfig, DoctorConfig, EmaConfig
-from .training.config import SampleConfig, TrainConfig
+from .training.config import SampleConfig, TrainConfig, TrainVaeConfig
 
 # %% ../nbs/940_cli.ipynb #940-cli-003
 @dataclass(frozen=True)
@@ -121,6 +124,24 @@ COMMANDS: dict[str, Command | Group] = {
 }
 
 # %% ../nbs/940_cli.ipynb #940-cli-022
+COMMANDS |= {
+    "train-vae": Command(
+        TrainVaeConfig,
+        run_train_vae,
+        show_folder,
+        "Train a VAE of grey images on a prepared folder, for train --latents, or go on with a run of this name.\n"
+        "Example: radgen train-vae --data-path work/rocov2 --image-size 256 --factor 8 --name vae",
+    ),
+    "check-vae": Command(
+        CheckVaeConfig,
+        run_check_vae,
+        show_reconstruction,
+        "Measure what a VAE loses on prepared images, before a training on its latents (train --latents VAE).\n"
+        "Example: radgen check-vae --vae stabilityai/sd-vae-ft-mse --data-path work/rocov2 --image-size 256",
+    ),
+}
+
+# %% ../nbs/940_cli.ipynb #940-cli-032
 COMMANDS |= {
     "train": Command(
         TrainConfig,
@@ -257,7 +278,7 @@ WORKFLOW = """radgen: text in, radiology image out.
 
 Your own images instead of ROCOv2: any table or folder of images with text; radgen prepare --dry-run shows what it is
 taken for. radgen COMMAND --help explains every option, --dry-run resolves them, --json prints results for scripts.
-Others: captions, finetune-clip, ema, compare, experiment, completion.
+Others: captions, finetune-clip, train-vae, check-vae, ema, compare, experiment, completion.
 Exit status: 0 done, 2 a mistake that the last line explains, 75 stopped by a scheduler's signal and 130 by Ctrl-C;
 the same command goes on."""
 

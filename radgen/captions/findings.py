@@ -224,7 +224,7 @@ def _on_attribute(reader, i, token):
 
 _RESTARTS = _AUXILIARY | {"evidence"}
 
-
+# %% ../../nbs/328_findings.ipynb #328-findings-021
 def _begins_anew(reader, i):
     "Whether the word i begins a new predicate: 'no aneurysm and there was a stenosis', 'not enlarged and is dense'."
     if reader.current.words:

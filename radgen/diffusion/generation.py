@@ -69,6 +69,7 @@ def sample_batch(
     generators: list[torch.Generator],  # B generators of the CPU
     trajectory: SamplingTrajectory,  # sampler, steps and guidance
     on_step: Callable = lambda: None,  # called after each step
+    decode: Callable | None = None,  # latents (B, C, h, w) -> images (B, 1, H, W); None where pixels are generated
 ) -> torch.Tensor:  # (B, H, W) uint8 on the CPU
     "Generate one batch, from noise to images."
     config, batch, device = denoiser.config, len(generators), denoiser.device
@@ -84,4 +85,5 @@ def sample_batch(
         x_t = sampler.step(y.float(), t, x_t, **fresh_noise).prev_sample
         if (i + 1) % each == 0 or i + 1 == passes:
             on_step()
-    return to_uint8(x_t)[:, 0].cpu()
+    images = x_t if decode is None else decode(x_t)
+    return to_uint8(images)[:, 0].cpu()

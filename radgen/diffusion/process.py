@@ -87,6 +87,7 @@ def make_schedule(
     zero_snr: bool = False,
     shift: float = 1.0,
     T: int = 1000,
+    clip: bool = True,  # whether samplers clip the predicted image to -1..1; latents have no bounds
 ) -> NoiseSchedule:
     "The noise schedule. Source: paper; Nichol and Dhariwal 2021, eq. 17; Lin et al. 2024; Hoogeboom et al. 2023."
     ScheduleOptions(prediction, betas, zero_snr, shift, T)  # type: ignore[arg-type]  # raises for another value
@@ -100,7 +101,8 @@ def make_schedule(
             "predict v_prediction or sample."
         )
     ends = dict(beta_start=1e-4, beta_end=0.02, beta_schedule=BETAS[betas])
-    schedule = DDPMScheduler(T, **ends, prediction_type=prediction, rescale_betas_zero_snr=zero_snr)
+    choice = dict(prediction_type=prediction, rescale_betas_zero_snr=zero_snr, clip_sample=clip)
+    schedule = DDPMScheduler(T, **ends, **choice)
     if shift == 1:
         return schedule
     alpha_bar = schedule.alphas_cumprod.double()

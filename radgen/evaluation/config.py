@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEATURES', 'TIMM', 'FEATURE_NAMES', 'FeaturesName', 'BUDGETS', 'Denoiser', 'features_name', 'EvaluateConfig',
-           'CompareConfig', 'not_empty', 'ExperimentConfig', 'Table3', 'Table4', 'Table5']
+           'CompareConfig', 'CheckVaeConfig', 'not_empty', 'ExperimentConfig', 'Table3', 'Table4', 'Table5']
 
 # %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-003
 from pathlib import Path
@@ -73,6 +73,23 @@ class CompareConfig:
     repeats: Count = 100  # resamplings behind the interval
     save: Path | None = None  # write the statistics of the real images here (.safetensors)
     seed: Whole = 0  # of random subsets
+    device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
+
+# %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-019
+@options
+class CheckVaeConfig:
+    "Options of `radgen check-vae`."
+
+    # VAE: a Hugging Face id, a folder, a run of train-vae, or a .safetensors file
+    vae: str
+    data_path: Path  # folder written by `radgen prepare`
+    image_size: Count = 64  # pixels per side
+    equalize: bool = False  # equalise histograms, as a training with --equalize True does
+    n: Count = 1000  # training images that are encoded and decoded, at most
+    # inception (FID), vgg16, efficientnet, astra or timm:NAME (stand-ins), or auto: inception where its weights are
+    # present, else vgg16
+    features: FeaturesName = "auto"
+    min_images: Natural = 50  # fewer images of a split are refused
     device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
 
 # %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-010

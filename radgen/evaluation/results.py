@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRDC', 'MemorisationAudit', 'ConceptScore', 'ConceptAlignment', 'TypeAlignment', 'FactScore', 'TSTRScore', 'Curves',
-           'DistanceScores', 'Scores', 'read_scores']
+           'Reconstruction', 'Row', 'DistanceScores', 'Scores', 'read_scores']
 
 # %% ../../nbs/702_results.ipynb #702-results-004
 from dataclasses import dataclass
@@ -97,6 +97,29 @@ class Curves:
     guidance: tuple[tuple[float, float], ...]  # (guidance scale, distance)
     steps: tuple[tuple[int, float], ...]  # (sampler steps, distance)
 
+# %% ../../nbs/702_results.ipynb #702-results-000
+@dataclass(frozen=True)
+class Reconstruction:
+    "What a VAE alone costs: training images, encoded and decoded."
+
+    features: str  # what the distance is called: 'FID' for Inception alone
+    images: int  # training images that were reconstructed
+    real: int  # held-out images
+    distance: float  # squared Fréchet distance of reconstructions from held-out images, from 0
+    floor: float  # the same for the same training images as they are: the real-real baseline
+    psnr: float  # peak signal-to-noise ratio of reconstructions, dB
+    ssim: float  # structural similarity of reconstructions, -1..1
+
+
+@dataclass(frozen=True)
+class Row:
+    "A row of the table of scores in a report, as text."
+
+    measure: str
+    generated: str
+    real: str
+    meaning: str
+
 # %% ../../nbs/702_results.ipynb #702-results-009
 @dataclass(frozen=True)
 class DistanceScores:
@@ -141,6 +164,7 @@ class Scores(DistanceScores):
     copies: MemorisationAudit
     suspects: dict[str, list]  # columns of the table of `audit_memorisation`, the most suspect image first
     memorised: float  # share of images nearer to the training set than 99% of held-out ones; 0.01 is expected
+    reconstruction: Reconstruction | None = None  # of the VAE; None for a model of pixels
     curves: Curves | None = None  # over guidance and sampler steps; None where they were not requested
     asked: str = ""  # fingerprint of samples, data and options that these numbers belong to
     report: str = ""  # path of the report

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
+from .reconstruction import measure_reconstruction
 
 from ..core.errors import ConfigError, DataError
 from ..core.files import read_json
@@ -229,10 +230,13 @@ def measure(
     "All numbers of the report."
     m = gather(generated, rows, run, split, features, cfg.min_images)
     audit, suspects = audit_memorisation(generated, m.images(split), m.images("train"), features.device)
+    vae = run.pipeline(features.device).vae if run.config.latents else None
+    real = m.images("train"), m.images(split)
     return Scores(
         **vars(distance_scores(m, cfg.seed % 2**32)),
         **alignment_scores(m, cfg),
         copies=audit,
         suspects=suspects.to_dict("list"),
         memorised=memorised_share(m.f, m.f_test, m.f_train),
+        reconstruction=None if vae is None else measure_reconstruction(vae, *real, features),
     )

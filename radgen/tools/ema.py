@@ -72,7 +72,7 @@ def pipeline_options(
     pipe: RadGenPipeline,
 ) -> dict:  # arguments of `RadGenPipeline` beside denoiser and scheduler
     "What a pipeline records."
-    return {name: pipe.config[name] for name in ("encoder", "max_length", "equalize", "about")}
+    return {name: pipe.config[name] for name in ("encoder", "max_length", "equalize", "about", "latent_scale")}
 
 # %% ../../nbs/905_ema.ipynb #905-ema-012
 @dataclass
@@ -95,7 +95,7 @@ def validation_of(
         raise DataError(f"{prepared.dir} has no validation images, on which widths could be compared: give --width.")
     texts = prepared.texts("valid", cfg.caption_mode)
     store = build_store(texts, prepared.dir / "embeddings", cfg.encoder, cfg.max_length, str(device))
-    found = make_validation(cfg, prepared, store)
+    found = make_validation(cfg, prepared, store, space=run.pipeline(device).latents)
     assert found is not None
     return found
 

@@ -45,8 +45,8 @@ class CheckpointState:
 def run_fingerprint(
     run: Path,  # run folder
 ) -> str:
-    "The fingerprint of what did not change since the run began."
-    return read_config(run)["id"]
+    "The fingerprint of what did not change since the run began, of a denoiser or of a VAE."
+    return read_json(run / "config.json").get("id") or read_config(run)["id"]
 
 
 @contextmanager

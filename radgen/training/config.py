@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ImageSize', 'AtLeastTwo', 'PeakRate', 'PredictionName', 'TimeSampling', 'OptimizerName', 'PrecisionName', 'NARROWEST',
            'WIDEST', 'GradNorm', 'EmaWidth', 'RECIPES', 'ema_width', 'plain_name', 'PaperOptions', 'ModelOptions',
-           'ObjectiveOptions', 'LoopOptions', 'TrainConfig', 'ResolvedConfig', 'SampleConfig']
+           'ObjectiveOptions', 'LoopOptions', 'TrainConfig', 'ResolvedConfig', 'SampleConfig', 'TrainVaeConfig']
 
 # %% ../../nbs/640_training_options.ipynb #640-training-options-004
 from pathlib import Path
@@ -97,6 +97,8 @@ class ModelOptions(PaperOptions):
     llm: str = "smollm2"  # rewrites captions if data_path is not prepared yet
     steps: Natural | None = None  # optimiser steps instead of epochs; 0 saves the untrained network
     init: Path | None = None  # start from the weights of this finished model: runs/OTHER or its folder final
+    # train on the latents of this VAE: a Hugging Face id, a folder, a run of train-vae, or a .safetensors file
+    latents: str | None = None
 
 # %% ../../nbs/640_training_options.ipynb #640-training-options-013
 @options
@@ -184,6 +186,14 @@ class ResolvedConfig(TrainConfig):
     equalize: bool = False
     crop: Share = 0.9
     ema_width: EmaWidth = 0.05
+    latent_channels: Natural = 0  # of the VAE; 0 where pixels are trained on
+    latent_factor: Count = 1  # pixels per side of a position of the latents
+    vae_weights: str | None = None  # fingerprint of the VAE's weights
+
+    @property
+    def map_shape(self) -> tuple[int, int]:
+        "Channels and positions per side of what the denoiser sees."
+        return self.latent_channels or 1, self.image_size // self.latent_factor
 
 # %% ../../nbs/640_training_options.ipynb #640-training-options-007
 RECIPES = {
@@ -237,3 +247,39 @@ class SampleConfig:
     precision: PrecisionName = "auto"  # auto: bf16 on hardware that has it, fp16 on older GPUs, else float32 (no)
     compile: bool = False  # torch.compile; pays on a GPU from some hundred images of one size on
     out: Path | None = None  # folder; by default RUN/samples/LABEL
+
+# %% ../../nbs/640_training_options.ipynb #640-training-options-022
+@options
+class TrainVaeConfig:
+    "Options of the training of a VAE."
+
+    data_path: Path  # folder written by `radgen prepare`
+    image_size: ImageSize = 64  # pixels per side, a multiple of 8
+    factor: Literal[4, 8] = 4  # pixels per side of a position of the latents
+    latent_channels: Count = 4  # numbers per position
+    width: Annotated[int, Field(strict=True, ge=8, multiple_of=8)] = 32  # channels of the first level
+    steps: Natural = 20_000  # optimiser steps; 0 saves the untrained VAE
+    batch_size: Count = 16  # images per step
+    lr: PeakRate = 1e-3  # peak learning rate of AdamW
+    perceptual: NonNegative = 0.1  # weight of the loss on features of VGG16, 0 for none
+    kl: NonNegative = 1e-6  # weight of the KL divergence from the standard normal distribution
+    # weight of a discriminator of patches, 0 for none; it adds detail that looks real and is invented
+    adversarial: NonNegative = 0.0
+    adversarial_start: Probability = 0.5  # share of the run after which the discriminator acts
+    equalize: bool = False  # equalise histograms
+    crop: Share = 0.8  # smallest share of the area that a random crop keeps, 1 for none
+    ema_decay: Probability = 0.999  # decay of the EMA that becomes the finished VAE
+    # torchvision, keras (stand-in), or a .safetensors or .pth file in torchvision's layout;
+    # by default torchvision where the file is in torch's cache, else keras
+    vgg_weights: str | None = None
+    device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
+    precision: Literal["auto", "no", "bf16"] = "auto"  # auto: bf16 on hardware that has it, else float32 (no)
+    checkpoint_every: Count | None = None  # images between checkpoints; by default a tenth of the run
+    keep_checkpoints: AtLeastTwo = 2  # older ones are deleted
+    log_every: Count | None = None  # images between rows of metrics.csv; by default a fiftieth of the run
+    valid_images: Count = 256  # validation images that are reconstructed, at most
+    seed: Whole = 0  # decides everything random
+    # the run is written to RUNS/NAME; where it has begun, the same command goes on
+    name: Annotated[str, AfterValidator(plain_name)] = "vae"
+    runs: Path = Path("runs")  # folder of all runs
+    overwrite: bool = False  # delete a run of this name first

@@ -22,7 +22,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import nn
 from tqdm import tqdm
 
-from ..core.devices import index_generator, pick_device, to_unit
+from ..core.devices import index_generator, pick_device
 from ..core.errors import RadgenError
 from ..core.files import write_json
 from ..core.precision import choose_precision, speed_up
@@ -31,7 +31,7 @@ from ..networks.registry import DENOISERS
 from ..prepared.folder import Prepared
 from ..text.embedding import TextEmbedding
 from .averages import Average
-from .batches import Batches, StepNoise, lr_factor, random_crop, step_noise
+from .batches import Batches, StepNoise, clean_images, lr_factor, step_noise
 from .config import ResolvedConfig, TrainConfig
 from .minimal import step_loss
 from .trackers import choose_tracker
@@ -145,7 +145,7 @@ def idle_parameters(
     device, cfg, first = next(model.parameters()).device, batches.cfg, slice(0, 1)
     images, text = batches.read(0)[0]
     noise = step_noise(cfg, 0, 1, device, time_steps(schedule))
-    x0 = random_crop(to_unit(images[first].to(device))[:, None], cfg.image_size, cfg.crop, noise.crop)
+    x0 = clean_images(cfg, images[first].to(device), noise, batches.space)
     loss = step_loss(model, model, schedule, x0, text[first].to(device), noise, cfg)
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(loss, [parameter for _, parameter in named], allow_unused=True)
@@ -188,14 +188,13 @@ def set_learning_rate(
 
 def batch_loss(
     state: TrainingState,
-    images: torch.Tensor,  # (B, S, S) uint8 on the CPU
+    images: torch.Tensor,  # of `Batches.read`, on the CPU
     text: TextEmbedding,  # (B, ...) on the CPU
     noise: StepNoise,  # of this batch, on the device
 ) -> torch.Tensor:  # scalar
     "Send a batch to the device, crop it, and return its loss."
     cfg, acc = state.cfg, state.accelerator
-    x = to_unit(images.to(acc.device, non_blocking=True))[:, None]
-    x0 = random_crop(x, cfg.image_size, cfg.crop, noise.crop)
+    x0 = clean_images(cfg, images.to(acc.device, non_blocking=True), noise, state.batches.space)
     with acc.autocast():
         text = text.to(acc.device, non_blocking=True)
         return step_loss(state.wrapped, state.model, state.schedule, x0, text, noise, cfg)

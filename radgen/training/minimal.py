@@ -11,10 +11,9 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from ..core.devices import to_unit
 from ..diffusion.process import NoiseSchedule, diffusion_loss
 from ..text.embedding import TextEmbedding
-from .batches import Batches, StepNoise, lr_factor, random_crop, step_noise
+from .batches import Batches, StepNoise, clean_images, lr_factor, step_noise
 from .config import ResolvedConfig
 
 # %% ../../nbs/657_minimal_loop.ipynb #657-minimal-loop-007
@@ -22,7 +21,7 @@ def step_loss(
     model: nn.Module,  # denoiser, possibly wrapped for distributed training
     bare: nn.Module,  # the same denoiser unwrapped; it owns the null text
     schedule: NoiseSchedule,  # of `schedule_of`
-    x0: torch.Tensor,  # (B, 1, H, W) clean images, -1..1
+    x0: torch.Tensor,  # (B, C, H, W) of `clean_images`
     text: TextEmbedding,  # (B, ...)
     noise: StepNoise,  # of this batch
     cfg: ResolvedConfig,
@@ -47,7 +46,7 @@ def train_steps(
             group["lr"] = cfg.lr * group["rate"] * lr_factor(step, total, cfg.lr_schedule)
         [(images, text)] = batches.read(step)
         noise = step_noise(cfg, step, batches.size)
-        x0 = random_crop(to_unit(images)[:, None], cfg.image_size, cfg.crop, noise.crop)
+        x0 = clean_images(cfg, images, noise, batches.space)
         loss = step_loss(model, model, schedule, x0, text, noise, cfg)
         optimizer.zero_grad()
         loss.backward()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECORDED', 'CHANGEABLE', 'BEFORE', 'IN_IMAGES', 'resolve', 'schedule_of', 'MetricsRow', 'Run', 'describe', 'start_of',
            'identity', 'completed', 'read_config', 'as_begun', 'open_run_data', 'model_config', 'load_run',
-           'check_same_run', 'open_run', 'start_run', 'record_place', 'run_lock']
+           'check_same_run', 'open_run', 'remove_run', 'start_run', 'record_place', 'run_lock']
 
 # %% ../../nbs/645_runs.ipynb #645-runs-004
 import shutil
@@ -23,12 +23,13 @@ from ..core.errors import ConfigError, DataError
 from ..core.files import fingerprint, read_json, write_json
 from ..data.folders import is_prepared
 from ..diffusion.card import weights_fingerprint
+from ..diffusion.latents import pixels_per_position
 from ..diffusion.pipeline import RadGenPipeline
 from ..diffusion.process import NoiseSchedule, make_schedule
-from ..diffusion.saved import find_model, read_index
+from ..diffusion.saved import find_model, has_vae, read_index
 from ..prepared.folder import Prepared, load_prepared
 from ..text.encoders import holds_clip
-from .choices import check_patch, check_snr, recipe_choices
+from .choices import check_crop, check_patch, check_snr, recipe_choices
 from .config import ResolvedConfig, TrainConfig
 from .starting import finished_model, finished_weights
 
@@ -44,7 +45,8 @@ def resolve(
         )
     given = {name: value for name, value in asdict(cfg).items() if value is not None}
     resolved = ResolvedConfig(**{**recipe_choices(cfg), **given})
-    check_patch(resolved.image_size, resolved.patch)
+    check_patch(resolved.image_size, resolved.patch, resolved.latent_factor)
+    check_crop(resolved.crop, resolved.latents)
     check_snr(resolved.prediction, resolved.snr_gamma, resolved.snr_floor)
     schedule_of(resolved)
     return resolved
@@ -54,7 +56,7 @@ def schedule_of(
     cfg: ResolvedConfig,
 ) -> NoiseSchedule:
     "The noise schedule of a run; raises `ConfigError` for choices that contradict each other."
-    return make_schedule(cfg.prediction, cfg.betas, cfg.zero_snr, cfg.shift)
+    return make_schedule(cfg.prediction, cfg.betas, cfg.zero_snr, cfg.shift, clip=cfg.latents is None)
 
 # %% ../../nbs/645_runs.ipynb #645-runs-010
 @dataclass(kw_only=True)
@@ -132,6 +134,7 @@ CHANGEABLE = {  # may change on resume; concepts and captions are in the data's 
     "llm",
     "k",
     "init",
+    "latents",  # its place; `vae_weights` must stay
     "start",
     "id",
 }
@@ -262,6 +265,10 @@ def model_config(
     names = {f.name for f in fields(ResolvedConfig)}
     recorded = {k: v for k, v in (about.get("options") or {}).items() if k in names}
     recorded |= {"image_size": network["sample_size"], "patch": network.get("patch", 1)}
+    if has_vae(index):
+        factor = pixels_per_position(read_json(model / "vae" / "config.json"))
+        recorded["image_size"] *= factor
+        recorded |= {"latents": str(model / "vae"), "latent_factor": factor, "latent_channels": network["in_channels"]}
     recorded |= {name: index[name] for name in ("encoder", "max_length", "equalize") if name in index}
     recorded = {"recipe": about.get("recipe", "radgen"), **recorded}
     return ResolvedConfig(data_path=Path(about.get("data") or ""), **recorded)
@@ -313,6 +320,16 @@ def open_run(
     return run
 
 # %% ../../nbs/645_runs.ipynb #645-runs-018
+def remove_run(
+    run: Path,  # exists
+):
+    "Delete a run. It is renamed first: a kill while it goes must not leave half a run."
+    old = run.with_name(f".old-{run.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    run.rename(old)
+    shutil.rmtree(old)
+
+
 def start_run(
     run: Path,  # of `open_run`
     description: dict,  # of `describe`
@@ -321,11 +338,8 @@ def start_run(
     "Make the run folder, after every check at the start has passed; a resumed run keeps its `id`."
     if (run / "config.json").exists() and not overwrite:
         description = {**description, "id": read_config(run)["id"]}
-    if overwrite and run.exists():  # renamed first: a kill while it goes must not leave half a run
-        old = run.with_name(f".old-{run.name}")
-        shutil.rmtree(old, ignore_errors=True)
-        run.rename(old)
-        shutil.rmtree(old)
+    if overwrite and run.exists():
+        remove_run(run)
     write_json(run / "config.json", description)
 
 
@@ -338,7 +352,7 @@ def record_place(
     if any(stored[name] != place[name] for name in place):
         write_json(run / "config.json", {**stored, **place})
 
-
+# %% ../../nbs/645_runs.ipynb #645-runs-007
 @contextmanager
 def run_lock(
     run: Path,  # runs/NAME, which need not exist yet

@@ -26,7 +26,6 @@ from ..core.devices import set_seed
 from ..core.errors import ConfigError, Preempted, stop_signals
 from ..core.files import atomic_dir
 from ..diffusion.card import weights_fingerprint
-from ..diffusion.pipeline import RadGenPipeline
 from ..diffusion.process import move_schedule, time_steps
 from ..networks.registry import DENOISERS
 from ..prepared.folder import Prepared
@@ -63,7 +62,7 @@ from radgen.training.run import (
 )
 from .starting import finished_model, finished_weights, start_from
 from .trackers import start_tracker
-from .validation import make_validation, preview, validation_loss
+from .validation import make_validation, pipeline_of, preview, validation_loss
 
 # %% ../../nbs/665_train.ipynb #665-train-006
 class TrainingLog:
@@ -73,14 +72,14 @@ class TrainingLog:
         self,
         state: TrainingState,  # about to begin
     ):
-        cfg, size, T = state.cfg, state.batches.size, time_steps(state.schedule)
+        cfg, batches, T = state.cfg, state.batches, time_steps(state.schedule)
         self.state = state
         self.csv = MetricsLog(state.run / "metrics.csv", state.start)
         validates = cfg.valid_every != 0
-        self.validation = make_validation(cfg, state.prepared, state.batches.store, T) if validates else None
+        self.validation = make_validation(cfg, state.prepared, batches.store, T, batches.space) if validates else None
         self.began = self.last_time = time.time()
         self.last_step = state.start
-        done, total = state.start * size, state.total * size
+        done, total = state.start * batches.size, state.total * batches.size
         self.bar = tqdm(initial=done, total=total, desc=cfg.name, unit="image", mininterval=1)
 
     def row(self, step: int, validate: bool) -> MetricsRow:
@@ -301,7 +300,7 @@ def write_final(
     copy_final(plain, state.ema, state.run, cfg.ema_width)
     start = read_config(state.run)["start"]
     facts = card_facts(cfg, state.prepared, state.accelerator, start)
-    pipe = RadGenPipeline(plain.eval(), schedule_of(cfg), cfg.encoder, cfg.max_length, cfg.equalize, facts)
+    pipe = pipeline_of(cfg, plain.eval(), schedule_of(cfg), state.batches.space, facts)
     with disk_errors("the finished model", state.run), atomic_dir(state.run / "final") as folder:
         pipe.save_pretrained(folder)
 

@@ -61,7 +61,7 @@ def test_probes_of_the_review():
         ("upper lobe nodule and lower lobe mass", "lower lobe nodule and upper lobe mass", "moved"),
         ("pneumothorax and rib fracture", "rib fracture", "left out"),
         ("renal cyst", "renal abscess", "new word"),
-        ("mass in the right lung field without silhouette sign", "mass in the right lung field, silhouette", "negation"),
+        ("mass in the lung field without silhouette sign", "mass in the lung field, silhouette", "negation"),
         ("free air with no definite contrast leak", "free air with contrast leak", "negation"),
         ("no signs compatible with an embolism in the trunk", "signs of an embolism in the trunk", "negation"),
         ("absence of edema and evidence of recurrence", "absence of edema and of recurrence", "negation"),

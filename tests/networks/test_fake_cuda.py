@@ -29,7 +29,7 @@ def loss_and_guidance(name, recipe, width=384, **options):
         with torch.device("cuda"):
             model = make_denoiser(name, recipe, "tiny", 32, cfg.patch, text_dim=width)
             drop, t = torch.rand(2) < cfg.text_drop, torch.randint(0, 1000, (2,))
-            noise = StepNoise(torch.rand(2, 3), t, torch.randn(2, 1, 32, 32), drop)
+            noise = StepNoise(torch.rand(2, 3), t, torch.randn(2, 1, 32, 32), drop, torch.empty(2, 0))
             x0 = random_crop(torch.rand(2, 1, 40, 40), 32, cfg.crop, noise.crop)
             mask = torch.ones(2, 12, dtype=torch.bool)
             text = TextEmbedding(torch.randn(2, 12, width), mask, torch.randn(2, width))
