@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+from huggingface_hub import ModelCardData
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from huggingface_hub import ModelCardData
 from pydantic import Field
 
 from ..core.errors import ConfigError
@@ -160,6 +160,14 @@ from radgen.diffusion.pipeline import RadGenPipeline
 pipe = RadGenPipeline.from_pretrained("FOLDER")
 image = pipe("computed tomography, head", guidance_scale=2, num_inference_steps=25, seed=0).images[0]
 save_png(image, "head.png")
+```
+
+With diffusers alone (radgen has to be installed):
+
+```python
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("FOLDER", custom_pipeline="FOLDER", trust_remote_code=True)
 ```"""
 
 # %% ../../nbs/625_card.ipynb #625-card-012

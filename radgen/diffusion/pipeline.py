@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['image_record', 'labelled_images', 'check_size', 'TextToImage', 'CutPromptWarning', 'warn_of_cut', 'PixelsOrLatents',
            'MovablePipeline', 'padded_text', 'generate_batch', 'generate', 'PipelineOptions', 'why_not_loaded',
-           'SavedPipeline', 'read_request', 'RadGenPipeline', 'update_card']
+           'SavedPipeline', 'LoadedPipeline', 'read_request', 'RadGenPipeline', 'update_card']
 
 # %% ../../nbs/630_pipeline.ipynb #630-pipeline-004
 import os
@@ -178,10 +178,12 @@ class MovablePipeline(PixelsOrLatents):
         return self._fingerprint
 
     def to(self, *args, **kwargs):
-        "Move or cast as `DiffusionPipeline.to` does; the text encoder follows to the device and keeps its float32."
+        "Move or cast as `DiffusionPipeline.to` does; text encoder and VAE follow to the device and keep their float32."
         if any(isinstance(value, torch.dtype) for value in (*args, *kwargs.values())):
             self._fingerprint = self.fingerprint
         super().to(*args, **kwargs)
+        if self.vae is not None:
+            self.vae.float()  # some VAEs overflow in 16 bits
         if self._encoder is not None:
             self._encoder.to(self.device)
         if self.device.type == "cuda":
@@ -269,7 +271,7 @@ def why_not_loaded(
 
 # %% ../../nbs/630_pipeline.ipynb #630-pipeline-030
 class SavedPipeline(DiffusionPipeline):
-    "The part of the pipeline that saves it with its card, and reads it as data only."
+    "The part of the pipeline that saves it with its card."
 
     def save_pretrained(
         self,
@@ -291,6 +293,15 @@ class SavedPipeline(DiffusionPipeline):
         "Upload with our card instead of the one that diffusers made."
         write_card(working_dir, self.config.about)
         return super()._upload_folder(working_dir, *args, **kwargs)
+
+# %% ../../nbs/630_pipeline.ipynb #630-pipeline-021
+class LoadedPipeline(DiffusionPipeline):
+    "The part of the pipeline that reads it, as data only."
+
+    @classmethod
+    def from_pipe(cls, pipeline, **kwargs):
+        "Another pipeline of the same parts, some of them replaced, as `DiffusionPipeline.from_pipe` makes it."
+        return super().from_pipe(pipeline, **{**pipeline.components, **kwargs})
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -319,7 +330,7 @@ def read_request(
     return GenerationRequest(**options), None if prompt is None else tuple(as_list(prompt))
 
 # %% ../../nbs/630_pipeline.ipynb #630-pipeline-033
-class RadGenPipeline(MovablePipeline, SavedPipeline):
+class RadGenPipeline(MovablePipeline, SavedPipeline, LoadedPipeline):
     "Text in, radiology images out: `pipe('computed tomography, head').images`."
 
     def __init__(

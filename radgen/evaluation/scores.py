@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['samples_fault', 'sample_folders', 'find_samples', 'read_samples', 'Material', 'real_images', 'real_features',
-           'gather', 'distance_scores', 'alignment_scores', 'measure']
+           'gather', 'distance_scores', 'alignment_scores', 'vae_scores', 'measure']
 
 # %% ../../nbs/760_scores.ipynb #760-scores-004
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from .reconstruction import measure_reconstruction
 
 from ..core.errors import ConfigError, DataError
 from ..core.files import read_json
+from ..diffusion.latents import load_vae
 from .alignment import clip_retrieval, concept_alignment, concept_labels, type_alignment
 from .config import EvaluateConfig
 from radgen.evaluation.distance import (
@@ -30,7 +30,8 @@ from radgen.evaluation.distance import (
 from .diversity import intra_prompt_ms_ssim, kernel_distance, prdc
 from .features import Features, cached_features
 from .memorisation import audit_memorisation, memorised_share
-from .results import DistanceScores, Scores
+from .reconstruction import measure_reconstruction
+from .results import DistanceScores, Reconstruction, Scores
 from .truth import grid_features, truth_alignment
 from .tstr import train_on_synthetic
 from ..training.run import Run
@@ -219,6 +220,16 @@ def alignment_scores(
     )
 
 # %% ../../nbs/760_scores.ipynb #760-scores-017
+def vae_scores(
+    m: Material,
+) -> Reconstruction | None:  # None for a model of pixels
+    "What the VAE of a model costs, on as many training images as were generated."
+    if not m.run.config.latents:
+        return None
+    vae = load_vae(m.run.final() / "vae").to(m.features.device)
+    return measure_reconstruction(vae, m.images("train"), m.f_train, m.f_test, m.features, len(m.f))
+
+
 def measure(
     generated: np.ndarray,  # (N, H, W) uint8
     rows: pd.DataFrame,  # of `read_samples`
@@ -230,13 +241,11 @@ def measure(
     "All numbers of the report."
     m = gather(generated, rows, run, split, features, cfg.min_images)
     audit, suspects = audit_memorisation(generated, m.images(split), m.images("train"), features.device)
-    vae = run.pipeline(features.device).vae if run.config.latents else None
-    real = m.images("train"), m.images(split)
     return Scores(
         **vars(distance_scores(m, cfg.seed % 2**32)),
         **alignment_scores(m, cfg),
         copies=audit,
         suspects=suspects.to_dict("list"),
         memorised=memorised_share(m.f, m.f_test, m.f_train),
-        reconstruction=None if vae is None else measure_reconstruction(vae, *real, features),
+        reconstruction=vae_scores(m),
     )

@@ -17,6 +17,7 @@ import psutil
 import torch
 
 from ..core.assets import ASSETS, cache_dir
+from ..core.files import read_json
 from ..data.folders import is_prepared
 from ..evaluation.features import inception_file
 from ..networks.pretrained import vgg_file
@@ -116,7 +117,8 @@ def folders(
 ) -> dict[str, list[str]]:  # prepared, begun (runs without a model), finished (with), and sampled and judged (of these)
     "What earlier commands have left in `work` and `runs`."
     where = Path(where)
-    runs = sorted(p.parent for p in where.glob("runs/*/config.json"))
+    configs = sorted(where.glob("runs/*/config.json"))
+    runs = [path.parent for path in configs if read_json(path).get("kind") != "vae"]
     finished = [r for r in runs if (r / "final").exists()]
     found = {
         "prepared": [p for p in sorted(where.glob("work/*")) if is_prepared(p)],

@@ -51,11 +51,13 @@ class PerceptualLoss(nn.Module):
 
     def maps(self, x: torch.Tensor) -> list[torch.Tensor]:
         "Feature maps at `DEPTHS` of images (B, 1, H, W), each position of unit length."
-        h, found = self.preprocess(x), []
-        for depth, layer in enumerate(self.layers):
-            h = layer(h)
-            if depth in DEPTHS:
-                found.append(F.normalize(h, dim=1))
+        found = []
+        with torch.autocast(x.device.type, enabled=False):  # the scale of VGG16's input leaves 16 bits too coarse
+            h = self.preprocess(x)
+            for depth, layer in enumerate(self.layers):
+                h = layer(h)
+                if depth in DEPTHS:
+                    found.append(F.normalize(h, dim=1))
         return found
 
     def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -93,7 +95,7 @@ def hinge_loss(
     real: torch.Tensor,  # scores of real patches
     fake: torch.Tensor,  # scores of reconstructed patches
 ) -> torch.Tensor:  # scalar
-    "The loss of a discriminator. Source: Lim and Ye 2017, equation 5."
+    "The loss of a discriminator. Source: Lim and Ye 2017, Geometric GAN."
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 # %% ../../nbs/685_autoencoder.ipynb #685-autoencoder-018
@@ -111,7 +113,7 @@ class VaeLosses(NamedTuple):
         loss = self.pixels + cfg.perceptual * self.perceptual + cfg.kl * self.kl
         return loss + cfg.adversarial * self.adversarial + self.critic if adversarial else loss
 
-
+# %% ../../nbs/685_autoencoder.ipynb #685-autoencoder-021
 class TrainableVae(nn.Module):
     "A VAE with a discriminator beside it, where one is asked for."
 
@@ -124,12 +126,13 @@ class TrainableVae(nn.Module):
         self, x: torch.Tensor, noise: torch.Tensor, perceptual: nn.Module | None, adversarial: bool
     ) -> VaeLosses:
         "The terms for images (B, 1, H, W) in -1..1 and the noise (B, C, h, w) of the draw."
-        found = self.vae.encode(x).latent_dist
-        again = self.vae.decode(found.mean + found.std * noise).sample
+        moments = self.vae.encode(x).latent_dist
+        again = self.vae.decode(moments.mean + moments.std * noise).sample.float()
+        mean, log_variance = moments.mean.float(), moments.logvar.float()
         none = x.new_zeros(())
         deceived, critic = self.against_critic(x, again) if adversarial else (none, none)
         features = none if perceptual is None else perceptual(again, x)
-        return VaeLosses((x - again).abs().mean(), features, divergence(found.mean, found.logvar), deceived, critic)
+        return VaeLosses((x - again).abs().mean(), features, divergence(mean, log_variance), deceived, critic)
 
     def against_critic(self, x: torch.Tensor, again: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         "The term of the decoder and the loss of the discriminator."

@@ -75,7 +75,11 @@ def card_options(
     "The options that the card lists; the VAE by its name, since its place is nobody else's."
     options = {name: getattr(cfg, name) for name in ON_CARD}
     if cfg.latents:
-        options["latents"] = f"{Path(cfg.latents).name}, weights {str(cfg.vae_weights)[:12]}"
+        place = Path(cfg.latents)
+        name = (
+            cfg.latents if not place.exists() else place.parent.name if place.name in ("final", "vae") else place.name
+        )
+        options["latents"] = f"{name}, weights {str(cfg.vae_weights)[:12]}"
     return options
 
 
@@ -98,6 +102,6 @@ def card_facts(
         "processes": acc.num_processes,
         "text_encoder": Path(cfg.encoder).name if Path(cfg.encoder).is_dir() else cfg.encoder,
         "llm": options["llm"],
-        "licence": licence if start is None or start["licence"] == licence else None,
+        "licence": licence if not cfg.latents and (start is None or start["licence"] == licence) else None,
         "stand_ins": surrogates(cfg),
     }

@@ -9,7 +9,9 @@ __all__ = ['stored_moments', 'open_latents']
 import numpy as np
 import torch
 
+from ..core.errors import ConfigError
 from ..core.files import atomic_path
+from ..diffusion.card import weights_fingerprint
 from ..diffusion.latents import LatentSpace, encode_images, latent_scale, moments_shape
 from ..diffusion.saved import open_vae
 from ..prepared.folder import Prepared
@@ -46,6 +48,9 @@ def open_latents(
     device: torch.device | str = "cpu",  # where the VAE runs
 ) -> tuple[np.ndarray, LatentSpace]:  # moments (N, 2C, h, w) of the training images, and the space of their latents
     "Encode the training images where that has not been done, and measure the scale."
-    vae = open_vae(str(cfg.latents)).to(device)
+    vae = open_vae(str(cfg.latents))
+    if weights_fingerprint(vae.state_dict()) != cfg.vae_weights:
+        raise ConfigError(f"the VAE of --latents {cfg.latents} changed while the training began: start it again.")
+    vae = vae.to(device)
     moments = stored_moments(cfg, prepared, "train", vae)
     return moments, LatentSpace(vae, latent_scale(moments))

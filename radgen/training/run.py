@@ -216,7 +216,10 @@ def read_config(
     "Read config.json; raises `DataError` where there is none, or one with an unknown option."
     if not (run / "config.json").exists():
         raise DataError(f"no run at {run}: give a folder that radgen train wrote, such as runs/NAME.")
-    return completed(run, read_json(run / "config.json"))
+    stored = read_json(run / "config.json")
+    if isinstance(stored, dict) and stored.get("kind") == "vae":
+        raise DataError(f"{run} is a run of train-vae: train a denoiser on its latents with --latents {run}.")
+    return completed(run, stored)
 
 
 def as_begun(

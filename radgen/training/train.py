@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TrainingLog', 'show_row', 'save_state', 'save_averages', 'stop_agreed', 'after_step', 'run_loop', 'total_steps',
-           'announce', 'first_model', 'begin_state', 'write_final', 'train_from', 'train']
+           'announce', 'other_space', 'first_model', 'begin_state', 'write_final', 'train_from', 'train']
 
 # %% ../../nbs/665_train.ipynb #665-train-004
 import math
@@ -26,6 +26,7 @@ from ..core.devices import set_seed
 from ..core.errors import ConfigError, Preempted, stop_signals
 from ..core.files import atomic_dir
 from ..diffusion.card import weights_fingerprint
+from ..diffusion.latents import load_vae
 from ..diffusion.process import move_schedule, time_steps
 from ..networks.registry import DENOISERS
 from ..prepared.folder import Prepared
@@ -226,6 +227,14 @@ def announce(
     print(line, file=sys.stderr)
 
 # %% ../../nbs/665_train.ipynb #665-train-052
+def other_space(
+    cfg: ResolvedConfig,  # with --init and --latents
+) -> bool:
+    "Whether the model to start from was trained on pixels, or on latents of another VAE."
+    folder = finished_model(str(cfg.init)) / "vae"
+    return not folder.is_dir() or weights_fingerprint(load_vae(folder).state_dict()) != cfg.vae_weights
+
+
 def first_model(
     cfg: ResolvedConfig,
     run: Path,  # of `open_run`; one with a checkpoint needs no other model
@@ -246,6 +255,8 @@ def first_model(
     for name in ("encoder", "prediction"):
         if getattr(other, name) != getattr(cfg, name):
             line += f"; its {name} was {getattr(other, name)}"
+    if cfg.latents and other_space(cfg):
+        line += "; its latents were those of another VAE"
     print(f"{line}.", file=sys.stderr)
     return model
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHANGEABLE_VAE', 'VAE_CARD', 'describe_vae', 'open_vae_run', 'VaeState', 'step_images', 'vae_step',
-           'reconstruct_means', 'validate_vae', 'VaeLog', 'begin_vae', 'every', 'run_vae_loop', 'write_vae',
-           'train_vae_from', 'train_vae']
+           'reconstruct_means', 'validate_vae', 'VaeLog', 'VaeParts', 'make_parts', 'begin_vae', 'every',
+           'run_vae_loop', 'write_vae', 'train_vae_from', 'train_vae']
 
 # %% ../../nbs/687_train_vae.ipynb #687-train-vae-004
 import math
@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -67,7 +68,8 @@ def open_vae_run(
     "Look whether runs/NAME may be begun or continued; raises `ConfigError` otherwise."
     run = cfg.runs / cfg.name
     stored = read_json(run / "config.json") if (run / "config.json").exists() else {}
-    if run.exists() and any(run.iterdir()) and stored.get("kind") != "vae":
+    other_files = run.exists() and any(not path.name.startswith(".tmp-") for path in run.iterdir())
+    if other_files and stored.get("kind") != "vae":
         raise ConfigError(f"{run} holds other files and no run of train-vae: choose another --name.")
     if not stored or cfg.overwrite:
         return run
@@ -135,8 +137,8 @@ def vae_step(
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     if not (loss.isfinite() and norm.isfinite()):
         raise RadgenError(
-            f"the loss is {loss.item()} at step {step + 1}; the last checkpoint is kept: "
-            f"begin again with a lower --lr than {cfg.lr:g} and --overwrite True."
+            f"the loss is {loss.item()} at step {step + 1}: begin again with a --lr below {cfg.lr:g} and "
+            "--overwrite True."
         )
     state.optimizer.step()
     state.ema.step(model.parameters())
@@ -205,30 +207,52 @@ class VaeLog:
         state.window.clear()
 
 # %% ../../nbs/687_train_vae.ipynb #687-train-vae-014
-def begin_vae(
+class VaeParts(NamedTuple):
+    "What a training needs, made before the run folder is touched."
+
+    images: np.ndarray  # (N, S, S) uint8
+    valid: np.ndarray  # (n, H, W) uint8
+    model: TrainableVae  # on the device
+    perceptual: PerceptualLoss | None  # on the device
+
+
+def make_parts(
     cfg: TrainVaeConfig,
-    run: Path,  # begun
     prepared: Prepared,  # the data
-    device: torch.device,
-) -> VaeState:
-    "Model, optimiser and average, as the newest whole checkpoint left them."
+) -> VaeParts:
+    "Images, networks and device; raises `RadgenError` where one cannot be had."
+    if cfg.adversarial and cfg.image_size < 16:
+        raise ConfigError(f"--adversarial {cfg.adversarial:g} needs --image-size 16 or more, for its patches.")
+    device = pick_device(cfg.device)
+    speed_up(device)
     images = prepared.images("train", round(cfg.image_size * 1.25), cfg.equalize)
     valid: np.ndarray = np.empty((0, cfg.image_size, cfg.image_size), np.uint8)
     if len(prepared.rows("valid")):
         valid = prepared.images("valid", cfg.image_size, cfg.equalize)
+    vgg = vgg16_features(str(cfg.vgg_weights)) if cfg.perceptual else None
     set_seed(cfg.seed)
-    model = TrainableVae(cfg).to(device)
+    perceptual = None if vgg is None else PerceptualLoss(vgg).to(device)
+    return VaeParts(images, valid[evenly(len(valid), cfg.valid_images)], TrainableVae(cfg).to(device), perceptual)
+
+# %% ../../nbs/687_train_vae.ipynb #687-train-vae-029
+def begin_vae(
+    cfg: TrainVaeConfig,
+    run: Path,  # begun
+    parts: VaeParts,  # of `make_parts`
+) -> VaeState:
+    "Model, optimiser and average, as the newest whole checkpoint left them."
+    model = parts.model.train()
     ema = make_average(model, 0.0, cfg.ema_decay)
     optimizer = torch.optim.AdamW(model.parameters(), cfg.lr, betas=(0.9, 0.99), weight_decay=0.0)
     checkpoint = load_checkpoint(run, model, ema, optimizer)
-    precision = choose_precision(cfg.precision, device)
+    precision = choose_precision(cfg.precision, model.vae.device)
     return VaeState(
         run=run,
         cfg=cfg,
-        images=images,
-        valid=valid[evenly(len(valid), cfg.valid_images)],
-        model=model.train(),
-        perceptual=PerceptualLoss(vgg16_features(str(cfg.vgg_weights))).to(device) if cfg.perceptual else None,
+        images=parts.images,
+        valid=parts.valid,
+        model=model,
+        perceptual=parts.perceptual,
         optimizer=optimizer,
         ema=ema,
         precision="no" if precision == "fp16" else precision,  # whose gradients would have to be scaled
@@ -300,13 +324,13 @@ def train_vae_from(
     cfg: TrainVaeConfig,
     run: Path,  # begun
     prepared: Prepared,  # the data
+    parts: VaeParts,  # of `make_parts`
 ):
     "Train to the end and write `final`; raises `KeyboardInterrupt` or `Preempted` where it was asked to stop."
-    device = pick_device(cfg.device)
-    speed_up(device)
-    state = begin_vae(cfg, run, prepared, device)
+    state = begin_vae(cfg, run, parts)
     parameters = sum(p.numel() for p in state.model.vae.parameters())
-    line = f"VAE, {parameters / 1e6:.1f} M parameters, {len(state.images):,} images, {cfg.steps:,} steps on {device}"
+    line = f"VAE, {parameters / 1e6:.1f} M parameters, {len(state.images):,} images, {cfg.steps:,} steps"
+    line += f" on {state.device}"
     print(f"{line}, going on from step {state.start:,}" if state.start else line, file=sys.stderr)
     with stop_signals() as signals:
         stopped = run_vae_loop(state, signals)
@@ -330,11 +354,12 @@ def train_vae(
     with run_lock(cfg.runs / cfg.name):
         description = describe_vae(cfg, prepared)
         run = open_vae_run(cfg, description)
-        if cfg.overwrite and run.exists():
-            remove_run(run)
-        if (run / "final").exists():
+        if (run / "final").exists() and not cfg.overwrite:
             print(f"{run} is finished.", file=sys.stderr)
             return run
+        parts = make_parts(cfg, prepared)
+        if cfg.overwrite and run.exists():
+            remove_run(run)
         write_json(run / "config.json", description)
-        train_vae_from(cfg, run, prepared)
+        train_vae_from(cfg, run, prepared, parts)
     return run

@@ -128,6 +128,32 @@ def test_a_vae_that_is_not_sound_is_one_sentence(folder, tmp_path, damage, messa
     assert "\n" not in str(error.value)
 
 
+def test_a_file_with_the_old_names_of_attention_is_read(tmp_path):
+    "As older VAEs of the hub have them, which diffusers renames."
+    folder = make_vae(tmp_path / "vae")
+    weights, names = (
+        load_file(folder / WEIGHTS),
+        {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"},
+    )
+    old = {}
+    for name, tensor in weights.items():
+        for new, former in names.items():
+            name = name.replace(new, former) if "attentions" in name else name
+        old[name] = tensor
+    assert old.keys() != weights.keys()
+    save_file(old, folder / "old.safetensors", {"format": "pt"})
+    found = open_vae(folder / "old.safetensors").state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in weights.items())
+
+
+def test_images_that_are_not_finite_are_an_error(folder):
+    vae = open_vae(folder / "grey")
+    with torch.no_grad():
+        vae.decoder.conv_out.bias[0] = float("inf")
+    with pytest.raises(RadgenError, match="images that are not finite"):
+        LatentSpace(vae, 1.0).decode(torch.zeros(1, 4, 8, 8))
+
+
 def test_channels_other_than_grey_and_rgb_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="images of 4 channels"):
         open_vae(make_vae(tmp_path / "four", 4))

@@ -2,7 +2,10 @@
 
 import inspect
 import json
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -651,6 +654,41 @@ def test_our_card_is_what_is_pushed(folder, tmp_path, monkeypatch, how):
     assert not any(str(tmp_path).encode() in p.read_bytes() for p in pushed.rglob("*") if p.is_file())
     again = RadGenPipeline.from_pretrained(pushed)
     assert again.fingerprint == pipe.fingerprint and again.config.about == {"name": "tiny"}
+
+
+WITH_DIFFUSERS = """
+import sys
+
+import torch
+from diffusers import DiffusionPipeline
+
+folder = sys.argv[1]
+pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+pipe.set_progress_bar_config(disable=True)
+embeds = sys.modules["radgen.text.embedding"].TextEmbedding(*torch.load(sys.argv[2], weights_only=True))
+print(pipe(prompt_embeds=embeds, num_inference_steps=2, output_type="pt").images.sum().item())
+"""
+
+
+@pytest.mark.soak
+def test_diffusers_loads_a_saved_folder_by_itself(folder, tmp_path):
+    pipe = RadGenPipeline.from_pretrained(folder)
+    embeds = vectors(1)
+    torch.save(list(embeds), tmp_path / "text.pt")
+    command = [sys.executable, "-c", WITH_DIFFUSERS, str(folder), str(tmp_path / "text.pt")]
+    env = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    found = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr[-2000:]
+    ours = pipe(prompt_embeds=embeds, num_inference_steps=2, output_type="pt").images.sum().item()
+    assert int(found.stdout.split()[-1]) == ours
+
+
+def test_a_pipeline_is_made_of_the_parts_of_another(folder):
+    pipe = RadGenPipeline.from_pretrained(folder)
+    other = RadGenPipeline.from_pipe(pipe)
+    assert other.denoiser is pipe.denoiser
+    assert other.config.about == pipe.config.about
+    assert (folder / "pipeline.py").read_text().count("radgen.networks.unet") == 2
 
 
 def test_update_card_changes_both_files_or_none(folder, monkeypatch):

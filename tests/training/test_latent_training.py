@@ -14,7 +14,8 @@ from radgen.diffusion.config import samplers_for
 from radgen.diffusion.pipeline import RadGenPipeline
 from radgen.evaluation.config import CheckVaeConfig
 from radgen.evaluation.reconstruction import check_vae
-from radgen.networks.registry import DENOISERS
+from radgen.networks.registry import DENOISERS, make_denoiser
+from radgen.text.embedding import TextEmbedding
 from radgen.tools.config import EmaConfig
 from radgen.tools.ema import choose_ema
 from radgen.training.batches import step_noise
@@ -147,6 +148,32 @@ def test_check_vae_refuses_what_does_not_fit(small, vaes):
 
 
 def test_every_registered_network_takes_channels_of_latents():
+    text = TextEmbedding(torch.randn(2, 3, 24), torch.ones(2, 3).bool(), torch.randn(2, 24))
     for name in DENOISERS:
-        entry = DENOISERS[name]
-        assert entry.load()(**{**entry.options("radgen", "tiny", 16), "in_channels": 4}).config.in_channels == 4
+        network = make_denoiser(name, "radgen", "tiny", 16, text_dim=24, in_channels=4).eval()
+        x = torch.randn(2, 4, 16, 16)
+        assert network(x, torch.tensor([0, 999]), text).shape == x.shape
+
+
+def test_a_start_from_another_latent_space_is_said(latent, finished, vaes, capsys):
+    train(replace(latent, steps=0, init=finished.dir))
+    assert "another VAE" not in capsys.readouterr().err
+    train(replace(latent, steps=0, init=finished.dir, latents=str(vaes / "tiny"), name="other"))
+    assert "its latents were those of another VAE" in capsys.readouterr().err
+
+
+def test_a_cast_pipeline_keeps_the_vae_in_float32_and_variants_are_loaded(finished, tmp_path):
+    pipe = finished.pipeline().to(torch.bfloat16)
+    assert (pipe.denoiser.dtype, pipe.vae.dtype) == (torch.bfloat16, torch.float32)
+    exact = finished.pipeline()("head", num_inference_steps=2, output_type="pt").images.float()
+    cast = pipe("head", num_inference_steps=2, output_type="pt").images.float()
+    assert (exact - cast).abs().mean() < 5
+    finished.pipeline().save_pretrained(tmp_path / "v", variant="fp16")
+    again = RadGenPipeline.from_pretrained(tmp_path / "v", variant="fp16")
+    assert torch.equal(again("head", num_inference_steps=2, output_type="pt").images.float(), exact)
+
+
+def test_a_vae_that_changes_while_the_training_begins_is_refused(latent, monkeypatch):
+    monkeypatch.setattr("radgen.training.latents.weights_fingerprint", lambda state: "other")
+    with pytest.raises(ConfigError, match="changed while the training began"):
+        train(latent)

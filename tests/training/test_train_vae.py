@@ -15,8 +15,10 @@ from radgen.core.errors import ConfigError, Preempted, RadgenError
 from radgen.core.files import read_json, write_json
 from radgen.diffusion.saved import open_vae
 from radgen.networks.pretrained import vgg16_features
+from radgen.tools.doctor import folders
 from radgen.training.autoencoder import PatchDiscriminator, PerceptualLoss, TrainableVae, divergence
 from radgen.training.config import TrainVaeConfig
+from radgen.training.run import load_run
 from radgen.training.train import train
 from radgen.training.train_vae import train_vae
 from training_tools import tiny
@@ -58,7 +60,9 @@ def fail():
     raise MemoryError
 
 
-@pytest.mark.parametrize("options", [dict(perceptual=0.1), dict(adversarial=0.1, adversarial_start=0.5), dict(factor=8)], ids=str)
+@pytest.mark.parametrize(
+    "options", [dict(perceptual=0.1), dict(adversarial=0.1, adversarial_start=0.5), dict(factor=8)], ids=str
+)
 def test_run_cut_off_goes_on_with_the_same_bits(cfg, monkeypatch, options):
     cfg = replace(cfg, **options)
     whole = train_vae(replace(cfg, name="whole"))
@@ -112,8 +116,36 @@ def test_other_options_are_refused_and_overwrite_begins_again(cfg, small, capsys
 
 def test_a_loss_that_is_not_finite_stops_with_one_sentence(cfg, monkeypatch):
     monkeypatch.setattr("radgen.training.autoencoder.divergence", lambda *moments: torch.tensor(float("nan")))
-    with pytest.raises(RadgenError, match="the loss is nan at step 1; .* lower --lr"):
+    with pytest.raises(RadgenError, match="the loss is nan at step 1: begin again with a --lr below 0.001"):
         train_vae(cfg)
+
+
+def test_options_that_cannot_work_leave_a_finished_run_alone(cfg):
+    run = train_vae(cfg)
+    before = weights(run)
+    for wrong in (dict(vgg_weights="nowhere", perceptual=0.1), dict(image_size=8, adversarial=0.1)):
+        with pytest.raises(RadgenError):
+            train_vae(replace(cfg, overwrite=True, **wrong))
+        with pytest.raises(RadgenError):
+            train_vae(replace(cfg, name="new", **wrong))
+    assert same(weights(run), before)
+    assert not (cfg.runs / "new").exists()
+    train_vae(replace(cfg, name="new"))
+
+
+def test_an_unfinished_or_foreign_run_is_named_as_what_it_is(cfg, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        cut_off_before(patch, 3, fail)
+        train_vae(cfg)
+    run = cfg.runs / "vae"
+    with pytest.raises(ConfigError, match="is a run that has not finished"):
+        open_vae(run)
+    with pytest.raises(RadgenError, match="is a run of train-vae: train a denoiser .* --latents"):
+        load_run(run)
+    runs = cfg.runs / "runs"
+    runs.mkdir()
+    run.rename(runs / "vae")
+    assert folders(cfg.runs)["begun"] == []
 
 
 def test_vgg_weights_are_decided_once(cfg, monkeypatch):
