@@ -141,6 +141,8 @@ class ExperimentConfig:
     runs: Path = Path("runs")  # folder of all runs
     # one cell at a time on each; give cpu twice for two processes of one thread; by default auto, or as the budget says
     devices: tuple[str, ...] = ()
+    # train on the latents of this VAE: a Hugging Face id, a folder, a run of train-vae, or a .safetensors file
+    latents: str | None = None
     recipe: Literal["radgen", "paper"] = "radgen"  # today's choices, or the published method
     steps: Count | None = None  # optimiser steps [budget]
     epochs: Count | None = None  # passes over the training images instead [budget]

@@ -105,6 +105,7 @@ def cells(
         recipe=cfg.recipe,
         size=budget["size"],
         batch_size=budget["batch_size"],
+        latents=cfg.latents,
         device=devices(cfg)[0],
         runs=cfg.runs / cfg.name,
         preview_every=0,

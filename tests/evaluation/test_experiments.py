@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from evaluation_helpers import pixel_features
 
+from autoencoders import make_vae
+
 from radgen.core.errors import ConfigError
 from radgen.core.files import write_json
 from radgen.evaluation.config import BUDGETS, Table3, Table4, Table5
@@ -83,6 +85,14 @@ def test_plan_has_a_row_per_kind_of_cell(few, budget, tmp_path):
     assert rows == [[m, "minilm", 16, 4, 2, 4] for m in ("UNet", "VGG16UNet")]
     assert (p[["pflop", "gib"]] > 0).all(axis=None)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_table_of_latents_costs_less_than_one_of_pixels(few, tmp_path):
+    vae = str(make_vae(tmp_path / "vae", levels=4))
+    options = dict(budget="cpu", seeds=(0,), scales=(2,), models=("UNet",), runs=tmp_path)
+    pixels, latents = (plan(Table5(few.dir, latents=name, **options)) for name in (None, vae))
+    assert latents.pixels.tolist() == pixels.pixels.tolist() == [64]
+    assert latents.gib[0] < pixels.gib[0]
 
 
 def test_plan_of_data_that_are_not_prepared(tmp_path, budget):
