@@ -189,7 +189,7 @@ def compare(
     r = {features.name: frechet_distance(statistics(f, cfg.min_images, features.identity), s)}
     r["lower end of 95 %"], r["upper end of 95 %"] = bootstrap(f, s, cfg.repeats, seed=seed)
     if f_real is not None:
-        r["extrapolated to infinitely many"] = fd_infinity(subset_distances(f, f_real, seed=seed))
+        r["FD-infinity"] = fd_infinity(subset_distances(f, f_real, seed=seed))
         r["kernel distance"], r["its spread over subsets"] = kernel_distance(f, f_real, seed=seed)
         r |= asdict(prdc(f, f_real))
     return r | {"generated": len(f), "real": s.n}

@@ -90,7 +90,7 @@ def curves_figure(
     fig, axs = plt.subplots(1, 2, figsize=(7, 2.4), layout="constrained", sharey=True)
     for ax, points, label in zip(axs, (curves.guidance, curves.steps), ("guidance scale", "sampler steps")):
         ax.plot(*zip(*points), marker="o", ms=3)
-        ax.axhline(curves.floor[0], color="0.7", lw=4, alpha=0.6, label="floor")
+        ax.axhline(curves.floor[0], color="0.7", lw=4, alpha=0.6, label="real-real baseline")
         ax.set(xlabel=label, yscale="log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(ScalarFormatter())

@@ -37,7 +37,7 @@ def distance_figure(
     (low, high), (floor, spread), d = scores.interval, scores.floor, scores.distance
     names = [
         f"{scores.real} real test against\n{scores.generated} generated",
-        "as many real\ntraining images (floor)",
+        "as many real\ntraining images (baseline)",
     ]
     fig, ax = plt.subplots(figsize=(6, 1.5))
     error = np.abs([[low - d, -spread], [high - d, spread]])

@@ -98,7 +98,7 @@ def candidates(
     frames, u = all_frames().to(q.device), normalise(q)
     best = torch.full((len(q), len(x)), -2.0, device=q.device)
     which = torch.zeros((len(q), len(x)), dtype=torch.int16, device=q.device)
-    progress = tqdm(frames, desc="looking for copies", unit="crop", leave=False, mininterval=1)
+    progress = tqdm(frames, desc="audit for memorised images", unit="crop", leave=False, mininterval=1)
     for i, frame in enumerate(progress):
         s = u @ normalise(crop_to_frames(x, frame[None])).T
         better = s > best

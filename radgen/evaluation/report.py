@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from .reconstruction import reconstruction_rows
 
 from ..core.devices import pick_device
 from ..core.figures import save_figure
@@ -29,6 +28,7 @@ from .curves import curves_figure, distance_curves
 from .features import Features, make_features
 from .figures import comparison_figure, distance_figure, failures_figure, loss_figure
 from .memorisation import privacy_line, replicas_figure
+from .reconstruction import reconstruction_rows
 from .results import FactScore, Row, Scores, read_scores
 from .scores import find_samples, measure, read_samples, real_images
 from ..text.registry import LABELS
@@ -66,10 +66,10 @@ def distance_rows(
     ms_ssim = "1 would be one image per caption"
     return [
         Row(
-            "the same, at infinitely many images",
+            "FD-infinity",
             f"{s.infinite:.1f}",
             f"{s.infinite_floor:.1f}",
-            "without the bias of small numbers, by extrapolation",
+            "the distance extrapolated to infinitely many images",
         ),
         Row(
             "kernel distance, same features",
@@ -84,7 +84,7 @@ def distance_rows(
             f"{r.density:.2f}, {r.coverage:.2f}",
             "the same two, less moved by outliers",
         ),
-        Row("likeness within a caption (MS-SSIM)", similarity(s.likeness), similarity(s.likeness_real), ms_ssim),
+        Row("intra-prompt MS-SSIM", similarity(s.likeness), similarity(s.likeness_real), ms_ssim),
     ]
 
 # %% ../../nbs/775_report.ipynb #775-report-007
@@ -98,25 +98,25 @@ def alignment_rows(
     chance = percent(s.types_chance)
     return [
         Row(
-            "concepts as asked (AUROC)",
+            "requested concepts (AUROC)",
             concepts,
             number(s.concepts_real),
             "by a probe on the same features, mean over concepts; a model that ignores its text has 0.5",
         ),
         Row(
-            "image type as asked",
+            "requested image type",
             percent(s.types),
             percent(s.types_real),
-            f"by another; a model that ignores its text reaches {chance}",
+            f"by another probe; a model that ignores its text reaches {chance}",
         ),
         *[fact_row(fact) for fact in s.truth or ()],
     ]
 
 
 FACTS = {
-    "finding": "finding as the prompt says",
-    "side": "side as the prompt says",
-    "size, mm off": "size as the prompt says, mm off",
+    "finding": "requested finding",
+    "side": "requested side",
+    "size, mm off": "size, error in mm",
 }
 
 
@@ -125,8 +125,8 @@ def fact_row(
 ) -> Row:
     "Whether phantoms show one fact of their prompts."
     generated, real, constant = (fact_text(f, v) for v in (f.generated, f.real, f.chance))
-    about = f"known for phantoms alone, by a probe; {f.asked} prompts say it; {constant} for a constant answer"
-    return Row(FACTS[f.fact], generated if f.readable else "cannot be read", real, about)
+    about = f"known for phantoms alone, by a probe; {f.asked} prompts state it; {constant} for a constant answer"
+    return Row(FACTS[f.fact], generated if f.readable else "not measurable", real, about)
 
 # %% ../../nbs/775_report.ipynb #775-report-020
 def fact_text(
@@ -149,7 +149,7 @@ def tstr_rows(
         "a small classifier of the concepts, trained on as many images of either kind and tested on real ones, "
         f"three seeds; on half of each {spread['half of each']}"
     )
-    return [Row("learnt from them (AUROC)", spread["generated"], spread["real"], about)]
+    return [Row("train on synthetic, test on real (AUROC)", spread["generated"], spread["real"], about)]
 
 
 def clip_rows(
@@ -170,7 +170,7 @@ def memorisation_rows(
     c = s.copies
     share = f"{c.share:.1%} ({c.lower:.1%} to {c.upper:.1%})"
     return [
-        Row("near copies of training images", share, f"{c.share_held_out:.1%}", "registered, in pixels"),
+        Row("memorised training images", share, f"{c.share_held_out:.1%}", "registered, in pixels"),
         Row(
             "nearer to a training image than 99% of held-out ones",
             f"{s.memorised:.1%}",
@@ -263,7 +263,7 @@ def score_values(
         floor=f"{floor:.1f}{draws}",
         distance_meaning=(
             f"{s.generated} generated against {s.real} held-out images, 95% interval over other draws; "
-            f"the floor is {s.floor_images} training images against the same"
+            f"the real-real baseline is {s.floor_images} training images against the same"
         ),
         rows=score_rows(s),
         privacy=privacy_line(s.copies, s.generated),
@@ -359,8 +359,8 @@ def update_scores(
     "Write the main scores into the card of the model."
     scores = {
         s.features: s.distance,
-        f"floor of {s.features} ({s.floor_images} real against {s.real} real)": s.floor[0],
-        "image type as asked": s.types,
+        f"real-real baseline of {s.features} ({s.floor_images} real against {s.real} real)": s.floor[0],
+        "requested image type": s.types,
     }
     update_card(run.final(), scores={k: v for k, v in scores.items() if v is not None})
 
@@ -394,5 +394,5 @@ def evaluate(
     if not report_is_current(report, key):
         write_report(run, folder, scores)
     floor, spread = scores.floor
-    print(f"{report}: {scores.features} {scores.distance:.1f}, floor {floor:.1f} ± {spread:.1f} (real against real).")
+    print(f"{report}: {scores.features} {scores.distance:.1f}, real-real baseline {floor:.1f} ± {spread:.1f}.")
     return scores

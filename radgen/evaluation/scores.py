@@ -47,7 +47,7 @@ def samples_fault(
     if about["split"] == "train":
         return "for captions that the model was trained on: sample the test split"
     if about["weights"] != weights:
-        return "of another model than this run's: judge them with their own run"
+        return "of another model than this run's: evaluate them with their own run"
     return ""
 
 
@@ -76,7 +76,9 @@ def find_samples(
             good.append(folder)
     if not good:
         where = cfg.samples or run.dir / "samples"
-        raise DataError(f"there are no samples to judge at {where}: draw some with radgen sample --run {run.dir}.")
+        raise DataError(
+            f"there are no samples to evaluate at {where}: generate some with radgen sample --run {run.dir}."
+        )
     return good[-1]
 
 

@@ -164,7 +164,7 @@ def size_axes(
     )
     sns.stripplot(points, x="text", y="distance", hue="cell", dodge=True, order=order, ax=ax)
     floor, spread = table.floor.mean(), table.floor_std.mean()
-    ax.axhspan(floor - spread, floor + spread, color="0.8", zorder=0, label="floor")
+    ax.axhspan(floor - spread, floor + spread, color="0.8", zorder=0, label="real-real baseline")
     ax.set(xlabel="", title=f"{table.pixels.iloc[0]} px", ylabel=table.features.iloc[0], ylim=(0, None))
     ax.legend(fontsize=7)
 

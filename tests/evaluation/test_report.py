@@ -44,7 +44,7 @@ def test_report_and_json_agree_and_name_the_surrogates(small_run_copy, capsys, m
     report, saved = (run.dir / "report.md").read_text(), json.loads((folder / "evaluation.json").read_text())
     assert saved["distance"] == r.distance
     assert saved["floor"] == list(r.floor)
-    for text in (f"{r.distance:.1f}", f"{r.floor[0]:.1f}", "Privacy: ", "learnt from them", "finding as the prompt"):
+    for text in (f"{r.distance:.1f}", f"{r.floor[0]:.1f}", "Privacy: ", "train on synthetic", "requested finding"):
         assert text in report, text
     for name in ("stand-in, not FID", "MiniLM (stand-in for RadBERT)", "no FID"):
         assert name in report, name

@@ -51,7 +51,7 @@ def test_without_image_types_there_is_no_alignment(sampled):
     r = measure(*read_samples(folder), run, "test", pixel_features(), quick(run))
     assert r.types is r.types_real is r.types_chance is r.concepts is None
     text = report_page("report.md.j2", run, folder, read_json(folder / "sample.json"), r)
-    assert "| image type as asked | unknown | unknown |" in text
+    assert "| requested image type | unknown | unknown |" in text
 
 
 def test_ids_stay_text(tmp_path):

@@ -1,17 +1,21 @@
 """Without a GPU, device handling is still tested: loss and sampling run forward on fake CUDA tensors, which raise on
 every mix of host and device."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from networks_tools import NAMES
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from radgen.diffusion.guidance import guided
+from radgen.diffusion.latents import LatentSpace, encode_moments
 from radgen.networks.denoiser import TextConditioning
 from radgen.networks.pretrained import Preprocess
 from radgen.networks.registry import make_denoiser
 from radgen.text.embedding import TextEmbedding
-from radgen.training.batches import StepNoise, random_crop
+from radgen.training.batches import StepNoise, clean_images, random_crop
 from radgen.training.config import TrainConfig
 from radgen.training.minimal import step_loss
 from radgen.training.optimizers import make_optimizer
@@ -75,3 +79,26 @@ def test_an_injected_mix_up_in_the_text_is_caught(monkeypatch):
     monkeypatch.setattr(TextConditioning, "drop", on_the_host)
     with pytest.raises(Exception, match="(?i)device"):
         loss_and_guidance("UNet", "radgen")
+
+
+def test_latents_are_drawn_and_decoded_on_the_device():
+    cfg = replace(resolve(TrainConfig("data", size="tiny", image_size=32, patch=1, encoder="minilm")), crop=1.0)
+    cfg = replace(cfg, latents="a VAE", latent_channels=4, latent_factor=2)
+    blocks = dict(down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2)
+    with FakeTensorMode(allow_non_fake_inputs=False):
+        schedule = schedule_of(cfg)
+        with torch.device("cuda"):
+            vae = AutoencoderKL(1, 1, **blocks, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1)
+            model = make_denoiser("UNet", "radgen", "tiny", 16, text_dim=384, in_channels=4)
+            drop, t = torch.rand(2) < cfg.text_drop, torch.randint(0, 1000, (2,))
+            noise = StepNoise(torch.rand(2, 3), t, torch.randn(2, 4, 16, 16), drop, torch.randn(2, 4, 16, 16))
+            images, mask = torch.rand(2, 1, 32, 32), torch.ones(2, 12, dtype=torch.bool)
+            text = TextEmbedding(torch.randn(2, 12, 384), mask, torch.randn(2, 384))
+        space = LatentSpace(vae, 0.5)
+        moments = encode_moments(vae, images).half()
+        x0 = clean_images(cfg, moments, noise, space)
+        assert (x0.device.type, x0.shape) == ("cuda", (2, 4, 16, 16))
+        loss = step_loss(model, model, schedule, x0, text, noise, cfg)
+        assert (loss.device.type, loss.shape) == ("cuda", ())
+        decoded = vae.decode(x0 / space.scale).sample
+        assert (decoded.device.type, decoded.shape) == ("cuda", (2, 1, 32, 32))

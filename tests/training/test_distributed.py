@@ -17,6 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from training_tools import largest_difference
 
+from autoencoders import make_vae
+
 from radgen.cli import main
 
 pytestmark = pytest.mark.soak
@@ -104,6 +106,14 @@ def test_two_processes_train_every_kind_of_network(small, tmp_path, more, limit)
     assert main(options(small, tmp_path, "one", 4, 6, *more)) == 0
     # a gradient near zero is rounded to either sign, and an optimiser's first steps move by its sign
     assert mean_difference(tmp_path / "two", tmp_path / "one") < limit
+
+
+def test_two_processes_train_on_latents_that_one_of_them_encodes(small, tmp_path):
+    more = ["--latents", make_vae(tmp_path / "vae"), *ADAMW]
+    finished(*options(small, tmp_path, "two", 2, 6, *more))
+    assert list((small.dir / "latents").glob("train-16-*.npy"))
+    assert main(options(small, tmp_path, "one", 4, 6, *more)) == 0
+    assert largest_difference(*(final_weights(tmp_path / name) for name in ("two", "one"))) < 1e-5
 
 
 def test_two_processes_draw_the_balanced_batches_of_one(small, tmp_path):
