@@ -159,7 +159,8 @@ def test_channels_other_than_grey_and_rgb_are_refused(tmp_path):
         open_vae(make_vae(tmp_path / "four", 4))
 
 
-def test_a_vae_is_found_where_people_have_it(folder, tmp_path):
+def test_a_vae_is_found_where_people_have_it(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no attempts to reach it
     run, pipeline = tmp_path / "run", tmp_path / "pipeline"
     shutil.copytree(folder / "grey", run / "final")
     write_json(run / "config.json", {"data_path": "of a run"})

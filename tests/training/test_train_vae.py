@@ -158,9 +158,9 @@ def test_vgg_weights_are_decided_once(cfg, monkeypatch):
 
 def test_training_lowers_the_error(small, tmp_path):
     options = dict(image_size=32, width=16, batch_size=8, lr=3e-3, ema_decay=0.9, log_every=80, device="cpu")
-    run = train_vae(TrainVaeConfig(small.dir, steps=60, perceptual=0.0, runs=tmp_path, **options))
+    run = train_vae(TrainVaeConfig(small.dir, steps=30, perceptual=0.0, runs=tmp_path, **options))
     metrics = pd.read_csv(run / "metrics.csv")
-    assert metrics.valid_loss.iloc[-1] < 0.85 * metrics.valid_loss.iloc[0]
+    assert metrics.valid_loss.iloc[-1] < 0.9 * metrics.valid_loss.iloc[0]
 
 
 def test_decoder_and_discriminator_have_gradients_of_their_own():
