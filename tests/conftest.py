@@ -1,10 +1,14 @@
 """Shared by all tests: where things are, the embedded data made once, and the closing line that counts what ran."""
 
+import io
 import multiprocessing.util
 import os
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from matplotlib.figure import Figure
+from PIL import Image
 from helpers import OFFICIAL, ROOT, SHARED, WORK, temporary_folder
 
 
@@ -43,6 +47,25 @@ def temporary_files(tmp_path_factory):
     tmp_path_factory.getbasetemp()  # stays outside
     with temporary_folder():
         yield
+
+
+def one_pixel(figure, path, **options):
+    "A PNG file of one pixel in the place of a drawing."
+    file = io.BytesIO()
+    Image.new("L", (1, 1)).save(file, "PNG")
+    Path(path).write_bytes(file.getvalue())
+
+
+@pytest.fixture(autouse=True)
+def quick_figures(request, monkeypatch):
+    "Drawing takes longer than all else in many tests; notebooks draw, and tests that ask for `figures`."
+    if not is_notebook(request.node) and "figures" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "savefig", one_pixel)
+
+
+@pytest.fixture
+def figures():
+    "Draw the figures of this test."
 
 
 @pytest.fixture(scope="session")

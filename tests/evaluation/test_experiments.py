@@ -104,7 +104,7 @@ def test_plan_of_data_that_are_not_prepared(tmp_path, budget):
 
 
 @pytest.mark.soak
-def test_table_that_is_stopped_goes_on(few, budget, tmp_path, monkeypatch):
+def test_table_that_is_stopped_goes_on(few, budget, tmp_path, monkeypatch, figures):
     "Ctrl-C in the training of the second cell, then the rest: as if it had never been stopped, and nothing twice."
     cfg, trained = table3(few, tmp_path / "a", caption_modes=(0, 1)), []
 

@@ -45,11 +45,6 @@ def decoded(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def no_figures(request, monkeypatch):
-    "Figures take longer than all else; only tests marked with `figures` draw them."
+    "Not even begun, except in tests that ask for `figures`."
     if "figures" not in request.fixturenames:
         monkeypatch.setattr("radgen.prepared.prepare.write_figures", lambda *a: None)
-
-
-@pytest.fixture
-def figures():
-    "Draw the figures of a prepared folder in this test."

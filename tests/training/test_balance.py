@@ -138,7 +138,7 @@ def test_interrupted_balanced_run_ends_with_the_same_bits(cfg):
     )
 
 
-def test_run_says_and_keeps_what_it_draws(cfg, small, capsys):
+def test_run_says_and_keeps_what_it_draws(cfg, small, capsys, figures):
     run = train(replace(cfg, balance="types"))
     printed = capsys.readouterr().err
     table = pd.read_csv(run.dir / "balance.csv")
