@@ -41,7 +41,7 @@ test: assets
 
 # What takes long: many kills, hundreds of requests, several processes, installations, thousands of official captions.
 soak: assets
-	$(PYTEST) -m soak $(PARALLEL) tests
+	$(PYTEST) -m soak --durations=40 $(PARALLEL) tests
 
 # Which lines of radgen/ the tests reach. The chapters reach more and are not counted.
 coverage: assets
