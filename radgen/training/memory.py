@@ -39,15 +39,16 @@ def step_peak(
             value.backward()
             opt.step()
             opt.zero_grad()
+    trained = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30  # with adapters a part of all
     peak = {}
     for device in tracker.get_tracker_snapshot("peak").values():
         peak.update({getattr(kind, "value", kind): size / 2**30 for kind, size in device.items()})
     return {
         "parameters": peak["Parameter"],
-        "averages": averages * peak["Parameter"],
+        "averages": averages * trained,
         "moments": peak["Optstate"],
         "rest": peak["Total"] - peak["Parameter"] - peak["Optstate"],
-        "all": peak["Total"] + averages * peak["Parameter"],
+        "all": peak["Total"] + averages * trained,
     }
 
 # %% ../../nbs/670_memory.ipynb #670-memory-011
