@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'DEEP', 'PRETRAINED_UNETS', 'example_inputs', 'named_blocks', 'record_output', 'block_row', 'block_table',
-           'pretrained_unet', 'forward_gflop', 'with_memory']
+           'pretrained_unet', 'forward_gflop']
 
 # %% ../../nbs/550_cost.ipynb #550-cost-004
 from collections.abc import Callable
@@ -154,18 +154,3 @@ def forward_gflop(
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(*example_inputs(model, 1, length))
     return counter.get_total_flops() / 1e9
-
-# %% ../../nbs/550_cost.ipynb #550-cost-021
-def with_memory(
-    model: nn.Module,  # on the meta device; changed
-) -> nn.Module:  # the same, on the default device
-    "Give a network weights without values, for predictions of memory under `FakeTensorMode`."
-    for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                empty = torch.empty(parameter.shape, dtype=parameter.dtype)
-                module._parameters[name] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
-    return model
