@@ -238,6 +238,7 @@ def score_sections(
 
 def model_card(
     about: dict,  # fields of `About`
+    use: str | None = None,  # section on how to load the model; None for a folder of our pipeline
 ) -> str:  # README.md with a YAML header
     "The card of a model. Source: Mitchell et al. 2019."
     about = check_about(about)
@@ -252,6 +253,6 @@ def model_card(
         _SECTIONS,
         "## Licence",
         f"Of the training data: {licence}. Terms that bind the data may bind the model and its images.",
-        _USE,
+        use or _USE,
     ]
     return "\n\n".join(parts) + "\n"

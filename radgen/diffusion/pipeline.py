@@ -23,6 +23,7 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput
 from PIL import Image
 from torch import nn
 
+# %% ../../nbs/630_pipeline.ipynb #630-pipeline-022
 from ..core.devices import index_generator
 from ..core.errors import ConfigError, DataError, RadgenError, first_line
 from ..core.files import atomic_dir, write_json
@@ -30,6 +31,7 @@ from ..core.options import Count, Positive, options
 from ..core.precision import autocast, choose_precision
 from .card import check_about, labelled_image, weights_fingerprint
 from .config import GenerationRequest, as_list, check_sampler
+from .finetuned import write_finetuned
 from .generation import ImagePlan, plan_images, sample_batch
 from .latents import LatentSpace, pixels_per_position
 from .process import NoiseSchedule, prediction_of
@@ -43,8 +45,10 @@ from radgen.diffusion.saved import (
     take,
     write_card,
 )
+from ..networks.pretrained_unet import PretrainedUNet
 from ..text.embedding import TextEmbedding
 from ..text.encoders import TextEncoder
+from ..text.pipeline_text import PipelineText, make_encoder
 from ..text.token_counts import cut_prompts
 
 # %% ../../nbs/630_pipeline.ipynb #630-pipeline-006
@@ -95,13 +99,13 @@ class TextToImage(DiffusionPipeline):
 
     denoiser: Any
     scheduler: Any
-    _encoder: TextEncoder | None = None
+    _encoder: TextEncoder | PipelineText | None = None
 
-    def load_encoder(self) -> TextEncoder:
+    def load_encoder(self) -> TextEncoder | PipelineText:
         "The text encoder, loaded when it is first needed."
         if self._encoder is None:
             with torch.inference_mode(False):  # it may be moved later
-                self._encoder = TextEncoder(self.config.encoder, self.config.max_length, self.device)
+                self._encoder = make_encoder(self.config.encoder, self.config.max_length, self.device)
         return self._encoder
 
     def encode(self, prompts: list[str]) -> TextEmbedding:
@@ -286,6 +290,12 @@ class SavedPipeline(DiffusionPipeline):
         "Write the pipeline and its card, as `DiffusionPipeline.save_pretrained` does, and as safetensors only."
         if not safe_serialization or use_flashpack:
             raise ConfigError("radgen saves safetensors only: leave safe_serialization and use_flashpack out.")
+        if isinstance(self.denoiser, PretrainedUNet):
+            if variant or push_to_hub:
+                raise ConfigError("a fine-tuned pipeline is saved as it is: leave variant and push_to_hub out.")
+            os.makedirs(save_directory, exist_ok=True)
+            write_finetuned(Path(save_directory), self)
+            return
         super().save_pretrained(os.fspath(save_directory), True, variant, max_shard_size, push_to_hub, **kwargs)
         write_card(save_directory, self.config.about)
 
@@ -383,5 +393,6 @@ def update_card(
     index["about"] = check_about(merged)
     with atomic_dir(folder) as copy:
         shutil.copytree(folder, copy, dirs_exist_ok=True)
-        write_json(copy / "model_index.json", index)
+        if "rank" not in index:  # a fine-tuned pipeline keeps its card in radgen.json
+            write_json(copy / "model_index.json", index)
         write_card(copy, index["about"])

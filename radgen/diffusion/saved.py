@@ -4,24 +4,33 @@
 
 # %% auto #0
 __all__ = ['LOADER', 'HUB_OPTIONS', 'DTYPE_OPTIONS', 'WEIGHT_OPTIONS', 'VAE_PLACES', 'WEIGHT_FILE', 'VAE_FILES', 'write_card',
-           'check_weights', 'has_vae', 'read_index', 'find_model', 'take', 'refuse_code', 'local_folder',
-           'load_scheduler', 'load_parts', 'vae_folder', 'vae_file', 'open_vae']
+           'has_vae', 'read_index', 'saved_weights', 'saved_vae', 'find_model', 'take', 'refuse_code', 'load_scheduler',
+           'load_parts', 'vae_folder', 'vae_file', 'open_vae']
 
 # %% ../../nbs/627_saved_models.ipynb #627-saved-models-005
-import os
-import re
 import reprlib
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKL
-from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from ..core.errors import ConfigError, DataError, first_line
 from ..core.files import atomic_path, read_json, write_json
+from ..core.pipelines import check_weights, local_folder
 from .card import model_card
+from radgen.diffusion.finetuned import (
+    base_folder,
+    finetuned_index,
+    finetuned_parts,
+    finetuned_record,
+    finetuned_weights,
+    write_record,
+)
 from .latents import AUTOENCODERS, checked_vae, load_vae
 from .process import NoiseSchedule, prediction_of, schedule_classes
 from ..networks.registry import denoiser_classes
@@ -42,6 +51,10 @@ def write_card(
     about: dict,  # keys of `About`
 ):
     "Write card and loader into a saved folder, and take the path out that the pipeline was loaded from."
+    record = finetuned_record(Path(folder))
+    if record is not None:
+        write_record(Path(folder), replace(record, about=about))
+        return
     for file in (Path(folder) / place for place in ("model_index.json", "denoiser/config.json", "vae/config.json")):
         if not file.exists():
             continue
@@ -52,18 +65,6 @@ def write_card(
             path.write_text(text, encoding="utf-8")
 
 # %% ../../nbs/627_saved_models.ipynb #627-saved-models-009
-def check_weights(
-    folder: Path,  # of a denoiser
-):
-    "Raise `DataError` for a folder without safetensors weights; a pickle can run code and is never loaded."
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if any(name.endswith(".safetensors") for name in names):
-        return
-    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"))]
-    found = f"only a pickle ({pickles[0]}), which can run code and is never loaded" if pickles else "none"
-    raise DataError(f"{folder} should hold weights as safetensors and has {found}: copy the whole folder again.")
-
-
 def has_vae(
     index: dict,  # of `read_index`
 ) -> bool:
@@ -76,12 +77,17 @@ def read_index(
 ) -> dict:  # model_index.json
     "What a saved pipeline is made of; raises `DataError` for a folder that is not one of ours, or has no safetensors."
     folder = Path(folder)
+    record = finetuned_record(folder)
+    if record is not None:
+        return finetuned_index(folder, record)
     if not (folder / "model_index.json").is_file():
         raise DataError(f"{folder} is no pipeline, it has no model_index.json: give runs/NAME/final of a finished run.")
     index = read_json(folder / "model_index.json")
     kind = index.get("_class_name") if isinstance(index, dict) else None
     if kind != "RadGenPipeline":
         raise DataError(f"{folder} holds {reprlib.repr(kind)}, not a RadGenPipeline: give runs/NAME/final.")
+    if "denoiser" not in index:
+        raise DataError(f"{folder} holds a LoRA without its radgen.json: copy the whole folder again.")
     known: dict[str, list] = {
         "denoiser": [list(location) for location in denoiser_classes()],
         "scheduler": [["diffusers", name] for name in schedule_classes()],
@@ -98,6 +104,30 @@ def read_index(
     return index
 
 # %% ../../nbs/627_saved_models.ipynb #627-saved-models-020
+def saved_weights(
+    folder: Path,  # of a saved pipeline
+) -> dict:  # name -> tensor, as `state_dict` of the denoiser
+    "The weights of a saved denoiser; raises `DataError` where they cannot be read."
+    record = finetuned_record(folder)
+    if record is not None:
+        return finetuned_weights(folder, record)
+    weights: dict = {}
+    for file in sorted((folder / "denoiser").glob("*.safetensors")):
+        try:
+            weights |= load_file(file)
+        except (OSError, SafetensorError) as e:
+            raise DataError(f"{file} could not be read ({first_line(e, 120)}): copy it again.") from None
+    return weights
+
+
+def saved_vae(
+    folder: Path,  # of a saved pipeline of latents
+) -> Any:  # as `load_vae`
+    "The VAE of a saved pipeline, on the CPU."
+    record = finetuned_record(folder)
+    return load_vae((folder if record is None else base_folder(folder, record).path) / "vae")
+
+
 def find_model(
     path: Path,  # runs/NAME, or a finished model by itself
 ) -> Path | None:
@@ -128,25 +158,6 @@ def refuse_code(
     if asked:
         raise ConfigError(f"{asked[0]} would run code that comes with a model, which radgen does not: leave it out.")
 
-# %% ../../nbs/627_saved_models.ipynb #627-saved-models-014
-def local_folder(
-    name: str | Path,  # a folder, or OWNER/NAME on the hub
-    what: str = "pipeline folder",  # for the message
-    remedy: str = "give runs/NAME/final of a finished run",
-    patterns: tuple[str, ...] = ("*.json", "*.safetensors"),  # of the files that are fetched
-    **hub_options,  # of `snapshot_download`
-) -> Path:
-    "A folder, downloaded from the hub where it is not here, without files that can hold code."
-    if os.path.isdir(name):
-        return Path(name)
-    reason = "it is no folder"
-    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
-        try:
-            return Path(snapshot_download(str(name), allow_patterns=list(patterns), **hub_options))
-        except Exception as e:  # whatever the network does
-            reason = f"the hub gave none: {type(e).__name__}"
-    raise DataError(f"no {what} at {name} ({reason}): {remedy}.")
-
 # %% ../../nbs/627_saved_models.ipynb #627-saved-models-017
 def load_scheduler(
     folder: Path,  # of a saved pipeline
@@ -169,6 +180,11 @@ def load_parts(
 ) -> dict:  # denoiser, scheduler and VAE
     "Load the parts of a saved pipeline that the caller has not given."
     weight_options = take(kwargs, WEIGHT_OPTIONS)
+    record = finetuned_record(folder)
+    if record is not None:
+        if weight_options.get("variant"):
+            raise ConfigError(f"{folder} has no variants of its weights: leave variant out.")
+        return {**finetuned_parts(folder, record), **take(kwargs, ("scheduler", "denoiser", "vae"))}
     scheduler = kwargs.pop("scheduler", None) or load_scheduler(folder, index["scheduler"][1])
     denoiser = kwargs.pop("denoiser", None)
     if denoiser is None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..core.errors import ConfigError, DataError
 from ..core.files import read_json
-from ..diffusion.latents import load_vae
+from ..diffusion.saved import saved_vae
 from .alignment import clip_retrieval, concept_alignment, concept_labels, type_alignment
 from .config import EvaluateConfig
 from radgen.evaluation.distance import (
@@ -228,7 +228,7 @@ def vae_scores(
     "What the VAE of a model costs, on as many training images as were generated."
     if not m.run.config.latents:
         return None
-    vae = load_vae(m.run.final() / "vae").to(m.features.device)
+    vae = saved_vae(m.run.final()).to(m.features.device)
     return measure_reconstruction(vae, m.images("train"), m.f_train, m.f_test, m.features, len(m.f))
 
 

@@ -91,6 +91,8 @@ def check_weights(
 class LoadedAsData(ModelMixin, ConfigMixin):
     "Weights that are read from safetensors only, each of them present and finite."
 
+    _supports_gradient_checkpointing = True
+
     @classmethod
     def from_pretrained(cls, path, **kwargs):
         "Read a folder of `save_pretrained`; raises `ConfigError` for another model's, and for unsound weights."
@@ -108,6 +110,12 @@ class LoadedAsData(ModelMixin, ConfigMixin):
         check_weights(path, model, info)
         return model
 
+    def twin(self):
+        "A copy on the CPU, whatever device and layout training chose."
+        plain = type(self)(**{name: value for name, value in self.config.items() if not name.startswith("_")})
+        plain.load_state_dict(self.state_dict())
+        return plain
+
 # %% ../../nbs/510_denoiser.ipynb #510-denoiser-013
 def steps_down(
     patch: int,  # pixels per side that become channels
@@ -121,15 +129,17 @@ def steps_down(
 class Denoiser(LoadedAsData):
     "Text, checks, loading and checkpointing, common to all denoisers: `model(x_t, t, text) -> prediction`."
 
-    _supports_gradient_checkpointing = True
     gradient_checkpointing = False
     cond: TextConditioning
 
+    def halvings(self) -> int:
+        "How often an image is halved."
+        return len(self.config.widths) - 1
+
     def check(self, x_t: torch.Tensor, t: torch.Tensor, text: TextEmbedding):
         "Raise `ConfigError` for inputs that this network cannot take."
-        channels, halvings = self.config.in_channels, len(self.config.widths) - 1
-        patch = getattr(self.config, "patch", 1)
-        multiple = patch * 2**halvings
+        channels, patch = self.config.in_channels, getattr(self.config, "patch", 1)
+        multiple = patch * 2 ** self.halvings()
         if x_t.ndim != 4 or x_t.shape[1] != channels:
             raise ConfigError(
                 f"images of shape {tuple(x_t.shape)} where this network takes (B, {channels}, H, W): convert them."
@@ -137,7 +147,7 @@ class Denoiser(LoadedAsData):
         if x_t.shape[2] % multiple or x_t.shape[3] % multiple:
             raise ConfigError(
                 f"images of {x_t.shape[3]} x {x_t.shape[2]} pixels: a multiple of {multiple} is needed, "
-                f"for the network {steps_down(patch, halvings)}."
+                f"for the network {steps_down(patch, self.halvings())}."
             )
         if t.shape != x_t.shape[:1] or len(text.pooled) != len(x_t):
             raise ConfigError(

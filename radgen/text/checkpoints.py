@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ..core.pipelines import is_pipeline, open_pipeline
 
 from ..core.assets import ASSETS, cache_dir, fetch_asset
 from ..core.errors import AssetError, ConfigError, first_line
@@ -97,10 +98,13 @@ def encoder_on_disk(
 
 # %% ../../nbs/410_checkpoints.ipynb #410-checkpoints-018
 def encoder_source(
-    name: str,  # a name in `ENCODERS`, an id of the hub (owner/name) or a folder saved by transformers
+    # a name in `ENCODERS`, an id of the hub (owner/name), a folder saved by transformers, or diffusers: and a pipeline
+    name: str,
     weights: bool = True,  # False where the tokenizer is enough
 ) -> str:  # folder that holds configuration, tokenizer and weights
     "Where an encoder is loaded from, fetched if need be; raises `AssetError` with the way out where it cannot be had."
+    if is_pipeline(name):
+        return str(open_pipeline(name).path / ("text_encoder" if weights else "tokenizer"))
     hub = hub_id(name)
     if hub is None:
         return str(fetch_asset(name))
@@ -188,6 +192,8 @@ def broken(
 ) -> AssetError:
     "The error for files that cannot be used."
     where = name if name == folder else f"{name} in {folder}"
+    if is_pipeline(name):
+        return AssetError(f"the {part} of {where} could not be loaded ({why}): copy the whole pipeline again.")
     return AssetError(f"the {part} of {where} could not be loaded ({why}): put whole files there, or {way_out(name)}.")
 
 # %% ../../nbs/410_checkpoints.ipynb #410-checkpoints-019
@@ -269,9 +275,10 @@ def load_network(
     name: str,  # as for `encoder_source`
     folder: str,  # where `encoder_source` found it
     kind: Any = None,  # class of transformers, such as CLIPModel; by default the text encoder, without dropout
+    tokenizer_folder: str | None = None,  # where the tokenizer lies, if not in the same folder
 ) -> tuple[Any, Any]:  # network in float32, and its tokenizer
     "A network, each weight from its file and finite, and the tokenizer that fits it; raises `AssetError` otherwise."
-    tokenizer = load_tokenizer(name, folder)
+    tokenizer = load_tokenizer(name, tokenizer_folder or folder)
     try:
         with quiet_transformers():
             model, config, info = _from_folder(folder, kind)

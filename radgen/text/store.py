@@ -19,9 +19,11 @@ from ..core.assets import ASSETS
 from ..core.errors import ConfigError, DataError, first_line
 from ..core.files import file_digest, read_json
 from ..core.options import Registry
+from ..core.pipelines import is_pipeline, open_pipeline
 from .checkpoints import SETTINGS, encoder_source, weight_files
 from .embedding import TextEmbedding
 from .encoders import check_texts, pooling_of
+from .pipeline_text import text_revision
 from .registry import ENCODERS, entry_of
 
 # %% ../../nbs/430_store.ipynb #430-store-006
@@ -61,6 +63,9 @@ def store_key(
 ) -> dict:  # name of the setting -> its value
     "Everything that could change a stored vector."
     STORED[dtype]  # raises `ConfigError` for an unknown type
+    if is_pipeline(name):  # wherever it lies: a fine-tuned model carries the same text encoder
+        known = {"encoder": "diffusers", "source": "diffusers", "revision": text_revision(open_pipeline(name))}
+        return {**known, "pooling": "all positions", "max_length": max_length, "dtype": dtype, "layout": 1}
     folder = Path(encoder_source(name))
     entry = entry_of(name)
     label = folder.resolve().name if entry is None and Path(name).is_dir() else name

@@ -94,7 +94,7 @@ def validation_of(
     if not len(prepared.rows("valid")):
         raise DataError(f"{prepared.dir} has no validation images, on which widths could be compared: give --width.")
     texts = prepared.texts("valid", cfg.caption_mode)
-    store = build_store(texts, prepared.dir / "embeddings", cfg.encoder, cfg.max_length, str(device))
+    store = build_store(texts, prepared.dir / "embeddings", run.encoder, cfg.max_length, str(device))
     found = make_validation(cfg, prepared, store, space=run.pipeline(device).latents)
     assert found is not None
     return found

@@ -21,10 +21,10 @@ from ..captions.modes import caption_texts
 from ..captions.records import rewrite_by_rules
 from ..captions.template import render
 from ..core.errors import DataError
-from ..core.files import read_json
 from ..core.options import Count, NonNegative, options
 from ..diffusion.config import LONGEST, GenerationRequest, clean_prompt
 from ..diffusion.pipeline import RadGenPipeline
+from ..diffusion.saved import read_index
 from ..evaluation.alignment import auroc, concept_labels, fit_probe
 from ..evaluation.features import cached_features, make_features
 from ..evaluation.memorisation import nearest
@@ -82,7 +82,7 @@ def names_of(
     prepared = data_of(run)
     if prepared is not None:
         return prepared.names
-    about = read_json(run.final() / "model_index.json").get("about") or {}
+    about = read_index(run.final()).get("about") or {}
     return {cui: name for cui, name in (about.get("concepts") or {}).items() if name}
 
 

@@ -19,15 +19,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from .pretrained import pretrained_model
 from torch import nn
 
 from ..core.devices import index_generator, to_unit
 from ..core.files import fingerprint
+from ..core.pipelines import is_pipeline
 from ..data.folders import is_prepared
 from ..diffusion.latents import LatentSpace
 from ..diffusion.process import draw_times
 from ..networks.pretrained import vgg16_features
-from ..networks.registry import DENOISERS, make_denoiser
+from ..networks.registry import denoiser_entry, make_denoiser
 from ..networks.vgg_unet import load_vgg_weights
 from ..prepared.config import PrepareConfig
 from ..prepared.folder import Prepared, load_prepared
@@ -302,9 +304,11 @@ def initial_model(
     cfg: ResolvedConfig,
     text_dim: int,  # width of the text encoder
 ) -> nn.Module:
-    "The same with pretrained VGG16 slices where it has them."
-    entry = DENOISERS[cfg.model]
-    if entry.pretrained:
+    "The same with pretrained VGG16 slices where it has them, or the denoiser of a pipeline."
+    entry = denoiser_entry(cfg.model)
+    if is_pipeline(cfg.model):
+        model = pretrained_model(cfg)
+    elif entry.pretrained:
         assert cfg.vgg_weights is not None
         vgg = vgg16_features(cfg.vgg_weights)
         print(f"Encoder: {vgg.source}.", file=sys.stderr)

@@ -6,10 +6,12 @@
 __all__ = ['default_patch', 'default_rate', 'latent_choices', 'recipe_choices', 'check_patch', 'check_crop', 'check_snr']
 
 # %% ../../nbs/643_choices.ipynb #643-choices-004
-from ..diffusion.latents import pixels_per_position
+from .pretrained import pretrained_choices
 
 from ..core.errors import ConfigError
+from ..core.pipelines import is_pipeline
 from ..diffusion.card import weights_fingerprint
+from ..diffusion.latents import pixels_per_position
 from ..diffusion.process import resolution_shift
 from ..diffusion.saved import open_vae
 from ..networks.pretrained import best_vgg_weights
@@ -57,6 +59,8 @@ def recipe_choices(
     cfg: TrainConfig,  # as the user gave it
 ) -> dict:  # option -> value
     "What the recipe, the network and other options decide where the user does not."
+    if is_pipeline(cfg.model):
+        return pretrained_choices(cfg)
     choices, denoiser, latents = dict(RECIPES[cfg.recipe]), DENOISERS[cfg.model], latent_choices(cfg.latents)
     patch = cfg.patch or latents.get("patch") or default_patch(cfg)
     size = cfg.image_size // latents.get("latent_factor", 1)

@@ -21,12 +21,10 @@ from radgen.core.options import (
     Probability,
     Share,
     Whole,
-    listed,
-    one_of,
     options,
 )
 from ..diffusion.config import Interval, SamplerName, Scale, Steps, UpToOne
-from ..networks.registry import DENOISERS
+from ..networks.registry import DENOISER_CHOICES, denoiser_name
 
 # %% ../../nbs/640_training_options.ipynb #640-training-options-006
 ImageSize = Annotated[int, Field(strict=True, ge=8, multiple_of=8)]  # the UNet halves an image three times
@@ -68,7 +66,8 @@ class PaperOptions:
 
     data_path: Path  # folder written by `radgen prepare`, or one in ROCOv2 layout (which is then prepared first)
     # UNet, VGG16UNet (VGG16 trained from the start), VGG16UNet_FrozenStart (from half time), VGG16UNet_Frozen (never)
-    model: Annotated[str, AfterValidator(one_of(DENOISERS)), listed(DENOISERS)] = "UNet"
+    # or diffusers: and a pipeline that somebody else trained, a Hugging Face id or a folder
+    model: Annotated[str, AfterValidator(denoiser_name), DENOISER_CHOICES] = "UNet"
     epochs: Count = 100  # passes over the training images
     batch_size: Count = 12  # images a process takes at once
     image_size: ImageSize = 64  # pixels per side, a multiple of 8
@@ -99,6 +98,7 @@ class ModelOptions(PaperOptions):
     init: Path | None = None  # start from the weights of this finished model: runs/OTHER or its folder final
     # train on the latents of this VAE: a Hugging Face id, a folder, a run of train-vae, or a .safetensors file
     latents: str | None = None
+    lora: Natural = 0  # rank of adapters that are trained instead of all weights, with --model diffusers:...
 
 # %% ../../nbs/640_training_options.ipynb #640-training-options-013
 @options
@@ -174,7 +174,7 @@ class ResolvedConfig(TrainConfig):
     patch: Literal[1, 2, 4] = 2
     encoder: str = "radbert"
     prediction: PredictionName = "v_prediction"
-    betas: Literal["linear", "cosine"] = "cosine"
+    betas: Literal["linear", "cosine", "scaled_linear"] = "cosine"  # type: ignore[assignment]
     zero_snr: bool = False
     shift: Positive = 1.0
     t_sampling: TimeSampling = "uniform"
@@ -189,6 +189,8 @@ class ResolvedConfig(TrainConfig):
     latent_channels: Natural = 0  # of the VAE; 0 where pixels are trained on
     latent_factor: Count = 1  # pixels per side of a position of the latents
     vae_weights: str | None = None  # fingerprint of the VAE's weights
+    base_weights: str | None = None  # fingerprint of the pipeline that is fine-tuned; None for our own networks
+    base_schedule: dict | None = None  # options of its noise schedule
 
     @property
     def map_shape(self) -> tuple[int, int]:

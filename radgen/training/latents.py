@@ -53,4 +53,5 @@ def open_latents(
         raise ConfigError(f"the VAE of --latents {cfg.latents} changed while the training began: start it again.")
     vae = vae.to(device)
     moments = stored_moments(cfg, prepared, "train", vae)
-    return moments, LatentSpace(vae, latent_scale(moments))
+    scale = latent_scale(moments) if cfg.base_weights is None else float(vae.config.scaling_factor)
+    return moments, LatentSpace(vae, scale)

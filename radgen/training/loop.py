@@ -27,7 +27,7 @@ from ..core.errors import RadgenError
 from ..core.files import write_json
 from ..core.precision import choose_precision, speed_up
 from ..diffusion.process import NoiseSchedule, time_steps
-from ..networks.registry import DENOISERS
+from ..networks.registry import denoiser_entry
 from ..prepared.folder import Prepared
 from ..text.embedding import TextEmbedding
 from .averages import Average
@@ -160,7 +160,7 @@ def several_processes(
 ):
     "Prepare several processes for parameters without a gradient; nothing for one process."
     if acc.num_processes > 1:
-        thaws = 0 < DENOISERS[batches.cfg.model].frozen_share < 1
+        thaws = 0 < denoiser_entry(batches.cfg.model).frozen_share < 1
         unused = thaws or bool(idle_parameters(model.eval(), schedule, batches))
         acc.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=unused)
 

@@ -60,7 +60,7 @@ def split_conditions(
     texts = prepared.texts(cfg.split, c.caption_mode)
     if not texts:
         raise DataError(f"{prepared.dir} keeps no {cfg.split} image: choose another --split, or give --prompts.")
-    store = build_store(texts, prepared.dir / "embeddings", c.encoder, c.max_length, device)
+    store = build_store(texts, prepared.dir / "embeddings", run.encoder, c.max_length, device)
     wanted = repeated(texts, cfg.n)
     rows = store.rows(wanted)
     note = cut_captions(store.full[rows], int(store.lengths[rows].max()))

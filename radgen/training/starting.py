@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from ..diffusion.finetuned import finetuned_record
 from torch import nn
 
-from ..core.errors import ConfigError, first_line
+from ..core.errors import ConfigError, DataError
 from ..core.files import read_json
-from ..diffusion.saved import find_model, read_index
+from ..diffusion.saved import find_model, read_index, saved_weights
 
 # %% ../../nbs/644_starting.ipynb #644-starting-006
 def matching_names(
@@ -99,12 +98,12 @@ def finished_weights(
     "The weights of a finished model; raises `RadgenError` where there is none, or one that is unsound."
     folder = finished_model(path)
     read_index(folder)
-    weights: dict[str, torch.Tensor] = {}
-    for file in sorted((folder / "denoiser").glob("*.safetensors")):
-        try:
-            weights |= load_file(file)
-        except (OSError, SafetensorError) as e:
-            raise ConfigError(f"--init {path}: {file.name} could not be read ({first_line(e, 120)}).") from None
+    if finetuned_record(folder) is not None:
+        raise ConfigError(f"--init {path} is a pipeline of diffusers: go on with --model diffusers:{folder} instead.")
+    try:
+        weights = saved_weights(folder)
+    except DataError as e:
+        raise ConfigError(f"--init {path}: {e}") from None
     unsound = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if unsound:
         raise ConfigError(f"--init {path} has weights that are not finite ({unsound[0]}): use another model.")

@@ -28,7 +28,7 @@ from ..core.files import atomic_dir
 from ..diffusion.card import weights_fingerprint
 from ..diffusion.latents import load_vae
 from ..diffusion.process import move_schedule, time_steps
-from ..networks.registry import DENOISERS
+from ..networks.registry import denoiser_entry
 from ..prepared.folder import Prepared
 
 # %% ../../nbs/665_train.ipynb #665-train-004c
@@ -218,7 +218,9 @@ def announce(
     "Print one line about what is trained, and on what."
     acc = state.accelerator
     parameters = sum(p.numel() for p in state.model.parameters())
-    line = f"{state.cfg.model}, {parameters / 1e6:.1f} M parameters, {len(state.batches.rows):,} images, "
+    every = sum(p.numel() for module in state.model.modules() for p in module.parameters(recurse=False))
+    of = "" if every == parameters else f" of {every / 1e6:.1f} M"
+    line = f"{state.cfg.model}, {parameters / 1e6:.1f} M{of} parameters, {len(state.batches.rows):,} images, "
     line += f"{state.total:,} steps of {state.batches.size} images on {acc.device}"
     if acc.num_processes > 1:
         line += f" and {acc.num_processes - 1} more"
@@ -273,7 +275,7 @@ def begin_state(
     model = model.to(acc.device, memory_format=torch.channels_last)
     ema = make_average(model, cfg.ema_width, cfg.ema_decay)
     schedule = move_schedule(schedule_of(cfg), acc.device)
-    share = DENOISERS[cfg.model].frozen_share
+    share = denoiser_entry(cfg.model).frozen_share
     optimizer = make_optimizer(model, cfg.optimizer, cfg.lr, share)
     several_processes(acc, model, schedule, batches)
     # before the moments are loaded, of which it would move even the step counts to the GPU
@@ -305,9 +307,7 @@ def write_final(
     state: TrainingState,  # at its last step
 ):
     "Write `final`: the averaged weights as a pipeline with its model card."
-    cfg, model = state.cfg, state.model
-    plain = type(model)(**{name: value for name, value in model.config.items() if not name.startswith("_")})
-    plain.load_state_dict(model.state_dict())
+    cfg, plain = state.cfg, state.model.twin()
     copy_final(plain, state.ema, state.run, cfg.ema_width)
     start = read_config(state.run)["start"]
     facts = card_facts(cfg, state.prepared, state.accelerator, start)

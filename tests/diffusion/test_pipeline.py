@@ -256,7 +256,7 @@ def test_text_encoder_follows_to(monkeypatch):
     pipe.to(torch.bfloat16)
     assert pipe._encoder.moved == [torch.device("cpu")] * 2  # a cast concerns the denoiser alone
     made = []
-    monkeypatch.setattr(P, "TextEncoder", lambda name, length, device: made.append((name, device)) or BytesEncoder())
+    monkeypatch.setattr(P, "make_encoder", lambda name, length, device: made.append((name, device)) or BytesEncoder())
     fresh = tiny(encoder="minilm")
     assert fresh.to("cpu") is fresh
     assert not made  # it is loaded when it is needed, and then where the denoiser is
@@ -619,14 +619,16 @@ def test_there_is_no_folder(tmp_path, monkeypatch):
     def offline(name, **kw):
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(S, "snapshot_download", offline)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
     with pytest.raises(DataError, match="the hub gave none: ConnectionError"):
         RadGenPipeline.from_pretrained("owner/name")
 
 
 def test_only_data_is_fetched_from_the_hub(folder, monkeypatch):
     asked = {}
-    monkeypatch.setattr(S, "snapshot_download", lambda name, **kw: asked.update(kw, name=name) or str(folder))
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, **kw: asked.update(kw, name=name) or str(folder)
+    )
     assert RadGenPipeline.from_pretrained("owner/name", revision="v1").config.about == {"name": "tiny"}
     assert asked == {"name": "owner/name", "revision": "v1", "allow_patterns": ["*.json", "*.safetensors"]}
 

@@ -13,6 +13,7 @@ from radgen.diffusion.guidance import guided
 from radgen.diffusion.latents import LatentSpace, encode_moments
 from radgen.networks.denoiser import TextConditioning
 from radgen.networks.pretrained import Preprocess
+from radgen.networks.pretrained_unet import PretrainedUNet
 from radgen.networks.registry import make_denoiser
 from radgen.text.embedding import TextEmbedding
 from radgen.training.batches import StepNoise, clean_images, random_crop
@@ -79,6 +80,46 @@ def test_an_injected_mix_up_in_the_text_is_caught(monkeypatch):
     monkeypatch.setattr(TextConditioning, "drop", on_the_host)
     with pytest.raises(Exception, match="(?i)device"):
         loss_and_guidance("UNet", "radgen")
+
+
+def with_memory(model):
+    "Give a network of the meta device fake weights; adapters cannot be added to fake ones."
+    for module in model.modules():
+        for name, p in module._parameters.items():
+            if p is not None:
+                module._parameters[name] = torch.nn.Parameter(torch.empty(p.shape), requires_grad=p.requires_grad)
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = torch.empty(buffer.shape)
+    return model
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_pretrained_unet_stays_on_the_device(rank):
+    cfg = replace(resolve(TrainConfig("data", size="tiny", image_size=32, patch=1, encoder="minilm")), crop=1.0)
+    cfg = replace(cfg, latents="a VAE", latent_channels=4, latent_factor=2, prediction="epsilon")
+    blocks = dict(down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), block_out_channels=(8, 16))
+    blocks |= dict(up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), norm_num_groups=4, layers_per_block=1)
+    second = dict(addition_embed_type="text_time", addition_time_embed_dim=4, projection_class_embeddings_input_dim=32)
+    with torch.device("meta"):
+        model = PretrainedUNet(dict(blocks, cross_attention_dim=24, attention_head_dim=2, **second), 16, 32, 9)
+        model.adapt(rank)
+    with FakeTensorMode(allow_non_fake_inputs=False):
+        schedule = schedule_of(cfg)
+        with torch.device("cuda"):
+            model = with_memory(model)
+            drop, t = torch.rand(2) < cfg.text_drop, torch.randint(0, 1000, (2,))
+            noise = StepNoise(torch.rand(2, 3), t, torch.randn(2, 4, 16, 16), drop, torch.randn(2, 4, 16, 16))
+            x0, mask = torch.randn(2, 4, 16, 16), torch.ones(2, 16, dtype=torch.bool)
+            text = TextEmbedding(torch.randn(2, 16, 24), mask, torch.randn(2, 24))
+        loss = step_loss(model, model, schedule, x0, text, noise, cfg)
+        optimizer = make_optimizer(model, "adamw", 1e-4)
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        with torch.no_grad():
+            out = guided(model, x0, t, text, 2.0)
+    assert (loss.device.type, loss.shape) == ("cuda", ())
+    assert (out.device.type, out.shape) == ("cuda", (2, 4, 16, 16))
 
 
 def test_latents_are_drawn_and_decoded_on_the_device():

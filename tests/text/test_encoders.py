@@ -213,7 +213,7 @@ def test_a_store_in_float32_is_filled_in_float32(dtype, precision, radbert_once,
         asked.append(precision)
         return TextEncoder(name, max_length, device)
 
-    monkeypatch.setattr("radgen.text.store_writer.TextEncoder", encoder)
+    monkeypatch.setattr("radgen.text.store_writer.make_encoder", encoder)
     store = build_store(TEXTS, tmp_path, str(radbert_once), dtype=dtype)
     assert (asked, store.get([0]).tokens.dtype) == ([precision], {"bf16": torch.bfloat16, "f32": torch.float32}[dtype])
 

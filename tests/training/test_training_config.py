@@ -66,7 +66,7 @@ def test_resolved_options_keep_the_order_of_the_fields():
     given = [f.name for f in fields(TrainConfig)]
     names = [f.name for f in fields(ResolvedConfig)]
     assert names[: len(given)] == given
-    assert names[len(given) :] == ["latent_channels", "latent_factor", "vae_weights"]
+    assert names[len(given) :] == ["latent_channels", "latent_factor", "vae_weights", "base_weights", "base_schedule"]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -78,7 +78,8 @@ def test_resolve_fills_what_is_open_and_keeps_what_is_given(recipe):
         assert resolved[name] == value, name
     open_options = {name for name, value in resolved.items() if value is None}
     events = {"checkpoint_every", "valid_every", "preview_every", "log_every"}
-    assert open_options == events | {"vgg_weights", "vae_weights", "steps", "init", "latents", "log_with"}
+    pretrained = {"vgg_weights", "vae_weights", "init", "latents", "base_weights", "base_schedule"}
+    assert open_options == events | pretrained | {"steps", "log_with"}
 
 
 def test_resolving_twice_changes_nothing():
