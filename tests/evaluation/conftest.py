@@ -24,7 +24,8 @@ def small_run(few, tmp_path_factory):
 @pytest.fixture
 def cheap(monkeypatch):
     "An evaluation without VGG16, with two scales of crops."
-    monkeypatch.setattr("radgen.evaluation.report.make_features", pixel_features)
+    for module in ("report", "any_images"):
+        monkeypatch.setattr(f"radgen.evaluation.{module}.make_features", pixel_features)
     monkeypatch.setattr("radgen.evaluation.scores.grid_features", lambda device: None)
     monkeypatch.setattr("radgen.evaluation.scores.truth_alignment", lambda *a: None)
     monkeypatch.setattr("radgen.evaluation.memorisation.SCALES", (1.0, 0.9))
