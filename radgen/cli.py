@@ -174,6 +174,10 @@ COMMANDS |= {
         "Choose the width of the EMA of a finished run: compare widths, or write the model with another one.\n"
         "Example: radgen ema runs/first --curve True --width 0.07",
     ),
+}
+
+# %% ../nbs/940_cli.ipynb #940-cli-034
+COMMANDS |= {
     "evaluate": Command(
         EvaluateConfig,
         run_evaluate,

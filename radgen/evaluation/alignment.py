@@ -104,7 +104,7 @@ def concept_table(
     rows = zip(names, asked.sum(0), real, generated)
     return tuple(ConceptScore(str(name), int(n), finite_or_none(r), finite_or_none(g)) for name, n, r, g in rows)
 
-
+# %% ../../nbs/740_alignment.ipynb #740-alignment-022
 def finite_or_none(
     value: float,
 ) -> float | None:

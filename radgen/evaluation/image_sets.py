@@ -66,7 +66,7 @@ def table_fault(
         f"call it {name}; its columns are {have}."
     )
 
-
+# %% ../../nbs/722_image_sets.ipynb #722-image-sets-026
 def prompt_tables(
     folder: Path,  # of the images
     prompts: Path | None = None,  # the table that the options name
@@ -258,7 +258,7 @@ def facts_of(
     with ThreadPoolExecutor() as pool:
         return list(pool.map(file_facts, [images[i] for i in chosen]))
 
-
+# %% ../../nbs/722_image_sets.ipynb #722-image-sets-027
 def most_frequent(
     values: Iterable[str],
     most: int = 5,

@@ -17,13 +17,13 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from .measures import MEASURES, Measure, draws_of, interval_of, score_at
 from scipy import stats
 
 from ..core.errors import ConfigError, DataError
 from ..core.figures import save_figure
 from ..core.files import atomic_dir, check_out, read_json, write_json
 from .config import LeaderboardConfig
+from .measures import MEASURES, Measure, draws_of, interval_of, score_at
 from .report_rows import data_uri, templates
 from .results import Scores, read_scores
 
@@ -59,7 +59,7 @@ def _names(file, scores):
     run = file.parents[2].name
     return run, f"{run}/{file.parent.name}", str(file)
 
-
+# %% ../../nbs/785_leaderboard.ipynb #785-leaderboard-005
 def read_entries(
     paths: Sequence[Path],
 ) -> list[Entry]:
@@ -144,7 +144,7 @@ class Comparison:
     p: float  # corrected for the comparisons of this score
     digits: int  # of the values in a text
 
-
+# %% ../../nbs/785_leaderboard.ipynb #785-leaderboard-006
 def difference_p(
     a: Scores,
     b: Scores,
@@ -198,7 +198,7 @@ def _probability(p):
     "A p-value in words."
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
-
+# %% ../../nbs/785_leaderboard.ipynb #785-leaderboard-007
 def statement(
     m: Measure,
     comparisons: list[Comparison],  # of this score
@@ -245,7 +245,7 @@ def leaderboard_table(
     rows[REAL] = ["unknown" if v is None else f"{v:.{m.digits}f}" for v, m in zip(real, chosen)]
     return pd.DataFrame(rows, index=[m.name for m in chosen]).T.rename_axis("evaluation")
 
-
+# %% ../../nbs/785_leaderboard.ipynb #785-leaderboard-008
 def value_rows(
     entries: list[Entry],
 ) -> list[dict]:  # a record an evaluation: name, report, and of each score the value and its interval

@@ -265,7 +265,7 @@ def alignment_scores(
         usefulness=tstr,
     )
 
-
+# %% ../../nbs/760_scores.ipynb #760-scores-018
 UNPAIRED: dict = dict(  # `alignment_scores` of images that belong to no real ones
     dict.fromkeys("doubt types types_real types_chance concepts_real concepts concepts_interval truth".split()),
     usefulness=None,
@@ -329,7 +329,7 @@ def vae_scores(
     f_train, f_test = (reference.features(s, features) for s in ("train", split))
     return measure_reconstruction(vae, reference.images("train"), f_train, f_test, features, n)
 
-
+# %% ../../nbs/760_scores.ipynb #760-scores-019
 def measure(
     generated: np.ndarray,  # (N, H, W) uint8
     rows: pd.DataFrame,  # with `id` and `prompt`, '' where unknown
