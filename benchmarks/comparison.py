@@ -9,7 +9,7 @@ from radgen.core.figures import save_figure
 from radgen.evaluation.alignment import fit_probe
 from radgen.evaluation.config import EvaluateConfig
 from radgen.evaluation.figures import comparison_figure
-from radgen.evaluation.scores import find_samples, read_samples
+from radgen.evaluation.scores import find_samples, read_samples, run_reference
 from radgen.evaluation.truth import grid_features, phantom_truth
 from radgen.training.run import load_run
 
@@ -35,5 +35,5 @@ if __name__ == "__main__":
     run = load_run(ROOT / "runs" / "demo")
     generated, rows = read_samples(find_samples(EvaluateConfig(run.dir), run))
     last = {surest_failure(run, generated, rows): "Failure: "}
-    figure = comparison_figure(run, generated, rows, n=13, ncol=7, kind="phantom", last=last)
+    figure = comparison_figure(run_reference(run), generated, rows, n=13, ncol=7, kind="phantom", last=last)
     save_figure(figure, ROOT / "fig" / "comparison.png")

@@ -23,7 +23,15 @@ import tyro
 from .captions.config import AuditConfig, RewriteConfig
 from .core.errors import Preempted, RadgenError
 from .core.files import to_json
-from .evaluation.config import CheckVaeConfig, CompareConfig, EvaluateConfig, Table3, Table4, Table5
+from radgen.evaluation.config import (
+    CheckVaeConfig,
+    CompareConfig,
+    EvaluateConfig,
+    LeaderboardConfig,
+    Table3,
+    Table4,
+    Table5,
+)
 from .prepared.config import PrepareConfig
 from .text.config import ClipConfig
 from radgen.tools.commands import (
@@ -38,6 +46,7 @@ from radgen.tools.commands import (
     run_evaluate,
     run_experiment,
     run_finetune_clip,
+    run_leaderboard,
     run_prepare,
     run_rewrite,
     run_sample,
@@ -47,6 +56,7 @@ from radgen.tools.commands import (
     show_doctor,
     show_ema,
     show_folder,
+    show_leaderboard,
     show_options,
     show_reconstruction,
     show_script,
@@ -164,11 +174,23 @@ COMMANDS |= {
         "Choose the width of the EMA of a finished run: compare widths, or write the model with another one.\n"
         "Example: radgen ema runs/first --curve True --width 0.07",
     ),
+}
+
+# %% ../nbs/940_cli.ipynb #940-cli-034
+COMMANDS |= {
     "evaluate": Command(
         EvaluateConfig,
         run_evaluate,
         None,
-        "Evaluate the samples of a run and write its report.\nExample: radgen evaluate --run runs/first",
+        "Evaluate the samples of a run, or a folder of images that were drawn by anything, and write the report.\n"
+        "Example: radgen evaluate --run runs/first, or: radgen evaluate --images drawn --data work/rocov2",
+    ),
+    "leaderboard": Command(
+        LeaderboardConfig,
+        run_leaderboard,
+        show_leaderboard,
+        "Put several evaluations side by side, and say which differences exceed the noise.\n"
+        "Example: radgen leaderboard runs/first runs/second drawn-evaluation --out leaderboard",
     ),
     "compare": Command(
         CompareConfig,
@@ -278,7 +300,8 @@ WORKFLOW = """radgen: text in, radiology image out.
 
 Your own images instead of ROCOv2: any table or folder of images with text; radgen prepare --dry-run shows what it is
 taken for. radgen COMMAND --help explains every option, --dry-run resolves them, --json prints results for scripts.
-Others: captions, finetune-clip, train-vae, check-vae, ema, compare, experiment, completion.
+Others: captions, finetune-clip, train-vae, check-vae, ema, leaderboard, compare,
+experiment, completion.
 Exit status: 0 done, 2 a mistake that the last line explains, 75 stopped by a scheduler's signal and 130 by Ctrl-C;
 the same command goes on."""
 

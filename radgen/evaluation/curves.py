@@ -16,7 +16,7 @@ from ..core.precision import usable_precision
 from .distance import Statistics, frechet_distance, real_baseline, statistics
 from .features import Features
 from .results import Curves
-from .scores import read_samples, real_features
+from .scores import read_samples, run_reference
 from ..training.config import SampleConfig
 from ..training.run import Run
 from ..training.sampling import sample
@@ -72,7 +72,8 @@ def distance_curves(
     device: str,
 ) -> Curves:
     "The distance over guidance and over the number of steps, all else as in the samples."
-    f_train, f_test = (real_features(run, split, features) for split in ("train", about["split"]))
+    reference = run_reference(run, about["split"])
+    f_train, f_test = (reference.features(split, features) for split in ("train", about["split"]))
     test, cfg = statistics(f_test, identity=features.identity), same_samples(run, about, n, device)
     by_guidance, by_steps = [], []
     for g in GUIDANCE:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PART', 'Statistics', 'matrix_root', 'statistics', 'frechet_distance', 'random_part', 'real_baseline',
-           'subset_distances', 'bias_line', 'fd_infinity', 'bootstrap']
+           'subset_distances', 'bias_line', 'fd_infinity', 'bootstrap_draws', 'draws_interval', 'bootstrap']
 
 # %% ../../nbs/710_distance.ipynb #710-distance-004
 from dataclasses import dataclass
@@ -135,6 +135,30 @@ def fd_infinity(
     return float(bias_line(parts)(0))
 
 # %% ../../nbs/710_distance.ipynb #710-distance-021
+def bootstrap_draws(
+    f: np.ndarray,  # (N, D) features of the generated images
+    real: Statistics,  # of the real ones, which stay
+    repeats: int = 100,
+    seed: int = 0,
+) -> np.ndarray:  # (repeats,) distances, centred on that of all images
+    "Distances of resampled images, without the bias of resampling. Source: Efron and Tibshirani 1993."
+    rng, distance = np.random.default_rng(seed), frechet_distance(statistics(f), real)
+    again = []
+    for _ in range(repeats):
+        resampled = f[rng.integers(0, len(f), len(f))]
+        again.append(frechet_distance(statistics(resampled), real))
+    return distance + (np.array(again) - np.mean(again))
+
+
+def draws_interval(
+    draws: np.ndarray,  # of a bootstrap
+    level: float = 0.95,  # of confidence
+) -> tuple[float, float]:  # lower and upper end
+    "What the middle part of the draws spans."
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def bootstrap(
     f: np.ndarray,  # (N, D) features of the generated images
     real: Statistics,  # of the real ones, which stay
@@ -142,11 +166,5 @@ def bootstrap(
     level: float = 0.95,  # of confidence
     seed: int = 0,
 ) -> tuple[float, float]:  # lower and upper end
-    "Interval over other draws of as many images, without the bias of resampling. Source: Efron and Tibshirani 1993."
-    rng, distance = np.random.default_rng(seed), frechet_distance(statistics(f), real)
-    again = []
-    for _ in range(repeats):
-        resampled = f[rng.integers(0, len(f), len(f))]
-        again.append(frechet_distance(statistics(resampled), real))
-    lo, hi = np.quantile(np.array(again) - np.mean(again), [(1 - level) / 2, (1 + level) / 2])
-    return float(distance + lo), float(distance + hi)
+    "Interval of the distance over other draws of as many images."
+    return draws_interval(bootstrap_draws(f, real, repeats, seed), level)

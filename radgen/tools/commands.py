@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['run_doctor', 'run_demo', 'run_prepare', 'run_rewrite', 'run_audit', 'run_finetune_clip', 'run_check_vae',
-           'run_train_vae', 'run_train', 'run_sample', 'run_ema', 'run_evaluate', 'run_compare', 'run_experiment',
-           'run_app', 'show_folder', 'show_text', 'show_script', 'show_doctor', 'show_ema', 'show_reconstruction',
-           'show_comparison', 'show_table', 'resolved', 'show_options']
+           'run_train_vae', 'run_train', 'run_sample', 'run_ema', 'run_evaluate', 'run_leaderboard', 'run_compare',
+           'run_experiment', 'run_app', 'show_folder', 'show_text', 'show_script', 'show_doctor', 'show_ema',
+           'show_reconstruction', 'show_comparison', 'show_leaderboard', 'show_table', 'resolved', 'show_options']
 
 # %% ../../nbs/935_commands.ipynb #935-commands-013
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ..captions.config import AuditConfig, RewriteConfig
-from ..evaluation.config import CheckVaeConfig, CompareConfig, EvaluateConfig, ExperimentConfig
+from ..evaluation.config import CheckVaeConfig, CompareConfig, EvaluateConfig, ExperimentConfig, LeaderboardConfig
 from ..prepared.config import PrepareConfig
 from ..text.config import ClipConfig
 from .config import AppConfig, DemoConfig, DoctorConfig, EmaConfig
@@ -99,10 +100,17 @@ def run_ema(cfg: EmaConfig) -> dict:
 
 # %% ../../nbs/935_commands.ipynb #935-commands-004b
 def run_evaluate(cfg: EvaluateConfig) -> Any:
-    "Evaluate samples and write the report."
+    "Evaluate samples or a folder of images, and write the report."
     from radgen.evaluation.report import evaluate
 
     return evaluate(cfg)
+
+
+def run_leaderboard(cfg: LeaderboardConfig) -> dict:
+    "Put several evaluations side by side."
+    from radgen.evaluation.leaderboard import leaderboard
+
+    return leaderboard(cfg)
 
 
 def run_compare(cfg: CompareConfig) -> Any:
@@ -166,6 +174,11 @@ def show_comparison(result: dict) -> str:
     "A line per number."
     width = max(map(len, result))
     return "\n".join(f"{name:{width}}  {value:.4g}" for name, value in result.items())
+
+
+def show_leaderboard(result: dict) -> str:
+    "The page as markdown."
+    return (Path(result["folder"]) / "leaderboard.md").read_text(encoding="utf-8")
 
 
 def show_table(rows: list[dict]) -> str:

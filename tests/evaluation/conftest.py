@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from evaluation_helpers import pixel_features
+from evaluation_helpers import cheaply, draw_images, of_images
+from PIL import Image
 
+from radgen.evaluation.any_images import evaluate_images
 from radgen.training.train import train
 from radgen.training.config import SampleConfig, TrainConfig
 from radgen.training.run import load_run
@@ -24,10 +26,7 @@ def small_run(few, tmp_path_factory):
 @pytest.fixture
 def cheap(monkeypatch):
     "An evaluation without VGG16, with two scales of crops."
-    monkeypatch.setattr("radgen.evaluation.report.make_features", pixel_features)
-    monkeypatch.setattr("radgen.evaluation.scores.grid_features", lambda device: None)
-    monkeypatch.setattr("radgen.evaluation.scores.truth_alignment", lambda *a: None)
-    monkeypatch.setattr("radgen.evaluation.memorisation.SCALES", (1.0, 0.9))
+    cheaply(monkeypatch)
 
 
 @pytest.fixture
@@ -42,3 +41,17 @@ def small_run_copy(small_run, tmp_path):
     "The same without the shortcuts."
     run = load_run(Path(shutil.copytree(small_run, tmp_path / "r")))
     return run, next(run.dir.glob("samples/*/sample.json")).parent
+
+
+@pytest.fixture(scope="session")
+def drawn(few, tmp_path_factory):
+    "A folder of images with a table of prompts, a broken file and a file that the table does not name, evaluated."
+    folder = draw_images(tmp_path_factory.mktemp("any") / "drawn", few.rows("test").head(40))
+    (folder / "part-0" / "broken.png").write_bytes(b"nothing")
+    with (folder / "metadata.jsonl").open("a") as f:
+        f.write('\n{"file_name": "part-0/broken.png", "text": "CT", "id": "PHANTOM_test_000001"}')
+    Image.new("L", (32, 32)).save(folder / "preview.png")
+    with pytest.MonkeyPatch.context() as patch:
+        cheaply(patch)
+        evaluate_images(of_images(few, folder))
+    return folder

@@ -12,7 +12,8 @@ from evaluation_helpers import quick
 
 from radgen.core.files import read_json
 from radgen.evaluation.config import EvaluateConfig
-from radgen.evaluation.report import evaluate, report_page
+from radgen.evaluation.report import evaluate, page_values
+from radgen.evaluation.report_rows import report_page
 from radgen.evaluation.tstr import train_on_synthetic
 
 
@@ -102,11 +103,12 @@ def check_that_text_stays_text(run, folder, scores, about, text):
     run.config = copy.copy(run.config)
     for k in ("name", "model", "size", "recipe", "encoder"):
         setattr(run.config, k, text)
-    page = Page(report_page("report.html.j2", run, folder, about | dict(sampler=text), scores))
+    values = page_values(run, folder, about | dict(sampler=text), scores)
+    page = Page(report_page("report.html.j2", values, run.dir))
     assert page.tags == plain.tags
     assert all(link.startswith("data:image/png") for link in page.links)
     assert page.text.count(text) == 7 + 2 + len(concepts)
-    markdown = report_page("report.md.j2", run, folder, about | dict(sampler=text), scores)
+    markdown = report_page("report.md.j2", values, run.dir)
     assert "<script" not in markdown
     assert "[x](" not in markdown
     assert markdown.count("|") - markdown.count("\\|") == (run.dir / "report.md").read_text().count("|")

@@ -8,8 +8,9 @@ from evaluation_helpers import pixel_features, quick
 from PIL import Image
 
 from radgen.core.errors import ConfigError, DataError
-from radgen.evaluation.report import evaluate, report_page
-from radgen.evaluation.scores import find_samples, measure, read_samples
+from radgen.evaluation.report import evaluate, page_values
+from radgen.evaluation.report_rows import report_page
+from radgen.evaluation.scores import find_samples, measure, read_samples, run_reference
 from radgen.core.files import read_json
 from radgen.training.train import train
 from radgen.training.config import SampleConfig
@@ -22,7 +23,7 @@ def test_too_few_images_are_rejected(sampled):
         evaluate(quick(run, min_images=51))
     many = np.zeros((9999, 16, 16), np.uint8)
     with pytest.raises(ConfigError, match="real test images are too few.*prepare more data"):
-        measure(many, None, run, "test", None, quick(run, min_images=9999))
+        measure(many, None, run_reference(run), None, quick(run, min_images=9999))
 
 
 def test_samples_of_training_captions_or_own_prompts_are_rejected(sampled):
@@ -48,9 +49,9 @@ def test_samples_of_another_model_are_rejected(sampled):
 def test_without_image_types_there_is_no_alignment(sampled):
     run, folder = sampled
     run.prepared.table["cuis"] = [["C0817096"]] * len(run.prepared.table)
-    r = measure(*read_samples(folder), run, "test", pixel_features(), quick(run))
+    r = measure(*read_samples(folder), run_reference(run), pixel_features(), quick(run))
     assert r.types is r.types_real is r.types_chance is r.concepts is None
-    text = report_page("report.md.j2", run, folder, read_json(folder / "sample.json"), r)
+    text = report_page("report.md.j2", page_values(run, folder, read_json(folder / "sample.json"), r), run.dir)
     assert "| requested image type | unknown | unknown |" in text
 
 
