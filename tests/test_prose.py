@@ -54,3 +54,7 @@ def test_prose_has_the_words_of_the_field(path):
         for wrong, right in INSTEAD.items():
             found = re.search(wrong, line, re.I)
             assert not found, f"{found[0]!r} in {line[:80]!r}: write {right}"
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
