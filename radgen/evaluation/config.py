@@ -178,7 +178,7 @@ class Table5(ExperimentConfig):
     scales: Annotated[tuple[Count, ...], AfterValidator(not_empty)] = (1, 2, 4)
     name: str = "table5"
 
-# %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-023
+# %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-021
 @options
 class StudyConfig:
     "Options of a reader study."
