@@ -178,7 +178,7 @@ class Table5(ExperimentConfig):
     scales: Annotated[tuple[Count, ...], AfterValidator(not_empty)] = (1, 2, 4)
     name: str = "table5"
 
-# %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-021
+# %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-023
 @options
 class StudyConfig:
     "Options of a reader study."
@@ -192,7 +192,7 @@ class StudyConfig:
     split: Literal["train", "valid", "test"] = "test"  # of a prepared folder
     # texts of a prepared folder, as in train; by default those that the generated images were drawn for, else 2
     caption_mode: Literal[0, 1, 2, 3] | None = None
-    # pixels per side; smaller images are left out [the usual shorter side, of the side where it is smaller]
+    # pixels per side; smaller images are left out; by default the usual width of the side with smaller images
     size: Annotated[int, Field(strict=True, ge=16, le=2048)] | None = None
     # pass both sides through JPEG of this quality, where the files of one side are JPEG
     jpeg: Annotated[int, Field(strict=True, ge=1, le=100)] | None = None

@@ -6,11 +6,12 @@
 __all__ = ['Side', 'matching_mode', 'read_side', 'equal_png', 'through_jpeg', 'is_jpeg', 'Drawn', 'shuffled', 'usual_side',
            'encode_row', 'draw_side', 'draw_images', 'differences']
 
-# %% ../../nbs/792_study_images.ipynb #792-study-images-028
+# %% ../../nbs/792_study_images.ipynb #792-study-images-004
 import hashlib
 import io
 from collections import Counter
 from collections.abc import Set
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from ..data.sources import LAYOUTS, read_data
 from .config import StudyConfig
 from ..prepared.folder import Prepared, load_prepared, square_image
 
-# %% ../../nbs/792_study_images.ipynb #792-study-images-030
+# %% ../../nbs/792_study_images.ipynb #792-study-images-006
 @dataclass(frozen=True)
 class Side:
     "The images of one side of a study."
@@ -66,11 +67,13 @@ def _read_images(folder: Path) -> pd.DataFrame:
     "Any source with captions, or the images of a plain folder."
     options = SourceOptions(folder, concepts="none")
     if any(layout.fits(folder, options) for layout in LAYOUTS):
-        return read_data(options).table[["image", "id", "caption"]].reset_index(drop=True)
+        with redirect_stderr(io.StringIO()):  # how rows are dealt to splits is of no interest here
+            table = read_data(options).table
+        return table[["image", "id", "caption"]].reset_index(drop=True)
     images = [str(p) for p in folder_files(folder, inside=True) if p.name.lower().endswith(IMAGE_SUFFIXES)]
     return pd.DataFrame({"image": images, "id": "", "caption": ""}, columns=["image", "id", "caption"], dtype=str)
 
-# %% ../../nbs/792_study_images.ipynb #792-study-images-032
+# %% ../../nbs/792_study_images.ipynb #792-study-images-008
 def matching_mode(
     prepared: Prepared,
     split: str,
@@ -97,7 +100,7 @@ def _prepared_side(option: str, folder: Path, cfg: StudyConfig, others: pd.DataF
     table = pd.DataFrame({"image": rows.image, "id": rows.id, "caption": prepared.texts(cfg.split, mode)})
     return Side(option, folder, table, prepared.grey)
 
-# %% ../../nbs/792_study_images.ipynb #792-study-images-033
+# %% ../../nbs/792_study_images.ipynb #792-study-images-009
 def read_side(
     option: str,  # --real or --fake, for messages
     folder: Path,
@@ -118,7 +121,7 @@ def read_side(
         raise DataError(f"{folder} holds {what}: give {option} another folder.")
     return side
 
-# %% ../../nbs/792_study_images.ipynb #792-study-images-035
+# %% ../../nbs/792_study_images.ipynb #792-study-images-011
 def equal_png(
     pixels: np.ndarray,  # (H, W) uint8
 ) -> bytes:  # as long for every image of the same size
@@ -148,7 +151,7 @@ def is_jpeg(
     except OSError:
         return False
 
-# %% ../../nbs/792_study_images.ipynb #792-study-images-038
+# %% ../../nbs/792_study_images.ipynb #792-study-images-014
 @dataclass(frozen=True)
 class Drawn:
     "An image of a study."
@@ -190,7 +193,7 @@ def usual_side(
             continue
     return sides.most_common(1)[0][0] if sides else 0
 
-# %% ../../nbs/792_study_images.ipynb #792-study-images-039
+# %% ../../nbs/792_study_images.ipynb #792-study-images-015
 def encode_row(
     row,  # image, id, caption
     side: Side,
@@ -215,19 +218,18 @@ def draw_side(
     side: Side,
     size: int,  # pixels per side
     cfg: StudyConfig,
-    taken: Set[tuple[str, str]] = frozenset(),  # ids and captions of the other side
+    taken: Set[tuple[str, str]] = frozenset(),  # ids and captions of the other side, which are used last
 ) -> tuple[list[Drawn], Counter]:  # and how many images were left out, by reason
     "Half of the images of a study; raises `DataError` where there are too few."
     drawn: dict[str, Drawn] = {}
     wanted, left_out = cfg.n // 2, Counter[str]()
     rows = shuffled(side, cfg.seed)
+    seen = pd.Series([bool(row.id) and (row.id, row.caption) in taken for row in rows.itertuples()], dtype=bool)
+    rows = rows.iloc[np.argsort(seen, kind="stable")]
     with tqdm(total=wanted, desc=f"images of {side.option}", unit="image", leave=False, mininterval=1) as progress:
         for row in rows.itertuples():
             if len(drawn) == wanted:
                 break
-            if row.id and (row.id, row.caption) in taken:
-                left_out["of captions that a generated image was drawn for"] += 1
-                continue
             image = encode_row(row, side, size, cfg)
             if isinstance(image, str):
                 left_out[image] += 1
@@ -240,7 +242,7 @@ def draw_side(
         raise DataError(_too_few(side, len(drawn), wanted, left_out))
     return list(drawn.values()), left_out
 
-# %% ../../nbs/792_study_images.ipynb #792-study-images-040
+# %% ../../nbs/792_study_images.ipynb #792-study-images-016
 def _too_few(side: Side, found: int, wanted: int, left_out: Counter) -> str:
     "The message for a folder with too few images."
     why = ", ".join(f"{n} {reason}" for reason, n in left_out.items())
@@ -271,7 +273,7 @@ def draw_images(
         remarks += [f"{n} images of {side.option} were left out: {reason}." for reason, n in left_out.items()]
     return sorted([*genuine, *generated], key=lambda d: d.digest), size, remarks
 
-# %% ../../nbs/792_study_images.ipynb #792-study-images-042
+# %% ../../nbs/792_study_images.ipynb #792-study-images-018
 def differences(
     real: list[Drawn],
     generated: list[Drawn],
@@ -293,6 +295,11 @@ def differences(
         )
     if cfg.captions:
         with_caption = [all(d.caption.strip() for d in images) for images in (real, generated)]
+        twice = len({(d.id, d.caption) for d in real if d.id} & {(d.id, d.caption) for d in generated})
+        if twice:
+            found.append(
+                f"{twice} captions are shown twice, with a real and with a generated image: give more real ones."
+            )
         if with_caption[0] != with_caption[1]:
             side = "real" if with_caption[0] else "generated"
             found.append(f"only the {side} images have captions, which would tell them apart: no caption is shown.")
