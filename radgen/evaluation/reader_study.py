@@ -207,7 +207,7 @@ def build_study(
         "remarks": remarks,
     }
 
-
+# %% ../../nbs/794_reader_study.ipynb #794-reader-study-021
 def study_text(
     result: dict,  # of `build_study`
 ) -> str:

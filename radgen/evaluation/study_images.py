@@ -62,7 +62,7 @@ def _read_sample_rows(folder: Path) -> pd.DataFrame:
     except (KeyError, ValueError) as e:
         raise DataError(f"{folder / 'samples.csv'} is not a table of radgen sample ({e}): sample anew.") from None
 
-
+# %% ../../nbs/792_study_images.ipynb #792-study-images-024
 def _read_images(folder: Path) -> pd.DataFrame:
     "Any source with captions, or the images of a plain folder."
     options = SourceOptions(folder, concepts="none")
@@ -178,7 +178,7 @@ def shuffled(
     rng = np.random.default_rng([seed % 2**32, int(side.option == "--real")])
     return side.table.iloc[rng.permutation(len(side.table))].reset_index(drop=True)
 
-
+# %% ../../nbs/792_study_images.ipynb #792-study-images-025
 def usual_side(
     side: Side,
     n: int,  # images that are looked at
@@ -213,7 +213,7 @@ def encode_row(
     truth = "real" if side.option == "--real" else "generated"
     return Drawn(truth, str(row.image), row.id, row.caption, equal_png(pixels), shorter, is_jpeg(row.image))
 
-
+# %% ../../nbs/792_study_images.ipynb #792-study-images-026
 def draw_side(
     side: Side,
     size: int,  # pixels per side

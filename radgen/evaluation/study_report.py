@@ -105,7 +105,7 @@ def accuracy_of_all(
 
     return bootstrap_estimate(accuracy, truth, repeats, seed), permutation_p(truth, said, repeats, seed)
 
-
+# %% ../../nbs/798_study_report.ipynb #798-study-report-001
 def study_scores(
     table: pd.DataFrame,  # of `read_all`
     key: Key,
@@ -209,7 +209,7 @@ def read_item(
     except (OSError, SyntaxError):
         raise DataError(f"{path} is missing or damaged: bring back the folder that was built.") from None
 
-
+# %% ../../nbs/798_study_report.ipynb #798-study-report-002
 def fooled_figure(
     key: Key,
     fooled: list[Fooled],  # of `fooled_images`

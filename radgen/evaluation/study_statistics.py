@@ -66,7 +66,7 @@ class ReaderScore:
     d_prime: float | None  # None where one kind of image has no answer
     seconds: float | None  # median until the first answer
 
-
+# %% ../../nbs/797_study_statistics.ipynb #797-study-statistics-025
 def reader_score(
     table: pd.DataFrame,  # of one reader, a row per image: reader, truth, answer, score, seconds
 ) -> ReaderScore:
