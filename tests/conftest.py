@@ -9,7 +9,8 @@ import pytest
 from filelock import FileLock
 from matplotlib.figure import Figure
 from PIL import Image
-from helpers import OFFICIAL, ROOT, SHARED, WORK, temporary_folder
+
+from helpers import CHROMIUM, OFFICIAL, ROOT, SHARED, WORK, temporary_folder
 
 
 BESIDE = {"official_text", "real"}  # fixtures that open the data beside the checkout
@@ -136,6 +137,17 @@ def official_text():
     if not OFFICIAL.exists():
         pytest.skip("the ROCOv2 texts are not beside this checkout (../shared/data/rocov2_text)")
     return OFFICIAL
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "Chromium, for the tests that `needs_browser` marks; of one file, since its event loop would disturb others."
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as p:
+        b = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield b
+        b.close()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,6 +1,7 @@
 """Where things are, and small helpers that several tests share."""
 
 import os
+import shutil
 import socket
 import tempfile
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 OFFICIAL = SHARED / "rocov2_text"
 WORK = ROOT / "work"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 
 
 def free_port():

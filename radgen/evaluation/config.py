@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FEATURES', 'TIMM', 'FEATURE_NAMES', 'FeaturesName', 'OF_IMAGES', 'OF_RUNS', 'BUDGETS', 'Denoiser', 'features_name',
            'EvaluateConfig', 'check_request', 'CompareConfig', 'two_or_more', 'LeaderboardConfig', 'CheckVaeConfig',
-           'not_empty', 'ExperimentConfig', 'Table3', 'Table4', 'Table5']
+           'not_empty', 'ExperimentConfig', 'Table3', 'Table4', 'Table5', 'StudyConfig', 'StudyScoreConfig']
 
 # %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-003
 from dataclasses import fields
@@ -225,3 +225,34 @@ class Table5(ExperimentConfig):
     caption_modes: Annotated[tuple[Literal[0, 1, 2, 3], ...], AfterValidator(not_empty)] = (3,)
     scales: Annotated[tuple[Count, ...], AfterValidator(not_empty)] = (1, 2, 4)
     name: str = "table5"
+
+# %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-023
+@options
+class StudyConfig:
+    "Options of a reader study."
+
+    real: Path  # real images: a prepared folder, any source that radgen prepare reads, or a folder of images
+    # generated images: a folder written by radgen sample, a run (its newest samples), or a folder of images
+    fake: Path
+    n: Annotated[int, Field(strict=True, ge=10, le=2000, multiple_of=2)] = 60  # images in all, half of them real
+    out: Path = Path("reader-study")  # folder for the page, the key and the design
+    captions: bool = True  # show the captions and request a score from 1 to 5
+    split: Literal["train", "valid", "test"] = "test"  # of a prepared folder
+    # texts of a prepared folder, as in train; by default those that the generated images were drawn for, else 2
+    caption_mode: Literal[0, 1, 2, 3] | None = None
+    # pixels per side; smaller images are left out; by default the usual width of the side with smaller images
+    size: Annotated[int, Field(strict=True, ge=16, le=2048)] | None = None
+    # pass both sides through JPEG of this quality, where the files of one side are JPEG
+    jpeg: Annotated[int, Field(strict=True, ge=1, le=100)] | None = None
+    equalize: bool = False  # equalise the histograms of both sides, as a training with --equalize True does
+    seed: Whole = 0  # decides which images are drawn
+
+
+@options
+class StudyScoreConfig:
+    "Options of the evaluation of a reader study."
+
+    study: Positional[Path]  # folder written by radgen reader-study build
+    answers: Positional[Annotated[tuple[Path, ...], AfterValidator(not_empty)]]  # files that the readers saved
+    repeats: Annotated[int, Field(strict=True, ge=100, le=1_000_000)] = 10_000  # resamplings and permutations
+    seed: Whole = 0  # of resamplings and permutations

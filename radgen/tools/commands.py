@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['run_doctor', 'run_demo', 'run_prepare', 'run_rewrite', 'run_audit', 'run_finetune_clip', 'run_check_vae',
            'run_train_vae', 'run_train', 'run_sample', 'run_ema', 'run_evaluate', 'run_leaderboard', 'run_compare',
-           'run_experiment', 'run_app', 'show_folder', 'show_text', 'show_script', 'show_doctor', 'show_ema',
-           'show_reconstruction', 'show_comparison', 'show_leaderboard', 'show_table', 'resolved', 'show_options']
+           'run_study', 'run_study_score', 'run_experiment', 'run_app', 'show_folder', 'show_text', 'show_script',
+           'show_doctor', 'show_ema', 'show_reconstruction', 'show_comparison', 'show_leaderboard', 'show_table',
+           'show_study', 'show_study_score', 'resolved', 'show_options']
 
 # %% ../../nbs/935_commands.ipynb #935-commands-013
 from dataclasses import asdict
@@ -14,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from ..captions.config import AuditConfig, RewriteConfig
-from ..evaluation.config import CheckVaeConfig, CompareConfig, EvaluateConfig, ExperimentConfig, LeaderboardConfig
+from radgen.evaluation.config import (
+    CheckVaeConfig,
+    CompareConfig,
+    EvaluateConfig,
+    ExperimentConfig,
+    LeaderboardConfig,
+    StudyConfig,
+    StudyScoreConfig,
+)
 from ..prepared.config import PrepareConfig
 from ..text.config import ClipConfig
 from .config import AppConfig, DemoConfig, DoctorConfig, EmaConfig
@@ -119,6 +128,20 @@ def run_compare(cfg: CompareConfig) -> Any:
 
     return compare(cfg)
 
+# %% ../../nbs/935_commands.ipynb #935-commands-017
+def run_study(cfg: StudyConfig) -> dict:
+    "Make the page, the key and the design of a reader study."
+    from radgen.evaluation.reader_study import build_study
+
+    return build_study(cfg)
+
+
+def run_study_score(cfg: StudyScoreConfig) -> Any:
+    "Evaluate the answers of readers."
+    from radgen.evaluation.study_report import score_study
+
+    return score_study(cfg)
+
 # %% ../../nbs/935_commands.ipynb #935-commands-005
 def run_experiment(cfg: ExperimentConfig) -> list[dict]:
     "Fill a table of the paper."
@@ -188,6 +211,20 @@ def show_table(rows: list[dict]) -> str:
     from radgen.evaluation.tables import table_text
 
     return table_text(pd.DataFrame(rows))
+
+# %% ../../nbs/935_commands.ipynb #935-commands-018
+def show_study(result: dict) -> str:
+    "The design of a reader study and what to do next."
+    from radgen.evaluation.reader_study import study_text
+
+    return study_text(result)
+
+
+def show_study_score(result: Any) -> str:
+    "The results of a reader study."
+    from radgen.evaluation.study_report import scores_text
+
+    return scores_text(result)
 
 # %% ../../nbs/935_commands.ipynb #935-commands-010
 def resolved(

@@ -14,14 +14,12 @@ import psutil
 import pytest
 from PIL import Image
 
-from helpers import free_port
+from helpers import free_port, needs_browser
 
 pytestmark = pytest.mark.soak
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_gradio = pytest.mark.skipif(
     importlib.util.find_spec("gradio") is None, reason="gradio is an optional extra: pip install -e '.[app]'"
 )
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 
 
 def start(run_dir, folder):
@@ -56,16 +54,6 @@ def server(run, tmp_path_factory):
         ]  # nothing is left, neither in the run nor where the command was given
     finally:
         process.kill()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as p:
-        b = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield b
-        b.close()
 
 
 @pytest.fixture
