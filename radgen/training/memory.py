@@ -97,19 +97,21 @@ def kept_activations(
 ) -> float:  # GiB
     "What one image keeps in memory from the forward to the backward pass, in mixed precision."
     weights: set[int] = set()
-    sizes: dict[int, tuple] = {}
+    kept: dict[int, torch.UntypedStorage] = {}
 
     def note(tensor):
-        "Count a tensor once; weights are there anyway."
-        if id(tensor) not in weights and tensor.ndim > 1:
-            sizes[id(tensor)] = (tensor, tensor.numel() * tensor.element_size())
+        "Count each storage once; weights are there anyway."
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage
         return tensor
 
     model.to(torch.bfloat16).train()
     with FakeTensorMode(allow_non_fake_inputs=True):
         with_memory(model)
-        weights |= {id(p) for module in model.modules() for p in module._parameters.values()}
+        every = (p for module in model.modules() for p in module.parameters(recurse=False))
+        weights |= {p.untyped_storage()._cdata for p in every}
         x, t, text = example_inputs(model, 1, length)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             model(x.bfloat16(), t, text).float().square().mean()
-    return sum(size for _, size in sizes.values()) / 2**30
+    return sum(storage.nbytes() for storage in kept.values()) / 2**30
