@@ -8,7 +8,6 @@ __all__ = ['Fooled', 'Comment', 'StudyScores', 'fooled_images', 'accuracy_of_all
 
 # %% ../../nbs/798_study_report.ipynb #798-study-report-029
 from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
