@@ -43,7 +43,7 @@ def test_readme_shows_two_commands():
     assert not re.search(r"\b[A-Z]{3,}_[A-Z]{3,}\b", readme())  # a number that was to be filled in
 
 
-@pytest.mark.parametrize("figure", ["fig/model.png", "fig/comparison.png"])
+@pytest.mark.parametrize("figure", ["fig/pipeline.png", "fig/comparison.png"])
 def test_readme_shows_figure(figure):
     assert figure in readme()
     assert (ROOT / figure).exists()
