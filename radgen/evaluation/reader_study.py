@@ -23,7 +23,7 @@ from markupsafe import Markup
 from ..core.errors import ConfigError
 from ..core.files import atomic_dir, check_out, fingerprint, write_json
 from .config import StudyConfig
-from .report import templates
+from .report_rows import templates
 from .study_answers import read_key
 from .study_design import COMPLETE, FORMAT, LEVEL, LONGEST, POWER, design_lines, design_table
 from .study_images import Drawn, draw_images
@@ -186,7 +186,7 @@ def is_there(
         )
     return True
 
-# %% ../../nbs/794_reader_study.ipynb #794-reader-study-023
+# %% ../../nbs/794_reader_study.ipynb #794-reader-study-025
 def write_study(
     folder: Path,  # is empty
     images: list[Drawn],

@@ -18,7 +18,7 @@ from ..core.errors import DataError
 from ..core.figures import image_grid, save_figure
 from ..core.files import atomic_path, write_json
 from .config import StudyScoreConfig
-from .report import data_uri, templates
+from .report_rows import data_uri, templates
 from .study_answers import Key, read_all, read_key
 from .study_design import COMPLETE, LEVEL, critical_count, design_lines, detectable_accuracy
 from radgen.evaluation.study_statistics import (
@@ -164,7 +164,7 @@ def verdict(
     n = min(r.answered for r in s.readers if r.reader in s.counted)
     return f"{shown}: the readers are not distinguished from chance. {power_text(n)}{note}"
 
-# %% ../../nbs/798_study_report.ipynb #798-study-report-003
+# %% ../../nbs/798_study_report.ipynb #798-study-report-005
 def _cells(r: ReaderScore) -> dict[str, str]:
     "A line of the printed table."
     shares = {"accuracy": r.accuracy, "sensitivity": r.sensitivity, "specificity": r.specificity}
