@@ -100,7 +100,7 @@ def style_remarks(
     advice = f"give --caption-mode {best}" if matches[best] else "give --captions False"
     return (f"the captions of the real images (mode {mode}) are not in the style of the prompts: {advice}.",)
 
-# %% ../../nbs/792_study_images.ipynb #792-study-images-025
+# %% ../../nbs/792_study_images.ipynb #792-study-images-031
 def _prepared_side(option: str, folder: Path, cfg: StudyConfig, others: pd.DataFrame | None) -> Side:
     "The kept images of a split."
     prepared = load_prepared(folder)
@@ -115,7 +115,7 @@ def _prepared_side(option: str, folder: Path, cfg: StudyConfig, others: pd.DataF
     table = pd.DataFrame({"image": rows.image, "id": rows.id, "caption": prepared.texts(cfg.split, mode)})
     return Side(option, folder, table, prepared.grey, remarks)
 
-# %% ../../nbs/792_study_images.ipynb #792-study-images-028
+# %% ../../nbs/792_study_images.ipynb #792-study-images-033
 def trained_equalized(
     folder: Path,  # a run, or samples of a model
 ) -> bool:  # False where the model is not known
@@ -370,7 +370,7 @@ def file_remarks(
         )
     return found
 
-# %% ../../nbs/792_study_images.ipynb #792-study-images-030
+# %% ../../nbs/792_study_images.ipynb #792-study-images-035
 def caption_remarks(
     real: list[Drawn],
     generated: list[Drawn],
