@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'PROTOCOL', 'FILES', 'PROTECTION', 'csp_hash', 'script_json', 'items_of', 'page_data', 'study_page',
-           'design_text', 'study_key', 'write_images', 'is_there', 'build_study', 'study_text']
+           'design_text', 'study_key', 'write_images', 'is_there', 'write_study', 'write_missing', 'build_study',
+           'study_text']
 
 # %% ../../nbs/794_reader_study.ipynb #794-reader-study-004
 import base64
@@ -12,6 +13,7 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,11 @@ from typing import Any
 from markupsafe import Markup
 
 from ..core.errors import ConfigError
-from ..core.files import atomic_dir, check_out, fingerprint, read_json, write_json
+from ..core.files import atomic_dir, check_out, fingerprint, write_json
 from .config import StudyConfig
-from .report import templates
-from .study_design import FORMAT, LEVEL, LONGEST, POWER, design_lines, design_table
+from .report_rows import templates
+from .study_answers import read_key
+from .study_design import COMPLETE, FORMAT, LEVEL, LONGEST, POWER, design_lines, design_table
 from .study_images import Drawn, draw_images
 
 # %% ../../nbs/794_reader_study.ipynb #794-reader-study-006
@@ -92,13 +95,14 @@ def study_page(
 
 # %% ../../nbs/794_reader_study.ipynb #794-reader-study-010
 PROTOCOL = (
-    "Primary result: the mean accuracy of the readers with a bootstrap interval over images, tested against chance by "
-    "permuting the truth over images.",
+    f"Primary result: the mean accuracy of the readers who answered at least {COMPLETE:.0%} of the images, tested "
+    "against chance by permuting the truth over images. Its interval is Wilson's, for the number of independent "
+    "answers that a bootstrap over images finds. It holds for these readers and other images of the same sources.",
     "Each reader: accuracy, sensitivity (generated images recognised) and specificity (real images recognised) with "
-    "Wilson's intervals, d', and an exact binomial test against 50%.",
+    "Wilson's intervals, d', and an exact binomial test of the accuracy against 50%.",
     "Agreement: Cohen's kappa of each pair of readers and Fleiss' kappa of all.",
-    "Captions: the mean score of real and of generated images, and their difference, with bootstrap intervals over "
-    "images.",
+    "Captions: the mean score of real and of generated images, and their difference within each reader who scored "
+    "both kinds, averaged over these readers, with bootstrap intervals over images.",
     "An image without an answer is left out for this reader, and counted.",
 )
 FILES = (
@@ -124,7 +128,7 @@ def design_text(
         "Analysis, decided beforehand": PROTOCOL,
         "Files": FILES,
         "What the page does not protect against": [PROTECTION],
-        "Remarks on the images": remarks or ["No difference of format, size or captions was found between the sides."],
+        "Remarks on the images": remarks or ["The checks of format, size and captions found nothing."],
     }
     parts = [f"## {title}\n\n" + "".join(f"- {line}\n" for line in lines) for title, lines in sections.items()]
     return "\n".join([f"# Reader study {study}\n", *parts])
@@ -166,16 +170,51 @@ def write_images(
 
 def is_there(
     out: Path,  # folder of a study
-    study: str,  # name of the study
+    key: dict,  # of `study_key`
 ) -> bool:
-    "Whether the study was made before; raises `ConfigError` for another one, whose key would be lost."
+    "Whether the study was made before; raises `RadgenError` for another one, whose key would be lost."
     check_out(out, "key.json")
     if not (out / "key.json").exists():
         return False
-    other = read_json(out / "key.json").get("study")
-    if other != study:
-        raise ConfigError(f"{out} holds the study {other}, whose key would be lost: choose another --out.")
+    other = read_key(out)
+    if other.study != key["study"]:
+        raise ConfigError(f"{out} holds the study {other.study}, whose key would be lost: choose another --out.")
+    if other.items.truth.to_dict() != {item: entry["truth"] for item, entry in key["items"].items()}:
+        raise ConfigError(
+            f"{out} holds these images with another truth, for example real and generated ones exchanged: "
+            "compare --real and --fake with its key.json, or choose another --out."
+        )
     return True
+
+# %% ../../nbs/794_reader_study.ipynb #794-reader-study-025
+def write_study(
+    folder: Path,  # is empty
+    images: list[Drawn],
+    key: dict,  # of `study_key`
+    remarks: list[str],  # of `draw_images`
+):
+    "The page, the design, the key and the images of a study."
+    study, n = key["study"], len(images)
+    page = study_page(page_data(study, images, key["size"], key["captions"]))
+    (folder / "study.html").write_text(page, encoding="utf-8")
+    (folder / "design.md").write_text(design_text(study, n, remarks), encoding="utf-8")
+    numbers = {"level": LEVEL, "power": POWER, "rows": design_table(n)}
+    write_json(folder / "design.json", {"study": study, "images": n, **numbers, "remarks": remarks})
+    write_json(folder / "key.json", key)
+    write_images(folder / "images", images)
+
+
+def write_missing(
+    out: Path,  # folder of a study
+    *content,  # arguments of `write_study`
+) -> list[str]:  # names of the files and folders that were missing
+    "Write what the folder of a study lacks."
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        write_study(Path(folder), *content)
+        missing = sorted(path.name for path in Path(folder).iterdir() if not (out / path.name).exists())
+        for name in missing:
+            os.replace(Path(folder) / name, out / name)
+    return missing
 
 # %% ../../nbs/794_reader_study.ipynb #794-reader-study-013
 def build_study(
@@ -185,17 +224,14 @@ def build_study(
     images, size, remarks = draw_images(cfg)
     captions = cfg.captions and all(d.caption.strip() for d in images)
     study = fingerprint([d.digest for d in images], [d.caption for d in images] if captions else [])[:8]
-    data = page_data(study, images, size, captions)
-    if is_there(cfg.out, study):
-        print(f"{cfg.out} is up to date.", file=sys.stderr)
+    key = study_key(study, cfg, images, size, captions)
+    if is_there(cfg.out, key):
+        missing = write_missing(cfg.out, images, key, remarks)
+        done = f"lacked {', '.join(missing)}, which is written again" if missing else "is up to date"
+        print(f"{cfg.out} {done}.", file=sys.stderr)
     else:
         with atomic_dir(cfg.out) as folder:
-            (folder / "study.html").write_text(study_page(data), encoding="utf-8")
-            (folder / "design.md").write_text(design_text(study, cfg.n, remarks), encoding="utf-8")
-            numbers = {"level": LEVEL, "power": POWER, "rows": design_table(cfg.n)}
-            write_json(folder / "design.json", {"study": study, "images": cfg.n, **numbers, "remarks": remarks})
-            write_json(folder / "key.json", study_key(study, cfg, images, size, captions))
-            write_images(folder / "images", images)
+            write_study(folder, images, key, remarks)
     return {
         "study": study,
         "folder": cfg.out,

@@ -29,7 +29,7 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     answer: Literal["real", "generated"] | None = None
     score: Annotated[int, Field(ge=1, le=5)] | None = None  # does it show what the caption says, 5 completely
-    seconds: Annotated[int, Field(ge=0)] | None = None  # until the first answer
+    seconds: Annotated[int, Field(ge=0, le=86400)] | None = None  # until the first answer, at most a day
     comment: Annotated[str, Field(max_length=LONGEST)] = ""
 
 
@@ -38,10 +38,10 @@ class AnswerFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     format: Literal[1]
-    study: str  # name of the study
+    study: Annotated[str, Field(pattern=r"^[0-9a-f]{8}\z")]  # name of the study
     reader: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,40}\z")]
     answers: dict[str, Answer]  # number of the image -> what was said
-    check: str  # of `check_sum`
+    check: Annotated[str, Field(pattern=r"^[0-9a-f]{8}\z")]  # of `check_sum`
 
 
 def check_sum(
@@ -77,7 +77,10 @@ def read_key(
         raise DataError(
             f"{folder} is no reader study, it has no key.json: give the folder of radgen reader-study build."
         )
-    stored = read_json(path)
+    try:
+        stored = read_json(path)
+    except (DataError, RecursionError):
+        raise DataError(f"{path} is damaged: bring back the file that was built.") from None
     try:
         items = pd.DataFrame.from_dict(stored["items"], orient="index")[["truth", "caption", "image", "id"]]
         numbered = all(item.isdecimal() for item in items.index)
@@ -99,7 +102,7 @@ def _parse(path: Path) -> AnswerFile:
         raise DataError(f"{path} cannot be read ({reason}): give a file that the page of the study saved.") from None
     except ValidationError as e:
         first = e.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(part)[:40] for part in first["loc"])
+        where = ".".join(str(part) if str(part).isidentifier() else repr(part) for part in first["loc"])[:100]
         what = f"{where}: {first['msg']}" if where else first["msg"]
         raise DataError(f"{path} is not a file of answers ({what[:200]}): let the reader save it again.") from None
 

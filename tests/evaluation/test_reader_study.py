@@ -4,25 +4,34 @@ import io
 import json
 import os
 import re
+import warnings
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 from scipy.stats import binomtest
-from sklearn.metrics import cohen_kappa_score
 
 from radgen.cli import main
 from radgen.core.errors import ConfigError, DataError
 from radgen.core.files import read_json, write_json
 from radgen.evaluation.config import StudyConfig, StudyScoreConfig
 from radgen.evaluation.reader_study import build_study
-from radgen.evaluation.study_answers import Answer, read_answers, read_key, write_answers
+from radgen.evaluation.study_answers import Answer, read_all, read_answers, read_key, write_answers
 from radgen.evaluation.study_design import critical_count, detectable_accuracy
-from radgen.evaluation.study_images import draw_images, matching_mode, read_side
-from radgen.evaluation.study_report import score_study, scores_text, verdict
-from radgen.evaluation.study_statistics import agreement, fleiss_kappa, permutation_p
+from radgen.evaluation.study_images import Side, draw_images, is_jpeg, mode_matches, read_side, usual_side
+from radgen.evaluation.study_report import score_study, scores_text, study_scores, verdict
+from radgen.evaluation.study_statistics import (
+    accuracy_estimate,
+    agreement,
+    caption_scores,
+    cohen_kappa,
+    fleiss_kappa,
+    permutation_p,
+    wilson,
+)
 
 from evaluation_helpers import random_images, write_images
 
@@ -129,14 +138,68 @@ def test_captions_of_as_many_real_images_are_shown_twice_and_reported(sides, tmp
     assert not any("shown twice" in remark for remark in draw_images(StudyConfig(*sides, n=10))[2])
 
 
-def samples_of(folder, prepared, mode, n):
-    "Noise as samples for test captions of a prepared folder."
-    rows = prepared.rows("test").iloc[:n]
+def test_a_caption_of_both_sides_is_found_whatever_the_ids_are(sides, tmp_path):
+    real, fake = sides
+    for path in fake.glob("*.png"):
+        path.rename(fake / f"generated-{path.name}")
+    with_captions(real, [f"CT {i}" for i in range(10)])
+    with_captions(fake, [f" CT {i}" for i in range(10)])
+    drawn, _, remarks = draw_images(StudyConfig(*sides, n=10))
+    assert not any("shown twice" in remark for remark in remarks)
+    assert len({d.caption.strip() for d in drawn}) == 10
+    assert any("10 captions are shown twice" in remark for remark in draw_images(StudyConfig(*sides, n=20))[2])
+
+
+def test_repeated_captions_of_one_side_are_drawn_last_and_reported(tmp_path):
+    "A caption that comes again would tell that the image was generated."
+    real = with_captions(write_images(tmp_path / "real", random_images(12, 16, 1)), [f"real {i}" for i in range(12)])
+    fake = with_captions(
+        write_images(tmp_path / "fake", random_images(12, 16, 2)), [f"fake {i % 6}" for i in range(12)]
+    )
+    drawn, _, remarks = draw_images(StudyConfig(real, fake, n=12))
+    assert len({d.caption for d in drawn}) == 12 and not any("repeat" in remark for remark in remarks)
+    assert any(
+        "0 real and 4 generated images repeat" in remark for remark in draw_images(StudyConfig(real, fake, n=20))[2]
+    )
+    hidden = draw_images(StudyConfig(real, fake, n=20, captions=False))[2]
+    assert not any("repeat" in remark for remark in hidden)
+
+
+def test_captions_of_another_length_are_reported(sides):
+    with_captions(sides[0], [f"CT {i}" for i in range(10)])
+    with_captions(sides[1], [f"CT of the chest after contrast {i}" for i in range(10)])
+    assert any("4 characters on real and 32 on" in remark for remark in draw_images(StudyConfig(*sides, n=20))[2])
+
+
+def test_samples_of_a_model_that_was_trained_on_equalised_images(sides, few, tmp_path):
+    samples = tmp_path / "run" / "samples"
+    samples.mkdir(parents=True)
+    samples_of(samples / "a", few, 2, 10)
+    (tmp_path / "run" / "config.json").write_text('{"equalize": true}')
+    for fake in (tmp_path / "run", samples / "a"):
+        for equalize in (False, True):
+            remarks = draw_images(StudyConfig(sides[0], fake, n=20, equalize=equalize))[2]
+            assert any("give --equalize True" in remark for remark in remarks) != equalize
+    (tmp_path / "run" / "config.json").write_text('{"equalize": false}')
+    assert not any("equalize" in remark for remark in draw_images(StudyConfig(sides[0], samples / "a", n=20))[2])
+
+
+def test_another_brightness_of_one_side_is_reported(sides, tmp_path):
+    dark = write_images(tmp_path / "dark", random_images(10, 24, 3) // 2)
+    remark = next(r for r in draw_images(StudyConfig(dark, sides[1], n=20))[2] if "grey value" in r)
+    assert re.search(r"real images have a mean grey value of 6\d with .* 3\d, generated ones 12\d with 7\d", remark)
+    for cfg in (StudyConfig(*sides, n=20), StudyConfig(dark, sides[1], n=20, equalize=True)):
+        assert not any("grey value" in remark for remark in draw_images(cfg)[2])
+
+
+def samples_of(folder, prepared, mode, n, split="test"):
+    "Noise as samples for captions of a prepared folder."
+    rows = prepared.rows(split).iloc[:n]
     write_images(folder, random_images(n, 24, 5))
     for i in range(n):
         (folder / f"{i:03d}.png").rename(folder / f"{i:06d}.png")
     (folder / "grid.png").write_bytes(b"no image of the study")
-    table = {"index": range(n), "id": rows.id, "prompt": prepared.texts("test", mode)[:n], "seed": 0}
+    table = {"index": range(n), "id": rows.id, "prompt": prepared.texts(split, mode)[:n], "seed": 0}
     pd.DataFrame(table).to_csv(folder / "samples.csv", index=False)
     return folder
 
@@ -147,7 +210,8 @@ def test_prepared_folder_and_samples_of_a_run(few, tmp_path):
     samples = samples_of(tmp_path / "run" / "samples" / "test-0", few, 3, 20)
     cfg = StudyConfig(few.dir, tmp_path / "run", n=30)
     fake = read_side("--fake", cfg.fake, cfg)
-    assert matching_mode(few, "test", fake.table) == 3
+    matches = mode_matches(few, fake.table)
+    assert max(matches, key=matches.get) == 3 and matches[3] == 20
     drawn, size, remarks = draw_images(cfg)
     assert size == 24
     assert len({d.id for d in drawn}) == 30
@@ -155,6 +219,38 @@ def test_prepared_folder_and_samples_of_a_run(few, tmp_path):
     assert all(texts[d.id] == d.caption for d in drawn)
     assert {os.path.dirname(d.image) for d in drawn if d.truth == "generated"} == {str(samples)}
     assert any("sharpness" in remark for remark in remarks)
+
+
+def test_the_caption_mode_is_found_in_all_splits_and_a_foreign_one_is_reported(few, tmp_path):
+    samples = samples_of(tmp_path / "train", few, 3, 10, "train")
+    texts = dict(zip(few.rows("test").id, few.texts("test", 3)))
+    drawn, _, remarks = draw_images(StudyConfig(few.dir, samples, n=20))
+    assert all(texts[d.id] == d.caption for d in drawn if d.truth == "real")
+    assert not any("style" in remark for remark in remarks)
+    remarks = draw_images(StudyConfig(few.dir, samples, n=20, caption_mode=0))[2]
+    assert any("(mode 0) are not in the style of the prompts: give --caption-mode 3" in remark for remark in remarks)
+    table = pd.read_csv(samples / "samples.csv").assign(prompt=[f"a chest radiograph {i}" for i in range(10)])
+    table.to_csv(samples / "samples.csv", index=False)
+    remarks = draw_images(StudyConfig(few.dir, samples, n=20))[2]
+    assert any("(mode 2) are not in the style of the prompts: give --captions False" in remark for remark in remarks)
+
+
+def test_jpeg_within_parquet_is_found_and_an_unknown_format_is_said(sides, tmp_path):
+    real, fake = sides
+    content = {}
+    for name in ("JPEG", "PNG"):
+        buffer = io.BytesIO()
+        Image.open(real / "000.png").save(buffer, name)
+        content[name] = buffer.getvalue()
+    cells = [
+        {"bytes": content["JPEG"], "path": "a"},
+        {"bytes": content["PNG"], "path": "b"},
+        {"bytes": b"?", "path": ""},
+    ]
+    pd.DataFrame({"image": cells}).to_parquet(tmp_path / "images.parquet")
+    found = [is_jpeg(f"{tmp_path / 'images.parquet'}#image:{i}") for i in range(3)]
+    assert found == [True, False, None]
+    assert is_jpeg(str(tmp_path / "none.png")) is None
 
 
 def test_jpeg_of_one_side_is_reported_unless_both_sides_pass_through_it(sides, tmp_path):
@@ -186,6 +282,44 @@ def test_small_damaged_and_repeated_images_are_left_out_and_counted(sides):
         draw_images(StudyConfig(real, fake, n=24, size=24))
     for reason in ("1 smaller than 24 pixels", "1 unreadable", "1 repeated"):
         assert reason in str(e.value)
+
+
+def test_the_size_of_a_study_of_many_sizes_leaves_few_images_out(tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i, side in enumerate(range(40, 70)):
+        Image.fromarray(random_images(1, side, i)[0]).save(folder / f"{i:02d}.png")
+    table = pd.DataFrame({"image": sorted(map(str, folder.glob("*.png"))), "id": "", "caption": ""})
+    assert usual_side(Side("--real", folder, table), 30, 0) == 40  # all are needed
+    assert 40 <= usual_side(Side("--real", folder, table), 20, 0) <= 46
+    small = usual_side(Side("--real", folder, pd.concat([table] * 9, ignore_index=True)), 200, 0)
+    assert 41 <= small <= 44
+    even = write_images(tmp_path / "even", random_images(30, 48))
+    table = pd.DataFrame({"image": sorted(map(str, even.glob("*.png"))), "id": "", "caption": ""})
+    assert usual_side(Side("--fake", even, table), 30, 0) == 48
+
+
+def test_a_page_that_no_browser_opens_is_refused_before_drawing(sides):
+    with pytest.raises(ConfigError, match="2000 images of 512 pixels is 699 MB, which browsers do not open"):
+        draw_images(StudyConfig(*sides, n=2000, size=512))
+
+
+def test_a_key_with_another_truth_is_not_up_to_date(sides, tmp_path, capsys):
+    "The name of a study does not depend on the truth."
+    real, fake = sides
+    build_study(StudyConfig(real, fake, n=20, out=tmp_path / "study"))
+    with pytest.raises(ConfigError, match="with another truth"):
+        build_study(StudyConfig(fake, real, n=20, out=tmp_path / "study"))
+    before = {p.name: p.read_bytes() for p in (tmp_path / "study").glob("*.*")}
+    (tmp_path / "study" / "study.html").unlink()
+    capsys.readouterr()
+    build_study(StudyConfig(real, fake, n=20, out=tmp_path / "study"))
+    assert "lacked study.html" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in (tmp_path / "study").glob("*.*")} == before
+    assert len(list((tmp_path / "study").iterdir())) == 5
+    (tmp_path / "study" / "key.json").write_text("[1]")
+    with pytest.raises(DataError, match="is not the key of a reader study"):
+        build_study(StudyConfig(real, fake, n=20, out=tmp_path / "study"))
 
 
 def test_folders_that_make_no_study(sides, tmp_path):
@@ -255,6 +389,7 @@ def test_one_perfect_reader(study, tmp_path):
     s = score_study(StudyScoreConfig(study.folder, (write(study, tmp_path, "ann"),), repeats=200))
     assert s.fooled == [] and s.captions is None and s.agreement.pairs == [] and s.agreement.fleiss is None
     assert s.p < 0.01 and "more often than by chance" in verdict(s)
+    assert (s.accuracy.low, s.accuracy.high) == pytest.approx(binomtest(20, 20).proportion_ci(method="wilson"))
     page = (study.folder / "score.html").read_text(encoding="utf-8")
     assert "Every answer was correct." in page and "nobody to agree with" in page
     assert "No image fooled a reader" in scores_text(s)
@@ -268,6 +403,31 @@ def test_a_reader_near_chance_is_reported_with_what_the_study_could_have_found(s
     s = score_study(StudyScoreConfig(study.folder, (write(study, tmp_path, "ann", wrong),), repeats=200))
     assert s.readers[0].d_prime == pytest.approx(0) and s.p > 0.5
     assert f"{detectable_accuracy(20):.0%}" in verdict(s) and "not distinguished from chance" in verdict(s)
+
+
+def test_readers_with_few_answers_are_left_out_of_the_primary_result(study, tmp_path):
+    few_answers = list(study.items.index[1:])
+    files = write(study, tmp_path, "ann", ("01", "02", "03")), write(study, tmp_path, "bob", ("01",), few_answers)
+    s = score_study(StudyScoreConfig(study.folder, files, repeats=200))
+    assert s.counted == ["ann"] and s.accuracy.value == pytest.approx(17 / 20)
+    assert "Left out, since fewer than 50% of the images are answered: bob." in verdict(s)
+    s = score_study(StudyScoreConfig(study.folder, files[1:], repeats=200))
+    assert s.accuracy is None and s.p is None and s.readers[0].answered == 1
+    assert verdict(s).startswith("No primary result: fewer than 50% of the images are answered by each reader (bob)")
+    assert "No primary result" in (study.folder / "score.html").read_text(encoding="utf-8")
+
+
+def test_power_is_that_of_the_answered_images(study, tmp_path):
+    half = list(study.items.index[study.items.truth == "real"][:5]) + list(
+        study.items.index[study.items.truth == "generated"][:5]
+    )
+    path = write(study, tmp_path, "ann", half[:3] + half[5:8], [i for i in study.items.index if i not in half])
+    s = score_study(StudyScoreConfig(study.folder, (path,), repeats=200))
+    assert f"accuracy {detectable_accuracy(10):.0%} or more would have been with 80% power and 10 answers" in verdict(s)
+    key = replace(study, items=study.items.loc[half[3:7]])  # four images
+    table = read_all([path], study)
+    s = study_scores(table[table.item.isin(key.items.index)].assign(answer="real"), key, 200)
+    assert "With 4 answers of a reader, no accuracy would have been" in verdict(s)
 
 
 def damaged(kind, key, path):
@@ -284,6 +444,17 @@ def damaged(kind, key, path):
     elif kind == "nothing answered":
         write_answers(path, key.study, "ann", {"01": Answer(comment="?")})
         return
+    elif kind == "hostile study":
+        content["study"] = f"{key.study}\n\x1b[2JAll files are accepted."
+    elif kind == "hostile field":
+        content["answers"]["01"]["\x1b[31m\n" + "x" * 500] = 1
+    elif kind == "hostile number":
+        content["answers"]["\x1b[31m\n"] = {"score": 9}
+    elif kind == "hostile image":
+        write_answers(path, key.study, "ann", {"\x1b[31m\n": Answer(answer="real")})
+        return
+    elif kind == "many seconds":
+        content["answers"]["01"]["seconds"] = 10**400
     elif kind == "long reader":
         content["reader"] = "a" * 41
     elif kind == "text for a number":
@@ -306,6 +477,11 @@ def damaged(kind, key, path):
         ("changed", "was changed after it was saved"),
         ("unknown image", "an answer to the image '99'"),
         ("nothing answered", "says of no image whether it is real"),
+        ("hostile study", "is not a file of answers"),
+        ("hostile field", "is not a file of answers"),
+        ("hostile number", "is not a file of answers"),
+        ("hostile image", "which the study lacks"),
+        ("many seconds", "seconds: Input should be less than or equal to 86400"),
         ("long reader", "is not a file of answers"),
         ("text for a number", "is not a file of answers"),
         ("list", "is not a file of answers"),
@@ -318,7 +494,7 @@ def test_files_of_answers_that_are_refused(study, tmp_path, kind, message):
     damaged(kind, study, path)
     with pytest.raises(DataError, match=message) as e:
         read_answers(path, study)
-    assert str(path) in str(e.value) and len(str(e.value).splitlines()) == 1
+    assert str(path) in str(e.value) and str(e.value).isprintable() and len(str(e.value)) < len(str(path)) + 300
 
 
 @pytest.mark.parametrize("change", ["items", "truth", "path", "format", "list"])
@@ -338,6 +514,14 @@ def test_damaged_keys_are_refused(study, change):
     write_json(path, content)
     with pytest.raises(DataError, match="is not the key of a reader study"):
         read_key(study.folder)
+
+
+@pytest.mark.parametrize("content", ['{"format": 1, "stu', "[" * 100_000, ""], ids=["cut", "deep", "empty"])
+def test_advice_for_a_truncated_key_does_not_destroy_the_truth(study, content):
+    (study.folder / "key.json").write_text(content)
+    with pytest.raises(DataError, match="key.json is damaged: bring back the file that was built") as e:
+        read_key(study.folder)
+    assert "delete" not in str(e.value)
 
 
 def test_the_checksum_is_crc32_of_plain_lines(study, tmp_path):
@@ -371,7 +555,22 @@ def test_power_is_that_of_simulated_readers():
         assert low <= np.mean(correct >= critical_count(n)) <= high
 
 
-def test_kappas_agree_with_scikit_learn_and_with_each_other():
+def kappa_by_formula(a, b, distance):
+    "One less the mean distance of the two answers to an image over that of any two answers."
+    return 1 - distance(a, b).mean() / distance(a[:, None], b).mean()
+
+
+def test_weighted_kappa_does_not_depend_on_the_scores_that_were_used():
+    a, b = np.array([[1, 1, 2, 2, 5, 5, 5, 5], [1, 2, 2, 1, 5, 5, 5, 2.0]])
+    assert cohen_kappa(a, b, "quadratic")[0] == pytest.approx(7 / 9)
+    rng = np.random.default_rng(0)
+    for allowed in ([1, 5], [2, 3, 5], [1, 2, 3, 4, 5]):
+        a, b = rng.choice(allowed, (2, 40)).astype(float)
+        expected = kappa_by_formula(a, b, lambda x, y: (x - y) ** 2)
+        assert cohen_kappa(a, b, "quadratic")[0] == pytest.approx(expected)
+
+
+def test_kappas_agree_with_their_formula_and_with_each_other():
     "For two readers with the same shares of answers, both kappas are one number."
     rng = np.random.default_rng(1)
     a = rng.permutation([0, 1] * 20)
@@ -383,7 +582,7 @@ def test_kappas_agree_with_scikit_learn_and_with_each_other():
         for i, v in enumerate(values)
     ]
     found = agreement(pd.DataFrame(rows))
-    assert found.pairs[0].kappa == pytest.approx(cohen_kappa_score(a, b))
+    assert found.pairs[0].kappa == pytest.approx(kappa_by_formula(a, b, np.not_equal))
     assert found.fleiss == pytest.approx(found.pairs[0].kappa, abs=0.02)
     assert fleiss_kappa(np.array([[1, 1]] * 10)) == pytest.approx(-1)
 
@@ -394,3 +593,42 @@ def test_permutation_allows_for_open_images_and_one_sided_answers():
     said[3, 0] = np.nan
     assert permutation_p(truth, said, 999) < 0.01
     assert permutation_p(truth, np.ones((20, 1)), 999) == 1.0
+
+
+def test_intervals_of_the_mean_accuracy_near_its_ends():
+    "They neither shrink to a point nor count more answers than there are."
+    truth = np.repeat([0.0, 1.0], 10)
+    right = np.tile(truth[:, None], (1, 3))
+    for said, share in ((right, 1.0), (1 - right, 0.0)):
+        e = accuracy_estimate(truth, said, 200)
+        assert (e.value, e.low, e.high) == pytest.approx((share, *wilson(share, 20)))
+    said = right.copy()
+    said[[0, 5, 10], [0, 1, 2]] = 1 - said[[0, 5, 10], [0, 1, 2]]  # errors on three images, one of each reader
+    e = accuracy_estimate(truth, said, 200)
+    low, high = wilson(57 / 60, 60)
+    assert e.low <= low + 1e-9 and e.high >= high - 1e-9
+    same = right.copy()
+    same[[0, 10]] = 1 - same[[0, 10]]  # of all readers on the same images: as one reader
+    e, one = accuracy_estimate(truth, same, 5000), wilson(0.9, 20)
+    assert (e.low, e.high) == pytest.approx(one, abs=0.02)
+
+
+def test_draws_without_an_answer_raise_no_warning():
+    truth, said = np.repeat([0.0, 1.0], 5), np.full((10, 2), np.nan)
+    said[0] = 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        e = accuracy_estimate(truth, said, 500)
+    assert e.value == 1 and e.low < 0.5
+
+
+def test_a_lenient_reader_does_not_change_the_difference_of_caption_scores():
+    rows = [("lenient", i, kind, 5.0) for i, kind in enumerate(["real"] * 9 + ["generated"])]
+    rows += [("strict", i + 10, kind, 2.0) for i, kind in enumerate(["real"] + ["generated"] * 9)]
+    rows += [("one-sided", 0, "real", 1.0)]
+    scores = pd.DataFrame(rows, columns=["reader", "item", "truth", "score"])
+    found = caption_scores(scores, 200)
+    assert (found.difference.value, found.difference.low, found.difference.high) == (0, 0, 0)
+    assert found.real.value == found.generated.value == 3.5 and found.readers == 2
+    assert (found.real.images, found.generated.images) == (10, 10)
+    assert caption_scores(scores[scores.reader == "one-sided"], 200) is None

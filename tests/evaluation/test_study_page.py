@@ -20,6 +20,14 @@ HOSTILE = "<script>document.title='owned'</script> <b>CT</b> \u2028 ünïcode"
 
 
 @pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    "A study of images that are larger than a phone."
+    folder = tmp_path_factory.mktemp("large")
+    sides = [write_images(folder / name, random_images(5, 512, seed)) for seed, name in enumerate(("real", "fake"))]
+    return build_study(StudyConfig(*sides, n=10, out=folder / "out"))
+
+
+@pytest.fixture(scope="module")
 def study(tmp_path_factory):
     "A study of ten images with captions that try to be HTML."
     folder = tmp_path_factory.mktemp("study")
@@ -38,7 +46,7 @@ def visit(browser, study):
     "Open the page in a context of its own or in a given one; no request and no error may happen."
     contexts, faults = [], []
 
-    def go(context=None, reader=None, before=None, **options):
+    def go(context=None, reader=None, before=None, of=study, **options):
         if context is None:
             context = browser.new_context(**options)
             contexts.append(context)
@@ -48,7 +56,7 @@ def visit(browser, study):
         page.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
         if before:
             page.add_init_script(before)
-        page.goto(study["page"].resolve().as_uri())
+        page.goto(of["page"].resolve().as_uri())
         if reader:
             page.get_by_label("Your reader code").fill(reader)
             page.keyboard.press("Enter")
@@ -101,6 +109,15 @@ def save(page, folder):
     return path
 
 
+def wait_until(page, expression):
+    "Wait for a condition; `wait_for_function` would need `eval`, which the policy of the page forbids."
+    for _ in range(100):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(expression)
+
+
 def pressed(page):
     return page.locator("button[aria-pressed=true]:not(#smooth)").all_inner_texts()
 
@@ -145,7 +162,7 @@ def test_two_readers_in_one_browser_and_a_third_who_goes_on(visit, study, tmp_pa
     again = visit(a.context, reader="r1")
     assert [text[0] for text in pressed(again)] == ["R", "1"]
     again.keyboard.press("3")  # seen by the other tab of this reader
-    a.wait_for_function("document.querySelector('[data-score=\"3\"]').getAttribute('aria-pressed') === 'true'")
+    wait_until(a, "document.querySelector('[data-score=\"3\"]').getAttribute('aria-pressed') === 'true'")
     key = read_key(study["folder"])
     assert [x.score for x in read_answers(save(a, tmp_path), key).answers.values()] == [3]
     assert [x.score for x in read_answers(save(b, tmp_path), key).answers.values()] == [5]
@@ -200,4 +217,88 @@ def test_sizes_dark_mode_and_names_of_controls(visit, width, scheme):
     assert HOSTILE.split(" \u2028")[0] in page.locator("#caption").inner_text()
     page.get_by_role("button", name="Next").focus()
     page.keyboard.press("Enter")
+    assert place(page) == "Image 2 of 10"
+
+
+def scale(page):
+    return page.locator("#scale").inner_text()
+
+
+def test_a_large_image_fits_a_phone_and_can_be_enlarged_and_moved(visit, large):
+    page = visit(reader="ann", of=large, viewport={"width": 400, "height": 850})
+    image, frame = page.locator("#image"), page.locator("#frame")
+    assert image.bounding_box()["width"] <= frame.bounding_box()["width"] <= 400
+    assert re.fullmatch(r"[67]\d %", scale(page)) and page.locator("#smaller").is_disabled()
+    rendering = "getComputedStyle(document.getElementById('image')).imageRendering"
+    assert page.evaluate(rendering) == "auto"
+    page.keyboard.press("+")
+    assert scale(page) == "1 ×" and image.bounding_box()["width"] == 512
+    assert page.evaluate(rendering) == "pixelated"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    frame.focus()
+    page.keyboard.press("ArrowRight")
+    wait_until(page, "document.getElementById('frame').scrollLeft > 0")
+    assert place(page) == "Image 1 of 10"
+    page.keyboard.press("-")
+    assert scale(page).endswith("%")
+    page.keyboard.press("ArrowRight")  # nothing to move
+    assert place(page) == "Image 2 of 10"
+
+
+def test_another_reader_asks_where_answers_are_not_saved(visit, tmp_path):
+    page, asked = visit(reader="ann"), []
+    page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    page.keyboard.press("r")
+    page.get_by_role("button", name="Another reader").click()
+    assert place(page) == "Image 1 of 10" and "stay in this browser under this reader code" in asked[0]
+    save(page, tmp_path)
+    page.get_by_role("button", name="Another reader").click()
+    assert page.get_by_label("Your reader code").is_visible() and len(asked) == 1
+    page = visit(reader="ann", before=NO_STORAGE)
+    page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
+    page.keyboard.press("r")
+    page.get_by_role("button", name="Another reader").click()
+    assert "They will be lost" in asked[1]
+
+
+def test_a_page_from_the_history_has_the_answers_of_the_storage(visit, study, tmp_path):
+    "Without an event: such a page slept while another one was used. What storage lost is kept, too."
+    page = visit(reader="ann")
+    answer(page, "r", 1)
+    prefix = f"radgen-study:{study['study']}:ann:"
+    write = "([key, value]) => localStorage.setItem(key, value)"
+    shown_item = truths(study)[shown(page)][0]
+    other = next(item for item, _ in truths(study).values() if item != shown_item)
+    later = {"answer": "generated", "score": 5, "seconds": 3, "comment": "later"}
+    page.evaluate(write, [prefix + shown_item, json.dumps(later)])
+    page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
+    assert [text[0] for text in pressed(page)] == ["G", "5"]
+    page.evaluate(write, [prefix + other, json.dumps(later)])
+    page.evaluate("key => localStorage.removeItem(key)", prefix + shown_item)
+    found = read_answers(save(page, tmp_path), read_key(study["folder"])).answers
+    assert {item: a.comment for item, a in found.items()} == {shown_item: "later", other: "later"}
+    assert "2 of 10 answered" in page.locator("#count").inner_text()
+
+
+def test_keys_of_other_layouts_and_held_keys(visit):
+    page = visit(reader="ann")
+    assert page.evaluate("document.activeElement.id") == "title"
+
+    def press(key, code, **more):
+        event = json.dumps({"key": key, "code": code, "bubbles": True, **more})
+        page.evaluate(f"document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {event}))")
+        return [text[0] for text in pressed(page)]
+
+    assert press("к", "KeyR") == ["R"]
+    assert press("γ", "KeyG") == ["G"]
+    assert press("&", "Digit1") == ["G", "1"]  # AZERTY
+    assert press("é", "Digit2") == ["G", "2"]
+    assert press("!", "Digit1", shiftKey=True) == ["G", "2"]
+    assert press("p", "KeyR") == ["G", "2"]  # Dvorak: the letter counts
+    before = scale(page)
+    press("-", "Digit6")
+    assert scale(page) != before
+    press("ArrowRight", "ArrowRight", repeat=True)
+    assert place(page) == "Image 1 of 10"
+    press("ArrowRight", "ArrowRight")
     assert place(page) == "Image 2 of 10"
