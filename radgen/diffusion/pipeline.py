@@ -28,6 +28,7 @@ from ..core.devices import index_generator
 from ..core.errors import ConfigError, DataError, RadgenError, first_line
 from ..core.files import atomic_dir, write_json
 from ..core.options import Count, Positive, options
+from ..core.pipelines import is_pipeline
 from ..core.precision import autocast, choose_precision
 from .card import check_about, labelled_image, weights_fingerprint
 from .config import GenerationRequest, as_list, check_sampler
@@ -119,7 +120,7 @@ class TextToImage(DiffusionPipeline):
         if not distinct:
             return ""
         encoder = self.load_encoder()
-        return cut_prompts(encoder.lengths(distinct), encoder.max_length)
+        return cut_prompts(encoder.lengths(distinct), encoder.max_length, is_pipeline(self.config.encoder))
 
     def conditioning(self, plan: ImagePlan, images: list[int], embeds: TextEmbedding | None) -> tuple:
         "Text and negative text of some images of a plan, on the denoiser's device and of its type."

@@ -24,10 +24,10 @@ from ..core.files import atomic_path, read_json, write_json
 from ..core.pipelines import check_weights, local_folder
 from .card import model_card
 from radgen.diffusion.finetuned import (
-    base_folder,
     finetuned_index,
     finetuned_parts,
     finetuned_record,
+    finetuned_vae,
     finetuned_weights,
     write_record,
 )
@@ -125,7 +125,7 @@ def saved_vae(
 ) -> Any:  # as `load_vae`
     "The VAE of a saved pipeline, on the CPU."
     record = finetuned_record(folder)
-    return load_vae((folder if record is None else base_folder(folder, record).path) / "vae")
+    return load_vae(folder / "vae") if record is None else finetuned_vae(folder, record)
 
 
 def find_model(

@@ -84,7 +84,7 @@ def check_weights(
     if wrong:
         names = ", ".join(wrong[:3]) + (" ..." if len(wrong) > 3 else "")
         raise ConfigError(
-            f"{path} has weights that are missing, unknown or not finite: {names}. Use another copy or checkpoint."
+            f"{path} has weights that are missing, unknown or not finite: {names}; use another copy or checkpoint."
         )
 
 # %% ../../nbs/510_denoiser.ipynb #510-denoiser-011

@@ -19,11 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..core.errors import ConfigError, DataError, first_line
-from ..core.files import read_json
-from ..core.pipelines import PipelineFolder, part_files
+from ..core.pipelines import PipelineFolder, part_config, part_files
 from .denoiser import Denoiser, check_weights
 from ..text.embedding import TextEmbedding
-from ..text.pipeline_text import PipelineText
+from ..text.pipeline_text import PipelineText, text_sizes
 
 # %% ../../nbs/545_pretrained_denoisers.ipynb #545-pretrained-denoisers-006
 def check_unet(
@@ -32,6 +31,9 @@ def check_unet(
     channels: int,  # of the latents of its VAE
 ):
     "Raise `ConfigError` for a UNet that needs other inputs than latents, time, text and image size."
+    levels = config.get("block_out_channels")
+    if not isinstance(levels, list | tuple) or not levels:
+        raise ConfigError(f"the UNet of {name} has no block_out_channels in its config.json: copy the pipeline again.")
     needs = [
         key
         for key in ("class_embed_type", "time_cond_proj_dim", "encoder_hid_dim", "num_class_embeds")
@@ -222,12 +224,16 @@ def read_tensors(
 
 def null_text(
     pipeline: PipelineFolder,
-    encoder: PipelineText,  # of the pipeline
-) -> TextEmbedding:  # one row
-    "What takes the place of no text: the encoding of an empty caption, or zeros where the pipeline says so."
-    text = encoder([""])
-    zeros = len(pipeline.text_parts) == 2 and pipeline.index.get("force_zeros_for_empty_prompt", True)
-    return text._replace(tokens=0 * text.tokens, pooled=0 * text.pooled) if zeros else text
+    device: str | torch.device = "cpu",  # where the text encoder runs
+) -> TextEmbedding:  # one row, on the CPU
+    """What takes the place of no text: the encoding of an empty caption, or zeros where the pipeline says so, for which
+    no text encoder is read."""
+    if len(pipeline.text_parts) == 2 and pipeline.index.get("force_zeros_for_empty_prompt", True):
+        width, length = text_sizes(pipeline)
+        mask = torch.ones(1, length, dtype=torch.bool)
+        return TextEmbedding(torch.zeros(1, length, width), mask, torch.zeros(1, width))
+    text = PipelineText(f"diffusers:{pipeline.name}", device, "no")([""])
+    return TextEmbedding(*(part.cpu() for part in text))
 
 # %% ../../nbs/545_pretrained_denoisers.ipynb #545-pretrained-denoisers-022
 def load_unet(
@@ -239,13 +245,11 @@ def load_unet(
 ) -> PretrainedUNet:  # on the CPU, without adapters
     "The denoiser of a pipeline; raises `RadgenError` where its weights do not fit or are not finite."
     folder = pipeline.path / "unet"
-    encoder = PipelineText(f"diffusers:{pipeline.name}", device, "no")
+    width, length = text_sizes(pipeline)
     weights = read_tensors(folder)
     try:
         with torch.device("meta"):
-            model = PretrainedUNet(
-                read_json(folder / "config.json"), pixels // factor, pixels, encoder.max_length, base
-            )
+            model = PretrainedUNet(part_config(folder), pixels // factor, pixels, length, base)
         info = model.unet.load_state_dict(weights, strict=False, assign=True)
     except (TypeError, ValueError, RuntimeError, AttributeError) as e:
         raise DataError(
@@ -253,9 +257,10 @@ def load_unet(
         ) from None
     missing = {"missing_keys": info.missing_keys, "unexpected_keys": info.unexpected_keys}
     check_weights(folder, model.unet, missing)
-    model.set_null(TextEmbedding(*(part.cpu() for part in null_text(pipeline, encoder))))
-    if encoder.width != model.config.text_dim:
+    if width != model.config.text_dim:
         raise DataError(
-            f"{pipeline.name} has a text encoder of width {encoder.width} and a UNet for {model.config.text_dim}."
+            f"{pipeline.name} has a text encoder of width {width} and a UNet for {model.config.text_dim}: "
+            "copy the whole pipeline again."
         )
+    model.set_null(null_text(pipeline, device))
     return model

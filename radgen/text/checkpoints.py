@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ..core.pipelines import is_pipeline, open_pipeline
 
 from ..core.assets import ASSETS, cache_dir, fetch_asset
 from ..core.errors import AssetError, ConfigError, first_line
+from ..core.pipelines import is_pipeline, open_pipeline
 from .registry import ENCODERS, entry_of, way_out
 
 # %% ../../nbs/410_checkpoints.ipynb #410-checkpoints-008
@@ -235,7 +235,7 @@ def _without_dropout(config: Any) -> Any:
     return config
 
 
-def _from_folder(folder: str, kind: Any) -> tuple[Any, Any, dict]:
+def _from_folder(folder: str, kind: Any, **options: Any) -> tuple[Any, Any, dict]:
     "A network of transformers, its configuration, and what it says about loading."
     from transformers import AutoConfig, AutoModel, CLIPTextModel
 
@@ -245,7 +245,7 @@ def _from_folder(folder: str, kind: Any) -> tuple[Any, Any, dict]:
         kind = CLIPTextModel if config.model_type == "clip_text_model" else AutoModel
     vars(config).pop("auto_map", None)  # code of its own, which is never run
     model, info = kind.from_pretrained(
-        folder, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        folder, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
     return model, config, info
 
@@ -281,7 +281,8 @@ def load_network(
     tokenizer = load_tokenizer(name, tokenizer_folder or folder)
     try:
         with quiet_transformers():
-            model, config, info = _from_folder(folder, kind)
+            safe = {"use_safetensors": True} if is_pipeline(name) else {}  # older encoders have pickles of tensors
+            model, config, info = _from_folder(folder, kind, **safe)
     except pickle.UnpicklingError:
         raise broken(name, folder, "weights", "a pickle that holds more than tensors, which could run code") from None
     except Exception as e:  # whatever a foreign file provokes

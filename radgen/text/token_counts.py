@@ -60,14 +60,15 @@ def truncation(
 def cut_captions(
     lengths: np.ndarray,  # (N,) tokens of each caption before truncation
     limit: int,  # tokens that the encoder reads
+    fixed: bool = False,  # whether it reads no more in any case, as those of pipelines
 ) -> str:  # '' where none is cut
     "How many captions lose their end, in one sentence."
     cut = int((lengths > limit).sum())
     if not cut:
         return ""
-    longest = int(lengths.max())
+    longest, reason = int(lengths.max()), "all that this text encoder reads" if fixed else "--max-length"
     return (
-        f"{cut:,} of {len(lengths):,} captions are cut at {limit} tokens (--max-length), "
+        f"{cut:,} of {len(lengths):,} captions are cut at {limit} tokens ({reason}), "
         f"the longest has {longest:,} tokens."
     )
 
@@ -75,12 +76,14 @@ def cut_captions(
 def cut_prompts(
     lengths: Sequence[int] | np.ndarray,  # tokens of each prompt before truncation
     limit: int,  # tokens that the encoder reads
+    fixed: bool = False,  # whether it reads no more in any case, as those of pipelines
 ) -> str:  # '' where none is cut
     "How many tokens of some prompts are not read, in two sentences."
     over = [n - limit for n in lengths if n > limit]
     if not over:
         return ""
-    advice = "Shorten it, or use a model that was trained with a larger --max-length."
+    other = f": the text encoder of this pipeline reads {limit} in any case."
+    advice = "Shorten it" + (other if fixed else ", or use a model that was trained with a larger --max-length.")
     if len(lengths) == 1:
         counts = f"the prompt has {lengths[0]} tokens and the text encoder reads {limit}"
         return f"{counts}: the last {over[0]} are cut. {advice}"

@@ -24,6 +24,7 @@ from psutil import pid_exists
 
 from ..core.devices import pick_device
 from ..core.errors import ConfigError, RadgenError, stop_signals
+from ..core.pipelines import is_pipeline
 from ..diffusion.config import LONGEST, clean_prompt, samplers_for
 from ..diffusion.process import prediction_of
 from ..text.token_counts import TokenCounter, cut_prompts
@@ -76,7 +77,7 @@ class Answers:
 
     def note(self, text: str) -> str:
         "How much of a text the model does not read; '' where it reads all."
-        note = cut_prompts(self.count([text or ""]), self.limit)
+        note = cut_prompts(self.count([text or ""]), self.limit, is_pipeline(self.pipe.config.encoder))
         return f"**Note:** {note}" if note else ""
 
     def compare(self, images: list) -> tuple[list, pd.DataFrame]:

@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from .pretrained import pretrained_model
 from torch import nn
 
 from ..core.devices import index_generator, to_unit
@@ -41,6 +40,7 @@ from ..text.token_counts import cut_captions
 from .balance import balanced_epoch, draw_shares, image_labels
 from .config import ResolvedConfig, TrainConfig
 from .latents import open_latents
+from .pretrained import pretrained_model
 
 # %% ../../nbs/655_batches.ipynb #655-batches-006
 def batch_indices(
@@ -267,7 +267,7 @@ def make_batches(
             texts += prepared.texts(split, cfg.caption_mode)
     store = build_store(texts, prepared.dir / "embeddings", cfg.encoder, cfg.max_length, device)
     found = store.rows(texts)
-    note = cut_captions(store.full[found], int(store.lengths[found].max()))
+    note = cut_captions(store.full[found], int(store.lengths[found].max()), is_pipeline(cfg.encoder))
     if note and rank == 0:
         print(note, file=sys.stderr)
     images, space = training_images(cfg, prepared, device)

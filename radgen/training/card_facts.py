@@ -83,7 +83,7 @@ def card_options(
         options["latents"] = f"{name}, weights {str(cfg.vae_weights)[:12]}"
     if is_pipeline(cfg.model):
         options |= {"model": f"diffusers:{open_pipeline(cfg.model).label}", "lora": cfg.lora}
-        del options["latents"]
+        del options["latents"], options["size"]  # which a pipeline decides
     return options
 
 

@@ -23,6 +23,7 @@ from ..core.devices import pick_device
 from ..core.errors import DataError
 from ..core.figures import evenly, image_grid, save_figure
 from ..core.files import atomic_dir, check_out, fingerprint, read_json, write_json
+from ..core.pipelines import is_pipeline
 from ..core.precision import choose_precision, speed_up
 from ..diffusion.card import save_png
 from ..diffusion.pipeline import CutPromptWarning, RadGenPipeline
@@ -63,7 +64,7 @@ def split_conditions(
     store = build_store(texts, prepared.dir / "embeddings", run.encoder, c.max_length, device)
     wanted = repeated(texts, cfg.n)
     rows = store.rows(wanted)
-    note = cut_captions(store.full[rows], int(store.lengths[rows].max()))
+    note = cut_captions(store.full[rows], int(store.lengths[rows].max()), is_pipeline(run.encoder))
     return Conditions(wanted, repeated(prepared.rows(cfg.split).id.tolist(), cfg.n), store.get(rows), note)
 
 

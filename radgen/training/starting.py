@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from ..diffusion.finetuned import finetuned_record
 from torch import nn
 
 from ..core.errors import ConfigError, DataError
 from ..core.files import read_json
+from ..diffusion.finetuned import finetuned_record, going_on
 from ..diffusion.saved import find_model, read_index, saved_weights
 
 # %% ../../nbs/644_starting.ipynb #644-starting-006
@@ -98,8 +98,9 @@ def finished_weights(
     "The weights of a finished model; raises `RadgenError` where there is none, or one that is unsound."
     folder = finished_model(path)
     read_index(folder)
-    if finetuned_record(folder) is not None:
-        raise ConfigError(f"--init {path} is a pipeline of diffusers: go on with --model diffusers:{folder} instead.")
+    record = finetuned_record(folder)
+    if record is not None:
+        raise ConfigError(f"--init {path} is {going_on(folder, record)}.")
     try:
         weights = saved_weights(folder)
     except DataError as e:

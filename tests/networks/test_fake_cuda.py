@@ -18,6 +18,7 @@ from radgen.networks.registry import make_denoiser
 from radgen.text.embedding import TextEmbedding
 from radgen.training.batches import StepNoise, clean_images, random_crop
 from radgen.training.config import TrainConfig
+from radgen.training.memory import with_memory
 from radgen.training.minimal import step_loss
 from radgen.training.optimizers import make_optimizer
 from radgen.training.run import resolve, schedule_of
@@ -82,17 +83,6 @@ def test_an_injected_mix_up_in_the_text_is_caught(monkeypatch):
         loss_and_guidance("UNet", "radgen")
 
 
-def with_memory(model):
-    "Give a network of the meta device fake weights; adapters cannot be added to fake ones."
-    for module in model.modules():
-        for name, p in module._parameters.items():
-            if p is not None:
-                module._parameters[name] = torch.nn.Parameter(torch.empty(p.shape), requires_grad=p.requires_grad)
-        for name, buffer in module._buffers.items():
-            module._buffers[name] = torch.empty(buffer.shape)
-    return model
-
-
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_pretrained_unet_stays_on_the_device(rank):
     cfg = replace(resolve(TrainConfig("data", size="tiny", image_size=32, patch=1, encoder="minilm")), crop=1.0)
@@ -106,7 +96,7 @@ def test_a_pretrained_unet_stays_on_the_device(rank):
     with FakeTensorMode(allow_non_fake_inputs=False):
         schedule = schedule_of(cfg)
         with torch.device("cuda"):
-            model = with_memory(model)
+            model = with_memory(model, "cuda")
             drop, t = torch.rand(2) < cfg.text_drop, torch.randint(0, 1000, (2,))
             noise = StepNoise(torch.rand(2, 3), t, torch.randn(2, 4, 16, 16), drop, torch.randn(2, 4, 16, 16))
             x0, mask = torch.randn(2, 4, 16, 16), torch.ones(2, 16, dtype=torch.bool)

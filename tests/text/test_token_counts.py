@@ -45,3 +45,12 @@ def test_cut_tokens_of_prompts_are_counted():
     assert "of the longest prompt 39 of 103. Shorten them," in several
     assert "\n" not in several
     assert cut_prompts([64, 3], 64) == ""
+
+
+def test_an_encoder_that_reads_no_more_is_not_asked_to():
+    line = cut_captions(np.array([3, 80]), 77, fixed=True)
+    assert line == "1 of 2 captions are cut at 77 tokens (all that this text encoder reads), the longest has 80 tokens."
+    for lengths in ([80], [80, 90]):
+        note = cut_prompts(lengths, 77, fixed=True)
+        assert "--max-length" not in note
+        assert "the text encoder of this pipeline reads 77 in any case." in note

@@ -14,17 +14,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from safetensors.torch import load_file
 from training_tools import largest_difference
 
 from autoencoders import make_vae
 
 from radgen.cli import main
+from radgen.core.pipelines import tiny_pipeline
+from radgen.diffusion.saved import saved_weights
 
 pytestmark = pytest.mark.soak
 
 BIN = Path(sys.executable).parent
 ADAMW = ("--optimizer", "adamw")  # whose weights differ by rounding alone; see `mean_difference` for Muon
+PIPELINE = ("--model", "BASE", "--encoder", "BASE", "--size", "paper")
 LAUNCH = "launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
 
 
@@ -59,7 +61,7 @@ def options(prepared, runs, name, batch, steps, *more):
 
 def final_weights(run):
     "The weights of a finished run."
-    return load_file(run / "final" / "denoiser" / "diffusion_pytorch_model.safetensors")
+    return saved_weights(run / "final")
 
 
 def mean_difference(*runs):
@@ -98,10 +100,22 @@ def test_two_processes_train_what_one_does(two, small, tmp_path):
         (["--model", "VGG16UNet_FrozenStart", "--recipe", "paper"], 1e-7),
         (["--image-size", 32, "--patch", 2, "--prediction", "flow"], 1e-6),
         (["--image-size", 32, "--patch", 2, "--optimizer", "adamw"], 1e-7),
+        ([*PIPELINE, "--lora", 0], 1e-7),
+        ([*PIPELINE, "--lora", 2], 1e-6),
     ],
-    ids=["parameters without a gradient", "frozen for the first half", "patches and flow", "patches and AdamW"],
+    ids=[
+        "parameters without a gradient",
+        "frozen for the first half",
+        "patches and flow",
+        "patches and AdamW",
+        "pretrained",
+        "adapters",
+    ],
 )
 def test_two_processes_train_every_kind_of_network(small, tmp_path, more, limit):
+    if "--lora" in more:
+        base = f"diffusers:{tiny_pipeline(tmp_path / 'base')}"
+        more = [base if part == "BASE" else part for part in more]
     finished(*options(small, tmp_path, "two", 2, 6, *more))
     assert main(options(small, tmp_path, "one", 4, 6, *more)) == 0
     # a gradient near zero is rounded to either sign, and an optimiser's first steps move by its sign
