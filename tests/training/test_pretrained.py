@@ -126,7 +126,7 @@ def changed_visibly(final, folder, rank):
     weights, g = load_file(file), torch.Generator().manual_seed(0)
     for name, value in weights.items():
         if ".lora_B." in name:
-            value *= 0.3 / value.abs().max()
+            value *= 0.6 / value.abs().max()
         elif not rank and value.ndim > 1:
             value += 0.3 * value.std() * torch.randn(value.shape, generator=g)
     save_file(weights, file, {"format": "pt"})
