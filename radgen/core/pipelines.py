@@ -121,7 +121,7 @@ def _absent_weights(folder: Path, stem: str) -> DataError:
     check_weights(folder)
     return DataError(f"{folder} holds no {stem}.safetensors, as diffusers calls its weights: copy the whole folder.")
 
-
+# %% ../../nbs/060_pipelines.ipynb #060-pipelines-003
 def part_files(
     folder: Path,  # of a part that holds weights, named as the part
 ) -> list[Path]:  # one file, or several that are numbered

@@ -180,7 +180,7 @@ image = pipe("computed tomography, head", height={pixels}, width={pixels}).image
 
 With radgen: `RadGenPipeline.from_pretrained("FOLDER")`, whose images say what they are."""
 
-
+# %% ../../nbs/626_finetuned_pipelines.ipynb #626-finetuned-pipelines-020
 def write_record(
     folder: Path,  # of a saved model
     record: FinetunedRecord,

@@ -93,7 +93,7 @@ def with_memory(
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
     return model
 
-
+# %% ../../nbs/670_memory.ipynb #670-memory-020
 def norms_in_32_bits(
     model: nn.Module,  # in bfloat16; changed
 ):
