@@ -164,7 +164,7 @@ def verdict(
     n = min(r.answered for r in s.readers if r.reader in s.counted)
     return f"{shown}: the readers are not distinguished from chance. {power_text(n)}{note}"
 
-# %% ../../nbs/798_study_report.ipynb #798-study-report-005
+# %% ../../nbs/798_study_report.ipynb #798-study-report-003
 def _cells(r: ReaderScore) -> dict[str, str]:
     "A line of the printed table."
     shares = {"accuracy": r.accuracy, "sensitivity": r.sensitivity, "specificity": r.specificity}
@@ -215,7 +215,7 @@ def readers_figure(
     fig, ax = plt.subplots(figsize=(6, 0.9 + 0.3 * len(names)), layout="constrained")
     ax.axvline(0.5, color="0.6", lw=1, ls="--")
     ax.hlines(y, low, high, color="C0", lw=1.2)
-    ax.scatter(value, y, s=24, color=colors, zorder=3)
+    ax.scatter(value, y, s=24, color=colors, zorder=3, clip_on=False)
     ax.set(yticks=y, yticklabels=names, ylim=(len(names) - 0.5, -0.5), xlim=(0, 1), xlabel="accuracy")
     ax.xaxis.set_major_formatter("{x:.0%}")
     ax.spines[["top", "right"]].set_visible(False)

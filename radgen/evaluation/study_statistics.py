@@ -51,7 +51,7 @@ def share_of(
         return None
     return Share(count, of, count / of, *wilson(count / of, of))
 
-# %% ../../nbs/797_study_statistics.ipynb #797-study-statistics-026
+# %% ../../nbs/797_study_statistics.ipynb #797-study-statistics-032
 def d_prime(
     hits: int,  # generated images called generated
     generated: int,  # generated images with an answer
@@ -195,7 +195,7 @@ def bootstrap_draws(
     rng = np.random.default_rng(seed)
     return np.concatenate([value(resampled_counts(groups, m, rng)) for m in batches(repeats)])
 
-# %% ../../nbs/797_study_statistics.ipynb #797-study-statistics-027
+# %% ../../nbs/797_study_statistics.ipynb #797-study-statistics-033
 def bootstrap_estimate(
     value: Callable[[np.ndarray], np.ndarray],  # (..., N) counts of images -> (...,) the number
     groups: np.ndarray,  # (N,) images of one value are resampled among themselves
@@ -306,7 +306,7 @@ def reader_means(
     total, n = counts @ np.where(given, scores, 0), counts @ given
     return np.divide(total, n, out=np.full(n.shape, np.nan), where=n > 0)
 
-# %% ../../nbs/797_study_statistics.ipynb #797-study-statistics-030
+# %% ../../nbs/797_study_statistics.ipynb #797-study-statistics-036
 def caption_scores(
     table: pd.DataFrame,  # of all readers: reader, item, truth, score
     repeats: int = 10_000,  # resamplings
