@@ -164,7 +164,7 @@ def verdict(
     n = min(r.answered for r in s.readers if r.reader in s.counted)
     return f"{shown}: the readers are not distinguished from chance. {power_text(n)}{note}"
 
-# %% ../../nbs/798_study_report.ipynb #798-study-report-003
+# %% ../../nbs/798_study_report.ipynb #798-study-report-005
 def _cells(r: ReaderScore) -> dict[str, str]:
     "A line of the printed table."
     shares = {"accuracy": r.accuracy, "sensitivity": r.sensitivity, "specificity": r.specificity}
@@ -193,7 +193,7 @@ def scores_text(
             f"{name} {e.value:.2f} ({e.low:.2f} to {e.high:.2f})"
             for name, e in (("real", c.real), ("generated", c.generated), ("difference", c.difference))
         ]
-        lines.append(f"Captions, 1 to 5, of {c.readers} readers: {', '.join(parts)}.")
+        lines.append(f"Captions, 1 to 5 (readers: {c.readers}): {', '.join(parts)}.")
     most = [f"{f.item} ({f.truth}, {f.wrong} of {f.answered})" for f in s.fooled[:5]]
     lines.append(f"Fooled most: {', '.join(most)}." if most else "No image fooled a reader.")
     return "\n".join([*lines, s.report])

@@ -51,7 +51,7 @@ def share_of(
         return None
     return Share(count, of, count / of, *wilson(count / of, of))
 
-# %% ../../nbs/797_study_statistics.ipynb #797-study-statistics-032
+# %% ../../nbs/797_study_statistics.ipynb #797-study-statistics-026
 def d_prime(
     hits: int,  # generated images called generated
     generated: int,  # generated images with an answer
@@ -195,7 +195,7 @@ def bootstrap_draws(
     rng = np.random.default_rng(seed)
     return np.concatenate([value(resampled_counts(groups, m, rng)) for m in batches(repeats)])
 
-# %% ../../nbs/797_study_statistics.ipynb #797-study-statistics-033
+# %% ../../nbs/797_study_statistics.ipynb #797-study-statistics-027
 def bootstrap_estimate(
     value: Callable[[np.ndarray], np.ndarray],  # (..., N) counts of images -> (...,) the number
     groups: np.ndarray,  # (N,) images of one value are resampled among themselves
@@ -215,9 +215,10 @@ def accuracy_estimate(
 ) -> Estimate:
     "The mean accuracy with Wilson's interval for the number of independent answers that a bootstrap finds."
     share, answers = float(mean_accuracy(truth, said)), int((~np.isnan(said)).sum())
-    n = float(answers)
+    n: float = answers
     if said.shape[1] > 1:
-        variance = np.nanvar(bootstrap_draws(lambda counts: mean_accuracy(truth, said, counts), truth, repeats, seed))
+        draws = bootstrap_draws(lambda counts: mean_accuracy(truth, said, counts), truth, repeats, seed)
+        variance = float(np.nanvar(draws))
         images = int((~np.isnan(said)).any(1).sum())
         n = min(answers, share * (1 - share) / variance) if variance > 1e-12 else images
     return Estimate(share, *wilson(share, n), len(truth))
@@ -306,7 +307,7 @@ def reader_means(
     total, n = counts @ np.where(given, scores, 0), counts @ given
     return np.divide(total, n, out=np.full(n.shape, np.nan), where=n > 0)
 
-# %% ../../nbs/797_study_statistics.ipynb #797-study-statistics-036
+# %% ../../nbs/797_study_statistics.ipynb #797-study-statistics-030
 def caption_scores(
     table: pd.DataFrame,  # of all readers: reader, item, truth, score
     repeats: int = 10_000,  # resamplings
