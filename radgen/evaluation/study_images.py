@@ -100,12 +100,12 @@ def style_remarks(
     advice = f"give --caption-mode {best}" if matches[best] else "give --captions False"
     return (f"the captions of the real images (mode {mode}) are not in the style of the prompts: {advice}.",)
 
-# %% ../../nbs/792_study_images.ipynb #792-study-images-031
+# %% ../../nbs/792_study_images.ipynb #792-study-images-027
 def _prepared_side(option: str, folder: Path, cfg: StudyConfig, others: pd.DataFrame | None) -> Side:
     "The kept images of a split."
     prepared = load_prepared(folder)
     remarks: tuple[str, ...] = ()
-    mode = 2 if cfg.caption_mode is None else cfg.caption_mode
+    mode: int = 2 if cfg.caption_mode is None else cfg.caption_mode
     if others is not None and cfg.captions and others.caption.str.strip().any():
         matches = mode_matches(prepared, others)
         if cfg.caption_mode is None:
@@ -115,7 +115,7 @@ def _prepared_side(option: str, folder: Path, cfg: StudyConfig, others: pd.DataF
     table = pd.DataFrame({"image": rows.image, "id": rows.id, "caption": prepared.texts(cfg.split, mode)})
     return Side(option, folder, table, prepared.grey, remarks)
 
-# %% ../../nbs/792_study_images.ipynb #792-study-images-033
+# %% ../../nbs/792_study_images.ipynb #792-study-images-029
 def trained_equalized(
     folder: Path,  # a run, or samples of a model
 ) -> bool:  # False where the model is not known
@@ -222,7 +222,7 @@ def shuffled(
     rng = np.random.default_rng([seed % 2**32, int(side.option == "--real")])
     return side.table.iloc[rng.permutation(len(side.table))].reset_index(drop=True)
 
-
+# %% ../../nbs/792_study_images.ipynb #792-study-images-025
 def usual_side(
     side: Side,
     n: int,  # images that are looked at
@@ -370,7 +370,7 @@ def file_remarks(
         )
     return found
 
-# %% ../../nbs/792_study_images.ipynb #792-study-images-035
+# %% ../../nbs/792_study_images.ipynb #792-study-images-036
 def caption_remarks(
     real: list[Drawn],
     generated: list[Drawn],

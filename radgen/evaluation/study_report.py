@@ -193,7 +193,7 @@ def scores_text(
             f"{name} {e.value:.2f} ({e.low:.2f} to {e.high:.2f})"
             for name, e in (("real", c.real), ("generated", c.generated), ("difference", c.difference))
         ]
-        lines.append(f"Captions, 1 to 5, of {c.readers} readers: {', '.join(parts)}.")
+        lines.append(f"Captions, 1 to 5 (readers: {c.readers}): {', '.join(parts)}.")
     most = [f"{f.item} ({f.truth}, {f.wrong} of {f.answered})" for f in s.fooled[:5]]
     lines.append(f"Fooled most: {', '.join(most)}." if most else "No image fooled a reader.")
     return "\n".join([*lines, s.report])
@@ -215,7 +215,7 @@ def readers_figure(
     fig, ax = plt.subplots(figsize=(6, 0.9 + 0.3 * len(names)), layout="constrained")
     ax.axvline(0.5, color="0.6", lw=1, ls="--")
     ax.hlines(y, low, high, color="C0", lw=1.2)
-    ax.scatter(value, y, s=24, color=colors, zorder=3)
+    ax.scatter(value, y, s=24, color=colors, zorder=3, clip_on=False)
     ax.set(yticks=y, yticklabels=names, ylim=(len(names) - 0.5, -0.5), xlim=(0, 1), xlabel="accuracy")
     ax.xaxis.set_major_formatter("{x:.0%}")
     ax.spines[["top", "right"]].set_visible(False)

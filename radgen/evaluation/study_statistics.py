@@ -215,9 +215,10 @@ def accuracy_estimate(
 ) -> Estimate:
     "The mean accuracy with Wilson's interval for the number of independent answers that a bootstrap finds."
     share, answers = float(mean_accuracy(truth, said)), int((~np.isnan(said)).sum())
-    n = float(answers)
+    n: float = answers
     if said.shape[1] > 1:
-        variance = np.nanvar(bootstrap_draws(lambda counts: mean_accuracy(truth, said, counts), truth, repeats, seed))
+        draws = bootstrap_draws(lambda counts: mean_accuracy(truth, said, counts), truth, repeats, seed)
+        variance = float(np.nanvar(draws))
         images = int((~np.isnan(said)).any(1).sum())
         n = min(answers, share * (1 - share) / variance) if variance > 1e-12 else images
     return Estimate(share, *wilson(share, n), len(truth))
