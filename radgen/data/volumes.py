@@ -195,7 +195,7 @@ def slice_size(
     height, width = _square_size(_find_slice(path, plane, number)[0], plane)
     return width, height
 
-
+# %% ../../nbs/148_volumes.ipynb #148-volumes-027
 def volume_fault(
     path: str | Path,  # a volume
     plane: str = "axial",  # or coronal, sagittal

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SAMPLES', 'SAMPLE_COLUMNS', 'REPORT', 'JPEG_SYNTAXES', 'SOFTWARE', 'VOLUMES', 'UNKNOWN', 'MODEL_IN_TEXT', 'LARGEST',
            'ENLARGED', 'table_fault', 'json_fields', 'set_files', 'shown_name', 'file_fault', 'prompt_tables',
-           'read_prompts', 'list_images', 'read_images', 'FileFacts', 'model_in_file', 'file_facts', 'facts_of',
-           'most_frequent', 'common_size', 'side_warnings']
+           'read_prompts', 'list_images', 'read_images', 'FileFacts', 'quoted', 'model_in_file', 'file_facts',
+           'facts_of', 'most_frequent', 'common_size', 'side_warnings']
 
 # %% ../../nbs/722_image_sets.ipynb #722-image-sets-004
 import io
@@ -41,7 +41,7 @@ from ..data.rocov2 import is_outside
 from ..data.source_options import SourceOptions
 from ..data.sources import expand_images
 from ..data.tables import safe_ids
-from ..data.volumes import SUFFIX, is_volume, slice_size
+from ..data.volumes import SUFFIX, slice_size
 from ..prepared.folder import square_image
 
 # %% ../../nbs/722_image_sets.ipynb #722-image-sets-006
@@ -114,7 +114,7 @@ def shown_name(
     "A name of a file in which bytes that are not UTF-8 are written as escapes."
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
-
+# %% ../../nbs/722_image_sets.ipynb #722-image-sets-029
 def file_fault(
     path: Path,  # a file of the set
     folder: Path,  # of the set
@@ -126,7 +126,7 @@ def file_fault(
         return "image outside the folder"
     return ""
 
-# %% ../../nbs/722_image_sets.ipynb #722-image-sets-029
+# %% ../../nbs/722_image_sets.ipynb #722-image-sets-028
 def prompt_tables(
     folder: Path,  # of the images
     prompts: Path | None = None,  # the table that the options name
@@ -228,7 +228,8 @@ def read_images(
     "Decode the images of a folder; raises `DataError` where none of them can be used."
     wanted = rows[rows.fault == ""]
     decode = partial(_decode, size=size, equalize=equalize, grey=grey)
-    images, faults, n = np.empty((len(wanted), size, size), np.uint8), [], 0
+    images: np.ndarray = np.empty((len(wanted), size, size), np.uint8)
+    faults, n = [], 0
     with ThreadPoolExecutor() as pool:
         decoded = pool.map(decode, wanted.image)
         for found in tqdm(decoded, total=len(wanted), desc="reading images", unit="image", mininterval=1):
@@ -238,7 +239,7 @@ def read_images(
                 n += 1
     fault = rows.fault.copy()
     fault[wanted.index] = faults
-    left_out = rows.assign(fault=fault)[fault != ""]
+    left_out = rows.assign(fault=fault)[fault != ""].sort_index()
     if not n:
         first = left_out.iloc[0]
         raise DataError(f"none of {len(rows)} images can be used; the first is {first['name']} ({first.fault}).")
@@ -273,11 +274,13 @@ MODEL_IN_TEXT = (  # key of a text in the file, and where the text names the mod
 )
 
 
-def _quoted(text):
-    "A text of a file."
-    return INVISIBLE.sub("", text).strip()[:80]
+def quoted(
+    text: str,  # of a file
+) -> str:  # that can be shown and written
+    "A short text without what is invisible."
+    return INVISIBLE.sub("", text).encode("utf-8", "replace").decode().strip()[:80]
 
-
+# %% ../../nbs/722_image_sets.ipynb #722-image-sets-030
 def model_in_file(
     info: dict,  # texts of an image file
 ) -> str:  # '' where it is not named
@@ -285,7 +288,7 @@ def model_in_file(
     for key, pattern in MODEL_IN_TEXT:
         found = re.search(pattern, info[key][:10_000]) if isinstance(info.get(key), str) else None
         if found:
-            return _quoted(found[1])
+            return quoted(found[1])
     return ""
 
 # %% ../../nbs/722_image_sets.ipynb #722-image-sets-014
@@ -306,7 +309,7 @@ def _figure_facts(source, page):
             im.seek(page)
         software = im.info.get("Software") or im.getexif().get(SOFTWARE)
         name = "JPEG" if im.format == "MPO" else str(im.format)
-        wrote = _quoted(software) if isinstance(software, str) else ""
+        wrote = quoted(software) if isinstance(software, str) else ""
         return FileFacts(name, im.width, im.height, name == "JPEG", model_in_file(im.info), wrote)
 
 
@@ -316,15 +319,15 @@ def _dicom_facts(source):
     syntax = str(getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", ""))
     return FileFacts("DICOM", int(header.Columns), int(header.Rows), syntax in JPEG_SYNTAXES)
 
-
+# %% ../../nbs/722_image_sets.ipynb #722-image-sets-031
 def file_facts(
     image: str,  # a file or a part of one
 ) -> FileFacts:
     "Format, size and model of an image, without decoding it."
     try:
-        if is_volume(image):
-            kind = SUFFIX.search(image)[1].lower().removesuffix(".gz")
-            return FileFacts(VOLUMES[kind], *slice_size(image), is_jpeg=False)
+        volume = SUFFIX.search(image)
+        if volume:
+            return FileFacts(VOLUMES[volume[1].lower().removesuffix(".gz")], *slice_size(image), is_jpeg=False)
         source, page = _source(image)
         try:
             return _figure_facts(source, page)
@@ -366,7 +369,7 @@ def common_size(
     found = [sorted(size)[int(ENLARGED * len(size))] for size in sizes if size]
     return max(MIN_SIDE, min([LARGEST, *found]))
 
-
+# %% ../../nbs/722_image_sets.ipynb #722-image-sets-032
 def side_warnings(
     ours: list[FileFacts],  # of the images that are evaluated
     real: list[FileFacts],  # of real images
@@ -379,9 +382,9 @@ def side_warnings(
         if len(some) < len(side):
             warnings.append(
                 f"the format of {len(side) - len(some)} {name} files is unknown, of {len(side)} that were looked at: "
-                "whether both sides are compressed alike was judged by the others."
+                "whether both sides are compressed alike is known of the others alone."
             )
-    jpeg = [np.mean(some) for some in known] if all(known) else [0.0, 0.0]
+    jpeg = [sum(some) / len(some) for some in known] if all(known) else [0.0, 0.0]
     if abs(jpeg[0] - jpeg[1]) > 0.1:
         warnings.append(
             f"{jpeg[0]:.0%} of the evaluated and {jpeg[1]:.0%} of the real images are compressed as JPEG, "

@@ -280,23 +280,24 @@ def test_a_file_that_is_gone_is_unknown_and_counts_for_neither_side(tmp_path):
 
 
 def test_run_is_refused_and_sets_of_samples_are_read_without_grids_and_reports(tmp_path):
+    run = tmp_path / "runs" / "r"
     for part in ("test", "guidance-3"):
-        write(tmp_path / "samples" / part / "000000.png")
-        write(tmp_path / "samples" / part / "grid.png")
-        (tmp_path / "samples" / part / "samples.csv").write_text(f"index,id,prompt,seed\n0,a,{part},5\n")
+        write(run / "samples" / part / "000000.png")
+        write(run / "samples" / part / "grid.png")
+        (run / "samples" / part / "samples.csv").write_text(f"index,id,prompt,seed\n0,a,{part},5\n")
     for name in ("evaluation.json", "left_out.csv"):
-        (tmp_path / "samples" / "test-evaluation").mkdir(exist_ok=True)
-        (tmp_path / "samples" / "test-evaluation" / name).write_text("{}")
-    write(tmp_path / "samples" / "test-evaluation" / "fig" / "comparison.png")
-    rows, tables = list_images(tmp_path / "samples")
+        (run / "samples" / "test-evaluation").mkdir(exist_ok=True)
+        (run / "samples" / "test-evaluation" / name).write_text("{}")
+    write(run / "samples" / "test-evaluation" / "fig" / "comparison.png")
+    rows, tables = list_images(run / "samples")
     assert len(tables) == 2
     assert sorted(zip(rows.prompt, rows.fault)) == [("guidance-3", ""), ("test", "")]
-    (tmp_path / "config.json").write_text('{"data_path": "x", "recipe": "radgen"}')
-    for folder in (tmp_path, tmp_path.parent):
-        with pytest.raises(DataError, match=f"{tmp_path} is a run with .*: give --run {tmp_path}"):
+    (run / "config.json").write_text('{"data_path": "x", "recipe": "radgen"}')
+    for folder in (run, run.parent):
+        with pytest.raises(DataError, match=f"{run} is a run with .*: give --run {run}"):
             list_images(folder)
-    (tmp_path / "config.json").write_text("[1, 2")
-    assert len(list_images(tmp_path)[0]) == 2
+    (run / "config.json").write_text("[1, 2")
+    assert len(list_images(run)[0]) == 2
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names of files are Unicode there")
