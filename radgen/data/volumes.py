@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLANES', 'SUFFIX', 'CHUNK', 'KEPT', 'is_volume', 'slice_member', 'looks_like_hu', 'volume_slice', 'volume_is_hu',
-           'volume_fault', 'choose_slices', 'slice_names']
+           'slice_size', 'volume_fault', 'choose_slices', 'slice_names']
 
 # %% ../../nbs/148_volumes.ipynb #148-volumes-005
 import bz2
@@ -187,6 +187,15 @@ def volume_is_hu(
     return _volume(path, read_layout(path))[1]
 
 
+def slice_size(
+    image: str | Path,  # a slice of a volume, see `slice_member`
+) -> tuple[int, int]:  # width and height, pixels
+    "The size of a slice from the header of its volume; raises `ImageError` where there is no such slice."
+    path, plane, number = slice_member(image)
+    height, width = _square_size(_find_slice(path, plane, number)[0], plane)
+    return width, height
+
+# %% ../../nbs/148_volumes.ipynb #148-volumes-027
 def volume_fault(
     path: str | Path,  # a volume
     plane: str = "axial",  # or coronal, sagittal

@@ -61,6 +61,8 @@ class EvaluateConfig:
     # pixels per side to which real and generated images are brought (centre square, Lanczos); by default the largest
     # size at which at most 5% of the images of either side are enlarged, at most 256
     size: Annotated[int, Field(strict=True, ge=16, le=4096)] | None = None
+    # equalise the histograms of --images and of the real images, as a training with --equalize True does
+    equalize: bool = False
     out: Path | None = None  # folder of the report on --images; by default IMAGES-evaluation beside the images
     # inception (FID), vgg16, efficientnet, astra or timm:NAME (stand-ins), or auto: inception where its weights are
     # present, else vgg16
@@ -74,7 +76,7 @@ class EvaluateConfig:
     device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
 
 # %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-023
-OF_IMAGES = ("prompts", "data", "split", "size", "out")  # options that a run decides itself
+OF_IMAGES = ("prompts", "data", "split", "size", "equalize", "out")  # options that a run decides itself
 OF_RUNS = ("samples",)
 
 
@@ -226,7 +228,7 @@ class Table5(ExperimentConfig):
     scales: Annotated[tuple[Count, ...], AfterValidator(not_empty)] = (1, 2, 4)
     name: str = "table5"
 
-# %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-023
+# %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-021
 @options
 class StudyConfig:
     "Options of a reader study."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIMILAR', 'LEVEL', 'REAL', 'Entry', 'evaluation_file', 'read_entries', 'conditions', 'check_comparable', 'measured',
-           'holm', 'Comparison', 'difference_p', 'compare_pair', 'compare_entries', 'statement', 'cell_text',
+           'holm', 'Comparison', 'compare_pair', 'corrected', 'compare_entries', 'statement', 'cell_text', 'baseline',
            'leaderboard_table', 'value_rows', 'leaderboard_figure', 'page_values', 'leaderboard']
 
 # %% ../../nbs/785_leaderboard.ipynb #785-leaderboard-033
@@ -17,13 +17,20 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from ..core.errors import ConfigError, DataError
 from ..core.figures import save_figure
 from ..core.files import atomic_dir, check_out, read_json, write_json
 from .config import LeaderboardConfig
-from .measures import MEASURES, Measure, draws_of, interval_of, score_at
+from radgen.evaluation.measures import (
+    MEASURES,
+    Measure,
+    difference_p,
+    interval_of,
+    missing_text,
+    score_at,
+    why_untested,
+)
 from .report_rows import data_uri, templates
 from .results import Scores, read_scores
 
@@ -46,6 +53,9 @@ def evaluation_file(
     if own.is_file() and path.exists():
         return own
     found = sorted(folder.glob("samples/*/evaluation.json"), key=lambda p: p.stat().st_mtime)
+    beside = folder.resolve()
+    beside = beside.with_name(f"{beside.name}-evaluation") / "evaluation.json"
+    found = found or [beside] * (path.is_dir() and beside.is_file())
     if not found or not path.exists():
         raise DataError(f"there is no evaluation at {path}: write one with radgen evaluate.")
     return found[-1]
@@ -54,10 +64,11 @@ def evaluation_file(
 def _names(file, scores):
     "Names of an evaluation, from the shortest to the one that is unique."
     if scores.images is not None:
-        folder = Path(scores.images.folder)
+        folder = Path(scores.images.folder).resolve()
         return folder.name, "/".join(folder.parts[-2:]), str(file)
-    run = file.parents[2].name
-    return run, f"{run}/{file.parent.name}", str(file)
+    place = file.resolve()
+    run = place.parents[min(2, len(place.parents) - 1)].name
+    return run, f"{run}/{place.parent.name}", str(file)
 
 # %% ../../nbs/785_leaderboard.ipynb #785-leaderboard-005
 def read_entries(
@@ -69,7 +80,7 @@ def read_entries(
         raise ConfigError("a leaderboard compares several evaluations: give two or more, each of them once.")
     scores = [read_scores(read_json(file)) for file in files]
     for file, s in zip(files, scores):
-        if s.against is None:
+        if s.against is None or s.against.paired is None:
             raise DataError(f"{file} was written by an earlier version of radgen: run radgen evaluate again.")
     named = list(zip(*[_names(file, s) for file, s in zip(files, scores)]))
     names = next(level for level in named if len(set(level)) == len(level))
@@ -100,8 +111,7 @@ def check_comparable(
     entries: list[Entry],
 ):
     "Raise `ConfigError` for evaluations that do not compare, naming the difference."
-    first = entries[0]
-    for other in entries[1:]:
+    for first, other in itertools.combinations(entries, 2):
         ours, theirs = conditions(first.scores), conditions(other.scores)
         differ = [f"{what} {ours[what]} and {theirs[what]}" for what in ours if ours[what] != theirs[what]]
         n, m = first.scores.generated, other.scores.generated
@@ -136,33 +146,14 @@ class Comparison:
     "Two evaluations and one score."
 
     measure: str
-    a: str  # name of the better one
+    a: str  # name of the better one, where they are compared
     b: str  # name of the other
-    value_a: float
-    value_b: float
+    value_a: float | None
+    value_b: float | None
     paired: bool  # whether the images were drawn for the same prompts
-    p: float  # corrected for the comparisons of this score
+    p: float | None  # corrected for all comparisons of the page; None where there is no test
     digits: int  # of the values in a text
-
-# %% ../../nbs/785_leaderboard.ipynb #785-leaderboard-006
-def difference_p(
-    a: Scores,
-    b: Scores,
-    m: Measure,
-) -> tuple[float, bool] | None:  # p of no difference, and whether they are paired; None without an interval
-    "Whether a difference is due to the choice of images."
-    values = [score_at(s, m.value) for s in (a, b)]
-    draws = [draws_of(s, m) for s in (a, b)]
-    if values[0] is None or values[1] is None or draws[0] is None or draws[1] is None:
-        return None
-    assert a.against is not None and b.against is not None
-    same = a.against.requests == b.against.requests != ""
-    paired = same and len(draws[0]) == len(draws[1])
-    error = np.std(draws[0] - draws[1]) if paired else np.hypot(np.std(draws[0]), np.std(draws[1]))
-    difference = abs(values[0] - values[1])
-    if error == 0:
-        return float(difference == 0), paired
-    return float(2 * stats.norm.sf(difference / error)), paired
+    why: str = ""  # why there is no test, although others have one
 
 # %% ../../nbs/785_leaderboard.ipynb #785-leaderboard-043
 LEVEL = 0.05  # of significance, after the correction
@@ -172,26 +163,31 @@ def compare_pair(
     a: Entry,
     b: Entry,
     m: Measure,
-) -> Comparison | None:  # None where the score has no interval; `p` is not corrected
-    "Two evaluations by one score, the better one first."
+) -> Comparison:  # `p` is not corrected, and None without a test
+    "Two evaluations by one score, the better one first where they are compared."
     x, y = score_at(a.scores, m.value), score_at(b.scores, m.value)
-    tested = difference_p(a.scores, b.scores, m)
-    if x is None or y is None or tested is None:
-        return None
-    p, paired = tested
-    if (y < x) == (m.better == "lower"):
+    why = why_untested(a.scores, b.scores, m)
+    p, paired = (None if why else difference_p(a.scores, b.scores, m)) or (None, False)
+    if not why and x is not None and y is not None and (y < x if m.better == "lower" else y > x):
         a, b, x, y = b, a, y, x
-    return Comparison(m.name, a.name, b.name, x, y, paired, p, m.digits)
+    return Comparison(m.name, a.name, b.name, x, y, paired, p, m.digits, why)
+
+
+def corrected(
+    comparisons: list[Comparison],  # of a page
+) -> list[Comparison]:  # the same, their p-values corrected together
+    "Holm's correction of all comparisons that have a test."
+    raised = iter(holm([c.p for c in comparisons if c.p is not None]))
+    return [c if c.p is None else replace(c, p=float(next(raised))) for c in comparisons]
 
 
 def compare_entries(
     entries: list[Entry],
-    m: Measure,
-) -> list[Comparison]:  # none where the score has no interval
-    "All pairs of evaluations by one score, their p-values corrected."
-    tested = [compare_pair(a, b, m) for a, b in itertools.combinations(entries, 2)]
-    found = [c for c in tested if c is not None]
-    return [replace(c, p=float(p)) for c, p in zip(found, holm([c.p for c in found]))]
+    chosen: Sequence[Measure],
+) -> list[Comparison]:
+    "All pairs of evaluations by several scores, their p-values corrected together."
+    pairs = list(itertools.combinations(entries, 2))
+    return corrected([compare_pair(a, b, m) for m in chosen for a, b in pairs])
 
 
 def _probability(p):
@@ -199,21 +195,34 @@ def _probability(p):
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 # %% ../../nbs/785_leaderboard.ipynb #785-leaderboard-007
-def statement(
-    m: Measure,
-    comparisons: list[Comparison],  # of this score
-) -> str:
-    "Which differences of a score exceed the noise, in words."
-    if not comparisons:
-        return f"{m.name}: no interval, so differences cannot be told from noise."
-    beyond = [c for c in comparisons if c.p < LEVEL]
-    how = "paired by prompt" if all(c.paired for c in comparisons) else "by interval"
+def _tested(m, tested):
+    "What the tests of a score found, in words."
+    beyond = [c for c in tested if c.p < LEVEL]
+    how = "paired by prompt" if all(c.paired for c in tested) else "by interval"
     said = f"{m.name} ({m.better} is better, {how}): "
     if not beyond:
-        return said + f"none of {len(comparisons)} differences exceeds the noise."
+        return said + f"none of {len(tested)} differences exceeds the noise."
     listed = [f"{c.a} {c.value_a:.{m.digits}f} before {c.b} {c.value_b:.{m.digits}f}" for c in beyond]
-    tested = "; ".join(f"{text} ({_probability(c.p)})" for text, c in zip(listed, beyond))
-    return said + f"{len(beyond)} of {len(comparisons)} differences exceed the noise: {tested}."
+    found = "; ".join(f"{text} ({_probability(c.p)})" for text, c in zip(listed, beyond))
+    return said + f"{len(beyond)} of {len(tested)} differences exceed the noise: {found}."
+
+
+def statement(
+    m: Measure,
+    comparisons: list[Comparison],  # of this score and others
+) -> str:
+    "Which differences of a score exceed the noise, in words."
+    own = [c for c in comparisons if c.measure == m.name]
+    if all(c.value_a is None or c.value_b is None for c in own):
+        return f"{m.name}: measured in fewer than two evaluations, so nothing is compared."
+    tested, apart = [c for c in own if c.p is not None], [c for c in own if c.why]
+    if tested:
+        said = _tested(m, tested)
+    elif len(apart) < len(own):
+        said = f"{m.name}: no interval, so differences cannot be told from noise."
+    else:
+        said = f"{m.name}:"
+    return " ".join([said, *[f"{c.a} and {c.b} {c.why}." for c in apart]])
 
 # %% ../../nbs/785_leaderboard.ipynb #785-leaderboard-045
 REAL = "real images (baseline)"
@@ -226,12 +235,23 @@ def cell_text(
     "A score with its interval, where it has one."
     value, interval = score_at(s, m.value), interval_of(s, m)
     if value is None:
-        return "not measured"
+        return missing_text(s, m)
     text = f"{value:.{m.digits}f}"
+    if m.is_full and not m.is_full(s):
+        text += ", reduced"
     if interval is None:
         return text
     low, high = interval
     return f"{text} ({low:.{m.digits}f} to {high:.{m.digits}f})"
+
+
+def baseline(
+    entries: list[Entry],
+    m: Measure,
+) -> float | None:  # None where no evaluation knows it
+    "A score of real images, from the first evaluation that knows it."
+    known = [score_at(e.scores, m.real) for e in entries]
+    return next((value for value in known if value is not None), None)
 
 
 def leaderboard_table(
@@ -241,7 +261,7 @@ def leaderboard_table(
     chosen = measured(entries)
     ranked = sorted(entries, key=lambda e: e.scores.distance)
     rows = {e.name: [cell_text(e.scores, m) for m in chosen] for e in ranked}
-    real = [score_at(ranked[0].scores, m.real) for m in chosen]
+    real = [baseline(ranked, m) for m in chosen]
     rows[REAL] = ["unknown" if v is None else f"{v:.{m.digits}f}" for v, m in zip(real, chosen)]
     return pd.DataFrame(rows, index=[m.name for m in chosen]).T.rename_axis("evaluation")
 
@@ -276,7 +296,7 @@ def leaderboard_figure(
             if value is not None and interval is not None:
                 ax.plot(interval, [place, place], color="C0", lw=2)
                 ax.plot(value, place, "o", color="C0", ms=4)
-        real = score_at(ranked[0].scores, m.real)
+        real = baseline(ranked, m)
         if real is not None:
             ax.axvline(real, color="0.6", ls="--", lw=1)
         ax.set(title=f"{m.name}\n({m.better} is better)", yticks=range(len(ranked)))
@@ -309,9 +329,11 @@ def leaderboard(
     check_out(cfg.out, "leaderboard.json")
     entries = read_entries(cfg.evaluations)
     check_comparable(entries)
-    tested = [(m, compare_entries(entries, m)) for m in measured(entries)]
-    statements = [statement(m, found) for m, found in tested]
-    comparisons = [c for _, found in tested for c in found]
+    inside = [e.file for e in entries if e.file.resolve().is_relative_to(cfg.out.resolve())]
+    if inside:
+        raise ConfigError(f"--out {cfg.out} would replace {inside[0]}, which lies in it: choose another folder.")
+    comparisons = compare_entries(entries, measured(entries))
+    statements = [statement(m, comparisons) for m in measured(entries)]
     rows = value_rows(entries)
     values = page_values(entries, statements)
     with atomic_dir(cfg.out) as folder:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['UNPAIRED', 'samples_fault', 'sample_folders', 'find_samples', 'read_samples', 'Reference', 'run_reference',
-           'Material', 'check_counts', 'gather', 'distance_scores', 'alignment_scores', 'clip_scores', 'suspect_draws',
-           'unmeasured', 'vae_scores', 'measure']
+           'Material', 'check_counts', 'gather', 'distance_scores', 'alignment_scores', 'clip_scores', 'unmeasured',
+           'vae_scores', 'measure']
 
 # %% ../../nbs/760_scores.ipynb #760-scores-004
 from dataclasses import dataclass, replace
@@ -18,13 +18,14 @@ from PIL import Image
 from ..core.errors import ConfigError, DataError
 from ..core.files import fingerprint, read_json
 from ..diffusion.saved import saved_vae
-from .alignment import clip_retrieval, concept_alignment, concept_labels, share_draws, type_alignment
+from .alignment import clip_retrieval, concept_alignment, concept_labels, type_alignment
 from .config import EvaluateConfig
 from radgen.evaluation.distance import (
     bootstrap_draws,
     draws_interval,
     fd_infinity,
     frechet_distance,
+    half_sample_draws,
     real_baseline,
     statistics,
     subset_distances,
@@ -46,7 +47,7 @@ from radgen.evaluation.results import (
     Scores,
 )
 from .truth import grid_features, phantom_truth, truth_alignment
-from .tstr import train_on_synthetic
+from .tstr import FEWEST, train_on_synthetic
 from ..prepared.folder import Prepared
 from ..training.run import Run
 
@@ -134,13 +135,23 @@ class Reference:
         "Features of the real images of a split, (N, D) float32, computed once for all evaluations."
         return cached_features(self.images(split), features, self.prepared.dir / "features")
 
-    def against(self, rows: pd.DataFrame) -> Against:
+    def against(self, rows: pd.DataFrame, cfg: EvaluateConfig) -> Against:
         "What makes two evaluations comparable; of the generated images `id` and `prompt`."
-        requests = rows.id if (rows.id != "").all() else rows.prompt
-        order = "" if (requests == "").any() else fingerprint(requests.tolist())
-        return Against(self.prepared.manifest["content"], self.split, self.size, self.equalize, order)
+        paired, prompted = rows.id != "", rows.prompt != ""
+        requests = rows.id.tolist() if paired.all() else list(zip(rows.id, rows.prompt))
+        return Against(
+            data=self.prepared.manifest["content"],
+            split=self.split,
+            pixels=self.size,
+            equalize=self.equalize,
+            requests=fingerprint(requests) if paired.all() or prompted.all() else "",
+            prompted=int(prompted.sum()),
+            paired=int(paired.sum()),
+            clip=cfg.clip,
+            seed=cfg.seed,
+        )
 
-
+# %% ../../nbs/760_scores.ipynb #760-scores-020
 def run_reference(
     run: Run,
     split: str = "test",  # whose captions were drawn
@@ -203,12 +214,11 @@ def gather(
 def distance_scores(
     m: Material,
     seed: int,
-) -> tuple[DistanceScores, dict[str, tuple[float, ...]]]:  # and the distances of resampled images
+) -> tuple[DistanceScores, dict[str, tuple[float, ...]]]:  # and the distances of random halves
     "Distances, precision and diversity of generated images and of real ones."
     test = statistics(m.f_test, identity=m.features.identity)
     prompted = m.part(m.rows.prompt != "")
     some = np.random.default_rng(seed).permutation(len(m.f_train))[: len(m.f)]
-    draws = bootstrap_draws(m.f, test, seed=seed)
     scores = DistanceScores(
         features=m.features.name,
         source=m.features.source,
@@ -218,7 +228,7 @@ def distance_scores(
         training=len(m.f_train),
         floor_images=min(len(m.f), len(m.f_train)),
         distance=frechet_distance(statistics(m.f, identity=m.features.identity), test),
-        interval=draws_interval(draws),
+        interval=draws_interval(bootstrap_draws(m.f, test, seed=seed)),
         infinite=fd_infinity(subset_distances(m.f, m.f_test, seed=seed)),
         kernel=kernel_distance(m.f, m.f_test, seed=seed),
         floor=real_baseline(m.f_train, m.f_test, len(m.f), seed=seed),
@@ -229,24 +239,25 @@ def distance_scores(
         likeness=intra_prompt_ms_ssim(prompted.generated, prompted.rows.prompt, seed=seed),
         likeness_real=intra_prompt_ms_ssim(m.reference.images(m.reference.split), m.reference.texts(), seed=seed),
     )
-    return scores, {"distance": tuple(draws.tolist())}
+    return scores, {"distance": tuple(half_sample_draws(m.f, test, seed=seed).tolist())}
 
 # %% ../../nbs/760_scores.ipynb #760-scores-008
 def alignment_scores(
     m: Material,  # images that belong to real ones of the split
     cfg: EvaluateConfig,
-) -> dict:  # field of `Scores` -> value, and `concepts_draws`, `types_draws`
+) -> dict:  # field of `Scores` -> value
     "Whether the images show what their captions request, and what a classifier learns from them."
     r, seed, device = m.reference, cfg.seed % 2**32, m.features.device
     p, held_out = r.prepared, r.prepared.rows(r.split)
     names = [p.names.get(c) or c for c in p.selected]
     asked = concept_labels(held_out.set_index("id").loc[m.rows.id].cuis, p.selected)
     labels, train = (concept_labels(rows.cuis, p.selected) for rows in (held_out, p.rows("train")))
-    types = type_alignment(m.f, m.rows, m.f_test, m.f_train, p, r.split, seed)
+    types = type_alignment(m.f, m.rows, m.f_test, m.f_train, p, r.split)
     concepts = concept_alignment(m.f, asked, m.f_test, labels, m.f_train, train, names, seed=seed)
     truth = truth_alignment(m.generated, m.rows, p, r.split, r.size, r.equalize, grid_features(device))
     tstr = None
-    if cfg.classifiers and (labels.any(0) & ~labels.all(0)).any():
+    enough = min(len(m.rows), len(m.f_train)) >= FEWEST
+    if cfg.classifiers and enough and (labels.any(0) & ~labels.all(0)).any():
         real = r.images("train")
         tstr = train_on_synthetic(m.generated, asked, real, train, r.images(r.split), labels, device=device)
     return dict(
@@ -255,14 +266,16 @@ def alignment_scores(
         types_real=types.real,
         types_chance=types.chance,
         types_interval=types.interval,
-        types_draws=types.draws,
+        types_real_interval=types.real_interval,
         concepts_real=concepts.real,
         concepts=concepts.generated,
         concepts_interval=concepts.interval,
-        concepts_draws=concepts.draws,
+        concepts_real_interval=concepts.real_interval,
         by_concept=concepts.by_concept,
         truth=truth,
         usefulness=tstr,
+        draws={"concepts": concepts.draws},
+        hits={"types": types.hits},
     )
 
 # %% ../../nbs/760_scores.ipynb #760-scores-018
@@ -270,8 +283,8 @@ UNPAIRED: dict = dict(  # `alignment_scores` of images that belong to no real on
     dict.fromkeys("doubt types types_real types_chance concepts_real concepts concepts_interval truth".split()),
     usefulness=None,
     by_concept=(),
-    concepts_draws=(),
-    types_draws=(),
+    draws={},
+    hits={},
 )
 
 # %% ../../nbs/760_scores.ipynb #760-scores-025
@@ -289,14 +302,6 @@ def clip_scores(
         clip_real=clip_retrieval(r.images(r.split), r.texts(), cfg.clip, device),
     )
 
-
-def suspect_draws(
-    suspects: pd.DataFrame,  # of `audit_memorisation`
-    seed: int,
-) -> tuple[float, ...]:
-    "Share of replicas among resampled images."
-    return share_draws(suspects.sort_values("image").suspect.to_numpy(), seed=seed)
-
 # %% ../../nbs/760_scores.ipynb #760-scores-027
 def unmeasured(
     rows: pd.DataFrame,  # with `id` and `prompt`, '' where unknown
@@ -313,6 +318,10 @@ def unmeasured(
         facts = () if phantom_truth(reference.prepared) is None else FACTS.values()
         missing |= dict.fromkeys((CONCEPTS, TYPES, *facts), no_ids)
         missing |= {TSTR: no_ids} if cfg.classifiers else {}
+    elif cfg.classifiers:
+        few = {"training images": len(reference.prepared.rows("train"))}
+        few["prompts belong to real images"] = int((rows.id != "").sum())
+        missing |= {TSTR: f"only {n} {what}" for what, n in few.items() if n < FEWEST}
     return missing
 
 # %% ../../nbs/760_scores.ipynb #760-scores-017
@@ -344,16 +353,17 @@ def measure(
     paired = m.part(rows.id != "")
     alignment = alignment_scores(paired, cfg) if len(paired.rows) else UNPAIRED
     distances, draws = distance_scores(m, seed)
-    draws |= {"copies": suspect_draws(suspects, seed)}
-    draws |= {name: alignment[f"{name}_draws"] for name in ("concepts", "types")}
+    replicas = tuple(suspects.sort_values("image").suspect.tolist())
     return Scores(
         **vars(distances),
-        **{name: value for name, value in alignment.items() if not name.endswith("_draws")},
+        **{name: value for name, value in alignment.items() if name not in ("draws", "hits")},
         **clip_scores(m, cfg),
         copies=audit,
         suspects=suspects.to_dict("list"),
         memorised=memorised_share(m.f, m.f_test, m.f_train),
-        against=reference.against(rows),
+        against=reference.against(rows, cfg),
         unmeasured=unmeasured(rows, reference, cfg),
-        draws=draws,
+        draws=draws | alignment["draws"],
+        hits=alignment["hits"] | {"copies": replicas},
+        dimensions=m.f.shape[1],
     )

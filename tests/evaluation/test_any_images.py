@@ -13,18 +13,24 @@ from test_report import HOSTILE, Page
 from radgen import evaluate
 from radgen.cli import main
 from radgen.core.errors import ConfigError, DataError
-from radgen.core.files import read_json
+from radgen.core.files import read_json, write_json
 from radgen.evaluation.any_images import (
     caption_mode_of,
     drawing_order,
+    id_warnings,
     image_set,
     match_ids,
+    real_warnings,
+    report_folder,
+    sampled_by,
     set_values,
 )
 from radgen.evaluation.config import EvaluateConfig
+from radgen.evaluation.image_sets import UNKNOWN
 from radgen.evaluation.report_rows import report_page, score_values
-from radgen.evaluation.results import CONCEPTS, MS_SSIM, TYPES, read_scores
-from radgen.evaluation.scores import read_samples, run_reference
+from radgen.evaluation.results import CONCEPTS, MS_SSIM, TSTR, TYPES, read_scores
+from radgen.evaluation.scores import Reference, read_samples, run_reference
+from radgen.prepared.folder import square_image
 
 
 @pytest.fixture
@@ -85,6 +91,20 @@ def test_without_prompts_what_needs_them_is_left_out_and_named(few, tmp_path, ch
     assert len(Page((tmp_path / "plain-evaluation" / "report.html").read_text()).links) == 3
 
 
+def test_few_ids_leave_out_the_classifiers_alone(few, drawn, tmp_path, cheap):
+    "Twelve images of forty have an id: too few for a classifier, enough for the rest."
+    rows = few.rows("test").head(40)
+    ids = rows.id.where(rows.index < 12, "")
+    files = [f"part-{i % 2}/{i:03d}.jpg" for i in range(40)]
+    pd.DataFrame({"file_name": files, "prompt": rows.caption, "id": ids}).to_csv(tmp_path / "p.csv", index=False)
+    found = evaluate(of_images(few, drawn, prompts=tmp_path / "p.csv", classifiers=True, out=tmp_path / "out"))
+    assert found.unmeasured == {TSTR: "only 12 prompts belong to real images"}
+    assert found.usefulness is None
+    assert found.types is not None
+    assert len(found.hits["types"]) <= 12
+    assert len(found.hits["copies"]) == 40
+
+
 def test_samples_of_a_run_are_the_same_images_by_either_way(sampled):
     "The images, their order and what they are compared with; so the scores are the same, too."
     run, folder = sampled
@@ -93,7 +113,7 @@ def test_samples_of_a_run_are_the_same_images_by_either_way(sampled):
     reference, ours, ours_rows, left_out, about = image_set(cfg, run.prepared)
     assert np.array_equal(ours, images)
     assert ours_rows.id.tolist() == rows.id.tolist()
-    assert reference.against(ours_rows) == run_reference(run).against(rows)
+    assert reference.against(ours_rows, cfg) == run_reference(run).against(rows, cfg)
     assert (reference.size, reference.caption_mode) == (run.config.image_size, run.config.caption_mode)
     assert left_out.empty
     assert "UNet (sample.json)" in about.models
@@ -108,6 +128,19 @@ def test_some_prompts_belong_to_real_images(few):
     seen = rows.assign(id=few.rows("train").id[:3].tolist())
     with pytest.raises(ConfigError, match="prompts of 3 images belong to training images, for example PHANTOM_train"):
         match_ids(seen, few, "test")
+
+
+def test_ids_are_a_claim_of_the_table_and_doubted_where_no_prompt_agrees(few):
+    rows = few.rows("test").head(3).assign(prompt=few.texts("test", 0)[:3], name="x")
+    assert id_warnings(match_ids(rows, few, "test"), few, "test") == ()
+    turned = rows.assign(prompt=["nothing", "of the", "kind"])
+    (doubt,) = id_warnings(match_ids(turned, few, "test"), few, "test")
+    assert doubt.startswith("none of 3 prompts is a text of the image that its id names: check the ids")
+    other = match_ids(rows.assign(id=["somebody's", "", rows.id[2]]), few, "test")
+    assert other.other_id.tolist() == ["somebody's", "", ""]
+    (named,) = id_warnings(other, few, "test")
+    assert named.startswith("1 ids name no image of the test split, for example somebody's")
+    assert id_warnings(match_ids(rows.assign(prompt=""), few, "test"), few, "test") == ()
 
 
 def test_order_is_that_of_a_sampler_for_any_order_of_files():
@@ -136,6 +169,57 @@ def wrong(kind, few, drawn, tmp_path):
     if kind == "both":
         return replace(of_images(few, drawn), run=Path("runs/first"))
     return replace(of_images(few, drawn), samples=tmp_path)
+
+
+def test_report_replaces_nothing_but_a_report_on_images(few, tmp_path):
+    "Neither the samples of a run, which may hold evaluation.json, nor a folder around the images or the data."
+    samples = tmp_path / "runs" / "r" / "samples" / "test"
+    write_json(samples / "evaluation.json", {})
+    (samples / "000000.png").write_bytes(b"x")
+    images = tmp_path / "sets" / "drawn"
+    images.mkdir(parents=True)
+    cfg = of_images(few, images)
+    with pytest.raises(ConfigError, match="holds other files: choose another --out"):
+        report_folder(replace(cfg, out=samples))
+    for folder in (tmp_path, images.parent, few.dir.parent):
+        (folder / "left_out.csv").write_text("name,fault\n")
+        with pytest.raises(ConfigError, match="--out .* would replace --.*, which lies in it"):
+            report_folder(replace(cfg, out=folder))
+        (folder / "left_out.csv").unlink()
+    prompts = tmp_path / "board" / "prompts.csv"
+    write_json(prompts, {})
+    with pytest.raises(ConfigError, match="would replace --prompts"):
+        report_folder(replace(cfg, out=tmp_path / "board", prompts=prompts))
+    assert report_folder(cfg) == images.with_name("drawn-evaluation")
+
+
+def test_real_images_among_the_others_are_counted(few):
+    reference = Reference(few, "test", 16)
+    real = np.array(reference.images("test"))
+    assert real_warnings(255 - real[:10], reference, few.dir) == ()
+    (warning,) = real_warnings(np.concatenate([real[:3], 255 - real[:7]]), reference, few.dir)
+    assert warning.startswith("3 of 10 images are real images of the test split")
+    with pytest.raises(DataError, match="holds the real images of the test split"):
+        real_warnings(real[:5], reference, few.dir)
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", '{"model": 3}', '{"model": ["x"]}', '{"model": "a\\ud800b"}', "null"])
+def test_sample_json_of_any_content_breaks_nothing(tmp_path, content):
+    (tmp_path / "sample.json").write_text(content)
+    found = sampled_by(pd.DataFrame({"image": [str(tmp_path / "000000.png")] * 2}))
+    assert found == ({"a?b (sample.json)": 2} if "ud800" in content else {})
+
+
+def test_both_sides_are_equalised_and_images_are_read_once(few, drawn, monkeypatch):
+    opened = []
+    monkeypatch.setattr("radgen.evaluation.image_sets.file_facts", lambda image: opened.append(image) or UNKNOWN)
+    cfg = of_images(few, drawn, equalize=True)
+    reference, images, rows, _, about = image_set(cfg, few)
+    assert len(opened) == len(set(opened))
+    assert reference.equalize
+    assert reference.against(rows, cfg).equalize
+    assert np.array_equal(images[0], square_image(rows.image[0], 16, equalize=True))
+    assert about.folder == str(drawn.resolve())
 
 
 WRONG = {

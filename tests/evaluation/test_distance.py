@@ -8,8 +8,10 @@ from torch_fidelity import metric_fid
 from radgen.evaluation.distance import (
     Statistics,
     bootstrap,
+    bootstrap_draws,
     fd_infinity,
     frechet_distance,
+    half_sample_draws,
     matrix_root,
     real_baseline,
     statistics,
@@ -89,3 +91,33 @@ def test_extrapolation_takes_the_bias_off():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(400, 24)), rng.normal(size=(400, 24))
     assert abs(fd_infinity(subset_distances(a, b))) < 0.5 * frechet_distance(statistics(a), statistics(b))
+
+
+def two_models(rng, n, d):
+    "Features of two models for the same prompts: what is due to the prompt is the same for both."
+    common = rng.normal(size=(n, d))
+    return [common + rng.normal(shift, 0.5, (n, d)) for shift in (0.2, 0.3)]
+
+
+@pytest.mark.parametrize("n, d", [(120, 6), (40, 40), (30, 60)])
+def test_halves_spread_as_other_samples_do_also_with_more_features_than_images(n, d):
+    "The standard error of one distance, and of a difference, paired and not; a bootstrap is off by a factor of two."
+    rng = np.random.default_rng(0)
+    real = statistics(rng.normal(size=(100, d)))
+    others = np.array([[frechet_distance(statistics(f), real) for f in two_models(rng, n, d)] for _ in range(150)])
+    found = []
+    for _ in range(10):
+        a, b = (half_sample_draws(f, real, 50) for f in two_models(rng, n, d))
+        found.append([a.std(), (a - b).std(), np.hypot(a.std(), b.std())])
+    true = [others[:, 0].std(), (others[:, 0] - others[:, 1]).std(), np.hypot(*others.std(0))]
+    assert np.mean(found, 0) / true == pytest.approx(1.15, abs=0.3)
+    resampled = bootstrap_draws(two_models(rng, n, d)[0], real, 50)
+    assert (resampled.std() > 1.7 * true[0]) == (d >= n)
+
+
+def test_halves_are_those_of_the_same_images_for_the_same_seed():
+    f = np.random.default_rng(0).normal(size=(31, 4))
+    real = statistics(f + 1)
+    assert np.array_equal(half_sample_draws(f, real, 5, seed=3), half_sample_draws(f, real, 5, seed=3))
+    draws = half_sample_draws(f, real, 20)
+    assert draws.mean() == pytest.approx(frechet_distance(statistics(f), real))

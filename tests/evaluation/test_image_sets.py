@@ -1,7 +1,9 @@
 """Folders of images: what is found, what is left out and why, one resize for all formats, and what files say."""
 
+import io
 import json
 import os
+import tarfile
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from radgen.core.errors import DataError
 from radgen.evaluation.image_sets import (
+    UNKNOWN,
     FileFacts,
     common_size,
     facts_of,
@@ -212,11 +215,12 @@ def test_model_is_quoted_from_the_file_and_hostile_bytes_are_unknown(tmp_path):
     assert file_facts(str(path)) == FileFacts("PNG", 32, 32, False, "somebody's <b>")
     exif = Image.Exif()
     exif[305] = "StyleGAN2"
-    assert file_facts(str(write(tmp_path / "b.jpg", exif=exif))).model == "StyleGAN2"
+    found = file_facts(str(write(tmp_path / "b.jpg", exif=exif)))
+    assert (found.model, found.software) == ("", "StyleGAN2")
     assert (
         model_in_file({"prompt": '{"4": {"inputs": {"ckpt_name": "roentgen.safetensors"}}}'}) == "roentgen.safetensors"
     )
-    assert model_in_file({"model": b"bytes", "Software": None}) == ""
+    assert model_in_file({"model": b"bytes", "Software": "GIMP"}) == ""
     (tmp_path / "c.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 60)
     assert file_facts(str(tmp_path / "c.png")).side == 0
 
@@ -230,7 +234,93 @@ def test_size_is_the_largest_that_enlarges_at_most_a_twentieth():
     assert common_size(of_side(16, 5) + of_side(128, 95), of_side(200, 100)) == 128
     assert common_size(of_side(64, 10) + of_side(128, 90), of_side(200, 100)) == 64
     assert common_size(of_side(1024, 9), of_side(512, 9)) == 256
-    assert common_size([FileFacts("unknown", 0, 0, False)], []) == 256
+    assert common_size([UNKNOWN], []) == 256
+
+
+@pytest.mark.parametrize("n", [1, 5, 10, 19, 20, 21, 39, 40, 100])
+def test_at_most_a_twentieth_is_enlarged_also_of_a_small_set(n):
+    sides = np.random.default_rng(n).permutation(np.arange(100, 100 + n))
+    size = common_size([FileFacts("PNG", side, side, False) for side in sides.tolist()])
+    assert (sides < size).sum() == int(0.05 * n)
+
+
+def in_tar(path, content):
+    "A tar file of one image."
+    with tarfile.open(path, "w") as tar:
+        member = tarfile.TarInfo("1.jpg")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_facts_of_parts_are_those_of_the_part_and_not_of_the_file_around_it(tmp_path):
+    content = write(tmp_path / "1.jpg", 40).read_bytes()
+    table = pd.DataFrame({"image": [{"bytes": content, "path": "1.jpg"}]})
+    table.to_parquet(tmp_path / "images.parquet")
+    jpeg = FileFacts("JPEG", 40, 40, True)
+    assert file_facts(f"{tmp_path / 'images.parquet'}#image:0") == jpeg
+    assert file_facts(f"{in_tar(tmp_path / 'images.tar', content)}#0") == jpeg
+    assert file_facts(f"{tmp_path / 'images.tar'}#7") == UNKNOWN
+
+
+def test_facts_of_a_slice_are_those_of_its_plane(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((40, 30, 20), np.int16), np.eye(4)), tmp_path / "scan.nii.gz")
+    assert file_facts(f"{tmp_path / 'scan.nii.gz'}#axial:3") == FileFacts("NIfTI", 40, 30, False)
+    assert file_facts(f"{tmp_path / 'scan.nii.gz'}#coronal:3") == FileFacts("NIfTI", 40, 20, False)
+
+
+def test_a_file_that_is_gone_is_unknown_and_counts_for_neither_side(tmp_path):
+    gone = facts_of([str(tmp_path / "gone.jpg")] * 3)
+    assert gone == [UNKNOWN] * 3
+    (warning,) = side_warnings(of_side(64, 9), gone + of_side(64, 6), 64)
+    assert warning.startswith("the format of 3 real files is unknown, of 9 that were looked at")
+    unknown, jpeg = side_warnings(of_side(64, 9), gone + of_side(64, 6, is_jpeg=True), 64)
+    assert "100% of the real images are compressed as JPEG" in jpeg
+
+
+def test_run_is_refused_and_sets_of_samples_are_read_without_grids_and_reports(tmp_path):
+    run = tmp_path / "runs" / "r"
+    for part in ("test", "guidance-3"):
+        write(run / "samples" / part / "000000.png")
+        write(run / "samples" / part / "grid.png")
+        (run / "samples" / part / "samples.csv").write_text(f"index,id,prompt,seed\n0,a,{part},5\n")
+    for name in ("evaluation.json", "left_out.csv"):
+        (run / "samples" / "test-evaluation").mkdir(exist_ok=True)
+        (run / "samples" / "test-evaluation" / name).write_text("{}")
+    write(run / "samples" / "test-evaluation" / "fig" / "comparison.png")
+    rows, tables = list_images(run / "samples")
+    assert len(tables) == 2
+    assert sorted(zip(rows.prompt, rows.fault)) == [("guidance-3", ""), ("test", "")]
+    (run / "config.json").write_text('{"data_path": "x", "recipe": "radgen"}')
+    for folder in (run, run.parent):
+        with pytest.raises(DataError, match=f"{run} is a run with .*: give --run {run}"):
+            list_images(folder)
+    (run / "config.json").write_text("[1, 2")
+    assert len(list_images(run)[0]) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of files are Unicode there")
+@pytest.mark.parametrize("table", [True, False])
+def test_names_that_are_not_unicode_and_links_out_of_the_folder_are_listed(tmp_path, table):
+    folder = tmp_path / "drawn"
+    write(folder / "a.png")
+    (folder / "link.png").symlink_to(write(tmp_path / "secret.png"))
+    other = os.path.join(os.fsencode(folder), b"caf\xe9.png")
+    try:
+        with open(other, "wb") as f:
+            f.write((folder / "a.png").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 alone")
+    if table:
+        metadata(folder, [{"file_name": "a.png", "prompt": "CT"}])
+    rows, _ = list_images(folder)
+    rows.to_csv(tmp_path / "left_out.csv")
+    assert faults(rows) == {
+        "a.png": "",
+        "caf\\xe9.png": "image unreadable: its name is not encoded in UTF-8",
+        "link.png": "image outside the folder",
+    }
 
 
 def test_warnings_name_compression_and_enlargement():

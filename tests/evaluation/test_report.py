@@ -12,7 +12,7 @@ from evaluation_helpers import quick
 
 from radgen.core.files import read_json
 from radgen.evaluation.config import EvaluateConfig
-from radgen.evaluation.report import evaluate, page_values
+from radgen.evaluation.report import clip_warning, evaluate, page_values
 from radgen.evaluation.report_rows import report_page
 from radgen.evaluation.tstr import train_on_synthetic
 
@@ -142,3 +142,11 @@ def test_report_of_a_balanced_run_shows_its_draws(sampled):
     assert "images, draws balanced by types.\nSampled by" in text
     assert "(fig/balance.png)\n\n## Nearest training images" in text
     assert len(Page((run.dir / "report.html").read_text()).links) == text.count("](fig/")
+
+
+def test_clip_that_the_run_conditions_on_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for clip, encoder in (("clip", "clip"), ("clip", "openai/clip-vit-base-patch32"), ("mine", str(tmp_path / "mine"))):
+        assert f"--clip {clip} is the text encoder that the run conditions on" in clip_warning(clip, encoder)
+    for clip, encoder in (("clip", "radbert"), ("mine", "minilm")):
+        assert clip_warning(clip, encoder) == ""
