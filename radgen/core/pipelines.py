@@ -165,7 +165,7 @@ def place_label(
     path = Path(name).resolve()
     return path.parent.name if path.name == "final" else path.name
 
-
+# %% ../../nbs/060_pipelines.ipynb #060-pipelines-004
 @dataclass(frozen=True)
 class PipelineFolder:
     "The folder of a pipeline whose parts are supported."

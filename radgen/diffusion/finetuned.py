@@ -254,7 +254,7 @@ def record_of(
     known |= {"vae_weights": part_digest(base.path / "vae"), "schedule": schedule_options(base)}
     return FinetunedRecord(name, network.base, base.kind, **known)
 
-
+# %% ../../nbs/626_finetuned_pipelines.ipynb #626-finetuned-pipelines-022
 def write_finetuned(
     folder: Path,  # exists
     pipe: Any,  # a RadGenPipeline with a `PretrainedUNet`
@@ -310,7 +310,7 @@ def base_folder(
             f"put it back, or write its new place into {RECORD}."
         ) from None
 
-
+# %% ../../nbs/626_finetuned_pipelines.ipynb #626-finetuned-pipelines-023
 def check_base(
     folder: Path,  # of a saved model
     record: FinetunedRecord,
@@ -333,7 +333,7 @@ def check_base(
                 "put the one back that it was trained from."
             )
 
-
+# %% ../../nbs/626_finetuned_pipelines.ipynb #626-finetuned-pipelines-024
 def finetuned_vae(
     folder: Path,  # of a saved model
     record: FinetunedRecord,
