@@ -333,7 +333,7 @@ def check_base(
                 "put the one back that it was trained from."
             )
 
-
+# %% ../../nbs/626_finetuned_pipelines.ipynb #626-finetuned-pipelines-024
 def finetuned_vae(
     folder: Path,  # of a saved model
     record: FinetunedRecord,
