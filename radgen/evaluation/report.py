@@ -30,6 +30,12 @@ from ..text.registry import LABELS, entry_of
 from ..training.run import Run, load_run, read_config
 
 # %% ../../nbs/775_report.ipynb #775-report-017
+def _without_place(name: str) -> str:
+    "A model's name; of a folder only its last part, since its place is nobody else's."
+    kind, colon, place = name.rpartition(":")
+    return f"{kind}{colon}{Path(place).name}" if Path(place).is_absolute() else name
+
+
 def run_values(
     run: Run,
     about: dict,  # sample.json
@@ -40,8 +46,9 @@ def run_values(
     batch = read_config(run.dir)["global_batch"]
     processes = batch // (c.batch_size * c.grad_accum)
     return dict(
-        **{key: getattr(c, key) for key in "name model size recipe image_size caption_mode balance".split()},
-        encoder=LABELS.get(c.encoder, c.encoder),
+        **{key: getattr(c, key) for key in "name size recipe image_size caption_mode balance".split()},
+        model=_without_place(c.model),
+        encoder=LABELS.get(c.encoder, _without_place(c.encoder)),
         llm=run.prepared.manifest["config"]["llm"],
         steps=f"{steps:,}",
         batch=batch,
