@@ -300,6 +300,7 @@ def leaderboard_figure(
         if real is not None:
             ax.axvline(real, color="0.6", ls="--", lw=1)
         ax.set(title=f"{m.name}\n({m.better} is better)", yticks=range(len(ranked)))
+        ax.locator_params(axis="x", nbins=4)  # long numbers would overlap
         ax.set_yticklabels([e.name.replace("$", r"\$")[:40] for e in ranked])
         ax.title.set_fontsize(7)
         ax.tick_params(labelsize=7)

@@ -32,8 +32,8 @@ from ..training.run import Run, load_run, read_config
 # %% ../../nbs/775_report.ipynb #775-report-017
 def _without_place(name: str) -> str:
     "A model's name; of a folder only its last part, since its place is nobody else's."
-    kind, colon, place = name.rpartition(":")
-    return f"{kind}{colon}{Path(place).name}" if Path(place).is_absolute() else name
+    place = name.removeprefix("diffusers:")
+    return name.replace(place, Path(place).name) if Path(place).is_absolute() else name
 
 
 def run_values(

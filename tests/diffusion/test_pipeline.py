@@ -630,7 +630,7 @@ def test_only_data_is_fetched_from_the_hub(folder, monkeypatch):
         "huggingface_hub.snapshot_download", lambda name, **kw: asked.update(kw, name=name) or str(folder)
     )
     assert RadGenPipeline.from_pretrained("owner/name", revision="v1").config.about == {"name": "tiny"}
-    assert asked == {"name": "owner/name", "revision": "v1", "allow_patterns": ["*.json", "*.safetensors"]}
+    assert asked == {"name": "owner/name", "revision": "v1", "allow_patterns": ["*.json", "*.safetensors", "*.txt"]}
 
 
 @pytest.mark.parametrize("how", ["push_to_hub", "save_pretrained"])
