@@ -1,6 +1,7 @@
 """What is committed agrees with itself: modules with notebooks, README with its notebook, notebooks with nbdev_clean,
 links with their targets, examples with what they say."""
 
+import ast
 import json
 import os
 import re
@@ -129,6 +130,14 @@ def shows_something(source):
     if re.match(r"#\|\s*(export|hide|default_exp|cuda|slow|large|eval: false)", source):
         return False
     return bool(re.search(r"^print\(", source, re.M))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_cells_import_or_compute(path):
+    "nbdev runs every cell that imports when it prepares the book, and would run what else is in it."
+    for cell in code_of(path):
+        kinds = {isinstance(n, ast.Import | ast.ImportFrom) for n in ast.parse("".join(cell["source"])).body}
+        assert len(kinds) < 2, f"{cell['id']} imports and does something else: make two cells of it"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
