@@ -136,6 +136,12 @@ def fd_infinity(
     return float(bias_line(parts)(0))
 
 # %% ../../nbs/710_distance.ipynb #710-distance-021
+def _centred_draws(f, real, samples):
+    "Distances of samples of a set, moved so that their mean is the distance of the whole set."
+    again = np.array([frechet_distance(statistics(sample), real) for sample in samples])
+    return frechet_distance(statistics(f), real) + (again - again.mean())
+
+
 def bootstrap_draws(
     f: np.ndarray,  # (N, D) features of the generated images
     real: Statistics,  # of the real ones, which stay
@@ -143,12 +149,8 @@ def bootstrap_draws(
     seed: int = 0,
 ) -> np.ndarray:  # (repeats,) distances, centred on that of all images
     "Distances of resampled images, without the bias of resampling. Source: Efron and Tibshirani 1993."
-    rng, distance = np.random.default_rng(seed), frechet_distance(statistics(f), real)
-    again = []
-    for _ in range(repeats):
-        resampled = f[rng.integers(0, len(f), len(f))]
-        again.append(frechet_distance(statistics(resampled), real))
-    return distance + (np.array(again) - np.mean(again))
+    rng = np.random.default_rng(seed)
+    return _centred_draws(f, real, (f[rng.integers(0, len(f), len(f))] for _ in range(repeats)))
 
 
 def half_sample_draws(
@@ -158,10 +160,8 @@ def half_sample_draws(
     seed: int = 0,
 ) -> np.ndarray:  # (repeats,) distances, centred on that of all images
     "Distances of random halves, without the bias of fewer images. Source: Politis, Romano and Wolf 1999."
-    rng, distance = np.random.default_rng(seed), frechet_distance(statistics(f), real)
-    halves = [f[rng.permutation(len(f))[: len(f) // 2]] for _ in range(repeats)]
-    again = np.array([frechet_distance(statistics(half), real) for half in halves])
-    return distance + (again - again.mean())
+    rng = np.random.default_rng(seed)
+    return _centred_draws(f, real, (f[rng.permutation(len(f))[: len(f) // 2]] for _ in range(repeats)))
 
 
 def draws_interval(

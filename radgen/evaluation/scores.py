@@ -30,6 +30,8 @@ from radgen.evaluation.distance import (
     statistics,
     subset_distances,
 )
+
+# %% ../../nbs/760_scores.ipynb #760-scores-021
 from .diversity import intra_prompt_ms_ssim, kernel_distance, prdc
 from .features import Features, cached_features
 from .memorisation import audit_memorisation, memorised_share
