@@ -46,7 +46,7 @@ def test_each_bad_image_is_dropped_for_its_reason(files):
     assert reason["noise"].startswith("entropy above 7.9: 7.99")
     assert reason["white"].startswith("brightness above 230: 24")
     assert len(plot_quality(out).axes) == 4
-    assert len(plot_borderline(out, n=2).axes) == 2 * 9
+    assert len(plot_borderline(out, n=2).axes[0].images) == 2 * 9
     plt.close("all")
 
 

@@ -87,7 +87,7 @@ def test_audit_counts_and_sorts(world):
     assert t.ratio.is_monotonic_increasing
     assert sorted(t.image) == list(range(48))
     assert f"{audit.copies} of 48 generated images" in privacy_line(audit, 48)
-    assert len(replicas_figure(mixed, train, t).axes) == 12
+    assert len(replicas_figure(mixed, train, t).axes[0].images) == 12
 
 
 def test_too_few_images_say_nothing(world):
