@@ -1,6 +1,7 @@
 """Two processes on the CPU, started by `accelerate launch`, do what one does: the same weights to rounding, the same
 log and the same images; and both hear a signal that their launcher was sent."""
 
+import json
 import os
 import re
 import signal
@@ -37,17 +38,17 @@ def free_port():
         return str(s.getsockname()[1])
 
 
-def launched(*args):
+def launched(*args, program=BIN / "radgen"):
     "Two processes of one thread each (accelerate's --cpu would start one; --multi_gpu is its word for several)."
-    command = [BIN / "accelerate", *LAUNCH, "--main_process_port", free_port(), BIN / "radgen", *map(str, args)]
+    command = [BIN / "accelerate", *LAUNCH, "--main_process_port", free_port(), program, *map(str, args)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finished(*args):
+def finished(*args, **more):
     "What two processes print until they end."
-    process = launched(*args)
-    output = process.communicate(timeout=300)[0]
+    process = launched(*args, **more)
+    output = process.communicate(timeout=400)[0]
     assert process.returncode == 0, output[-3000:]
     return output
 
@@ -93,49 +94,60 @@ def test_two_processes_train_what_one_does(two, small, tmp_path):
     assert np.allclose(*metrics, rtol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "more, limit",
-    [
-        (["--attention-max", 0], 1e-6),
-        (["--model", "VGG16UNet_FrozenStart", "--recipe", "paper"], 1e-7),
-        (["--image-size", 32, "--patch", 2, "--prediction", "flow"], 1e-6),
-        (["--image-size", 32, "--patch", 2, "--optimizer", "adamw"], 1e-7),
-        ([*PIPELINE, "--lora", 0], 1e-7),
-        ([*PIPELINE, "--lora", 2], 1e-6),
-    ],
-    ids=[
-        "parameters without a gradient",
-        "frozen for the first half",
-        "patches and flow",
-        "patches and AdamW",
-        "pretrained",
-        "adapters",
-    ],
-)
-def test_two_processes_train_every_kind_of_network(small, tmp_path, more, limit):
-    if "--lora" in more:
-        base = f"diffusers:{tiny_pipeline(tmp_path / 'base')}"
-        more = [base if part == "BASE" else part for part in more]
-    finished(*options(small, tmp_path, "two", 2, 6, *more))
-    assert main(options(small, tmp_path, "one", 4, 6, *more)) == 0
+KINDS = {  # options of a run, and how far its weights may lie in the mean from those of one process
+    "parameters without a gradient": (["--attention-max", 0], 1e-6),
+    "frozen for the first half": (["--model", "VGG16UNet_FrozenStart", "--recipe", "paper"], 1e-7),
+    "patches and flow": (["--image-size", 32, "--patch", 2, "--prediction", "flow"], 1e-6),
+    "patches and AdamW": (["--image-size", 32, "--patch", 2, *ADAMW], 1e-7),
+    "pretrained": ([*PIPELINE, "--lora", 0], 1e-7),
+    "adapters": ([*PIPELINE, "--lora", 2], 1e-6),
+    "latents": (["--latents", "VAE", *ADAMW], 1e-6),
+    "balanced": (["--balance", "types", *ADAMW], 1e-6),
+}
+SCRIPT = """
+import json, sys
+from unittest import mock
+
+import torch
+from radgen.cli import main
+
+with mock.patch("radgen.cli._close_process_group"):  # the next command needs it
+    for name, command in json.load(open(sys.argv[1])).items():
+        assert main(command) == 0, name
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def kinds(small, tmp_path_factory):
+    "A run of every kind by two processes, which are started once; the options of each, and what was printed."
+    folder = tmp_path_factory.mktemp("kinds")
+    files = {"BASE": f"diffusers:{tiny_pipeline(folder / 'base')}", "VAE": str(make_vae(folder / "vae"))}
+    given = {name: [files.get(part, part) for part in more] for name, (more, _) in KINDS.items()}
+    commands = {name: options(small, folder / "two", name, 2, 6, *more) for name, more in given.items()}
+    (folder / "commands.json").write_text(json.dumps(commands))
+    (folder / "script.py").write_text(SCRIPT)
+    output = finished(folder / "commands.json", program=folder / "script.py")
+    return folder, given, output
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_two_processes_train_every_kind_of_network(small, kinds, name):
+    folder, given, _ = kinds
+    assert main(options(small, folder / "one", name, 4, 6, *given[name])) == 0
     # a gradient near zero is rounded to either sign, and an optimiser's first steps move by its sign
-    assert mean_difference(tmp_path / "two", tmp_path / "one") < limit
+    assert mean_difference(folder / "two" / name, folder / "one" / name) < KINDS[name][1]
 
 
-def test_two_processes_train_on_latents_that_one_of_them_encodes(small, tmp_path):
-    more = ["--latents", make_vae(tmp_path / "vae"), *ADAMW]
-    finished(*options(small, tmp_path, "two", 2, 6, *more))
+def test_one_of_two_processes_encodes_the_latents(small, kinds):
     assert list((small.dir / "latents").glob("train-16-*.npy"))
-    assert main(options(small, tmp_path, "one", 4, 6, *more)) == 0
-    assert largest_difference(*(final_weights(tmp_path / name) for name in ("two", "one"))) < 1e-5
 
 
-def test_two_processes_draw_the_balanced_batches_of_one(small, tmp_path):
-    output = finished(*options(small, tmp_path, "two", 2, 8, "--balance", "types", *ADAMW))
+def test_two_processes_draw_the_balanced_batches_of_one(small, kinds):
+    folder, given, output = kinds
     assert output.count("Draws balanced by types") == 1
-    assert main(options(small, tmp_path, "one", 4, 8, "--balance", "types", *ADAMW)) == 0
-    folders = (tmp_path / "two", tmp_path / "one")
-    assert largest_difference(*map(final_weights, folders)) < 1e-5
+    assert main(options(small, folder / "again", "balanced", 4, 6, *given["balanced"])) == 0
+    folders = (folder / "two" / "balanced", folder / "again" / "balanced")
     assert (folders[0] / "balance.csv").read_bytes() == (folders[1] / "balance.csv").read_bytes()
 
 
@@ -151,7 +163,7 @@ def test_two_processes_generate_what_one_does(two, tmp_path):
 
 
 def test_signal_to_the_launcher_stops_both_and_one_process_goes_on(small, tmp_path):
-    steps = 300
+    steps = 100
     process = launched(*options(small, tmp_path, "cut", 4, steps))
     metrics, deadline = tmp_path / "cut" / "metrics.csv", time.time() + 240
     while time.time() < deadline and process.poll() is None:
