@@ -46,8 +46,8 @@ def test_every_row_is_accounted_for(sample_of_sample, real_prepared):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("model, size", [("UNet", 32), ("VGG16UNet", 32), ("VGG16UNet_FrozenStart", 64)])
-def test_prepare_train_sample_evaluate(real_prepared, tmp_path, model, size, capsys, figures):
+@pytest.mark.parametrize("model, size", [("UNet", 32), ("VGG16UNet_FrozenStart", 64)])
+def test_prepare_train_sample_evaluate(real_prepared, tmp_path, model, size, capsys):
     run = tmp_path / "e2e"
     common = ["--device", "cpu"]
     assert (

@@ -34,7 +34,7 @@ class Page(HTMLParser):
 
 
 @pytest.mark.soak
-def test_report_and_json_agree_and_name_the_surrogates(small_run_copy, capsys, monkeypatch, figures):
+def test_report_and_json_agree_and_name_the_surrogates(small_run_copy, capsys, monkeypatch):
     "With VGG16, classifiers and curves."
     monkeypatch.setattr("radgen.evaluation.scores.train_on_synthetic", partial(train_on_synthetic, steps=10))
     monkeypatch.setattr("radgen.evaluation.curves.GUIDANCE", (1.0, 2.0))

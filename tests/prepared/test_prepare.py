@@ -162,7 +162,7 @@ prepare(PrepareConfig(sys.argv[1], sys.argv[2], llm="rules", workers=1, k=int(sy
 
 
 @pytest.mark.soak
-def test_killed_run_leaves_the_old_folder_or_the_new(raw, figures):
+def test_killed_run_leaves_the_old_folder_or_the_new(raw):
     out = raw.parent / "out"
     prepare(options(raw, k=3))
     command = [sys.executable, "-c", KILLED, str(raw), str(out)]

