@@ -2,8 +2,12 @@
 
 Cells marked `large` need hours or large weights and run in neither."""
 
+from functools import partial
+from unittest import mock
+
 import matplotlib
 import pytest
+from execnb.shell import CaptureShell
 from nbdev.test import test_nb as run_notebook
 
 from helpers import ROOT, temporary_folder
@@ -13,9 +17,11 @@ SLOW = [p for p in NOTEBOOKS if '"#| slow' in p.read_text(encoding="utf-8")]
 
 
 def run(path, skip):
-    "Execute a notebook in this process, without the cells that carry one of the flags."
+    "Execute a notebook in this process, without the cells that carry one of the flags; figures are drawn coarsely."
     matplotlib.use("agg")
-    with temporary_folder():
+    shell = partial(CaptureShell, mpl_format="png")
+    coarse = matplotlib.rc_context({"figure.dpi": 30})
+    with temporary_folder(), mock.patch("nbdev.test.CaptureShell", shell), coarse:
         ok, _ = run_notebook(path, skip_flags=skip, basepath=ROOT)
     assert ok, f"{path.name} failed; its traceback is above"
 
