@@ -134,11 +134,16 @@ def _figure(image, source, index, rule):
         if _is_deep_colour(im, _head(source)):
             return _deep_colour(im, source, index, rule)
         im.draft("L", None)
-        turned = ImageOps.exif_transpose(im)
-        if turned.mode in ("F", "I") or turned.mode.startswith("I;16"):
-            inverted = getattr(im, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
-            return _deep_grey(turned, rule, inverted)
-        return _luminance(turned)
+        return _opened(im, rule)
+
+
+def _opened(im, rule):
+    "An image of Pillow."
+    turned = ImageOps.exif_transpose(im)
+    if turned.mode in ("F", "I") or turned.mode.startswith("I;16"):
+        inverted = getattr(im, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
+        return _deep_grey(turned, rule, inverted)
+    return _luminance(turned)
 
 
 def _head(source):
