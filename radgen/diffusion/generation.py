@@ -97,7 +97,7 @@ def start_noise(
     shape = (len(generators), denoiser.config.in_channels, side, side)
     return randn_tensor(shape, generator=generators, device=denoiser.device)
 
-
+# %% ../../nbs/620_generation.ipynb #620-generation-012
 def as_bytes(
     x: torch.Tensor,  # (B, C, h, w) without noise
     decode: Callable | None,  # latents (B, C, h, w) -> images (B, 1, H, W); None where pixels are generated
