@@ -202,6 +202,25 @@ def test_a_long_caption_is_cut_and_the_page_says_so(visit):
 
 @needs_gradio
 @needs_browser
+def test_an_uploaded_image_is_changed(visit, tmp_path):
+    "Without an image the tab says so; with one it is changed by a prompt, and the file says what it was made from."
+    page = visit(width=1300, height=1200)
+    page.get_by_role("tab", name="Edit").click()
+    after = page.get_by_role("textbox", name="What it should show")
+    after.fill("Axial CT of the head, left mass")
+    page.get_by_role("spinbutton", name="Steps").fill("4")
+    page.get_by_role("button", name="Change", exact=True).click()
+    page.get_by_text("there is no image: upload one").first.wait_for()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60)).astype(np.uint8)).save(tmp_path / "given.png")
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "given.png")
+    page.locator("canvas").first.wait_for()
+    page.wait_for_timeout(1500)  # the editor draws the image
+    page.get_by_role("button", name="Change", exact=True).click()
+    page.wait_for_function("document.querySelectorAll('#changed .thumbnail-item img').length == 4", timeout=90_000)
+
+
+@needs_gradio
+@needs_browser
 def test_page_of_a_finished_model_without_its_data(run, browser, tmp_path):
     "Images are made, nothing is compared, and the page says why."
     model = shutil.copytree(run.final(), tmp_path / "elsewhere" / "model")
@@ -232,7 +251,7 @@ def memory(pid):
 
 
 @needs_gradio
-def test_no_way_past_the_queue_and_no_upload(server):
+def test_no_way_past_the_queue_and_no_large_upload(server):
     import httpx
 
     url = server[0] + "/gradio_api"
@@ -242,9 +261,9 @@ def test_no_way_past_the_queue_and_no_upload(server):
         return httpx.request(how, url + path, timeout=30, **kw).status_code
 
     assert ask("GET", "/info") == 200
-    for name in ("/run/draw", "/api/draw", "/run/read"):
+    for name in ("/run/draw", "/api/draw", "/run/read", "/run/change"):
         assert ask("POST", name, json=dict(data=["CT", [], True, 16, 2, 200, 0, "dpm++"])) in (404, 405)
-    assert ask("POST", "/upload", files=dict(files=("a.png", b"0" * 1000))) >= 400
+    assert ask("POST", "/upload", files=dict(files=("a.png", b"0" * 22_000_000))) >= 400
     assert ask("GET", "/run-history/runs") in (404, 405)
     for path in ("/file=/etc/passwd", "/file=../config.json"):
         assert ask("GET", path) in (403, 404)
