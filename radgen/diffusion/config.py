@@ -162,6 +162,13 @@ class EditingOptions:
     jump: Annotated[Count, Field(le=1000)] = 5  # steps in such a part
     inversion: Literal["ddpm", "ddim"] = "ddpm"  # how `edit` finds the noise of an image
 
+    def strength_for(
+        self,
+        way: str,  # a key of `STRENGTHS`
+    ) -> float:  # 0..1
+        "The strength that was given, or the usual one."
+        return STRENGTHS[way] if self.strength is None else self.strength
+
 
 def check_memory(
     name: str,  # a key of `SAMPLERS`

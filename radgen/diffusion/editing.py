@@ -135,20 +135,21 @@ def resampling_path(
         path += part + [start, *part] * (resample - 1)
     return path
 
-
+# %% ../../nbs/624_editing.ipynb #624-editing-030
 def inpaint(
     batch: Batch,
     x0: torch.Tensor,  # (B, C, h, w) images or latents
     redraw: torch.Tensor,  # (B, 1, h, w) bool, what is drawn anew
-    options: EditingOptions = EditingOptions(strength=1.0),
+    options: EditingOptions = EditingOptions(),
 ) -> torch.Tensor:  # (B, C, h, w), equal to x0 where nothing is drawn
     "Draw a part of the images so that it fits the rest. Source: Lugmayr et al. 2022, algorithm 1."
     check_memory(batch.trajectory.sampler)
+    strength = options.strength_for("mask")
     steps, eta = batch.trajectory.num_inference_steps, WITHOUT_MEMORY[batch.trajectory.sampler]
     levels, noise = noise_levels(batch.schedule, steps, x0.device), start_noise(batch.denoiser, batch.generators)
-    path = resampling_path(first_step(options.strength, steps), steps, options.resample, options.jump)
+    path = resampling_path(first_step(strength, steps), steps, options.resample, options.jump)
     x_t = levels.noised(x0, path[0], noise)
-    if options.strength == 1:
+    if strength == 1:
         x_t = torch.where(redraw, noise, x_t)
     for i, after in zip(path, path[1:]):
         if after < i:

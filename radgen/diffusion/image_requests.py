@@ -14,7 +14,7 @@ import torch
 # %% ../../nbs/629_image_requests.ipynb #629-image-requests-005
 from ..core.devices import to_unit
 from ..core.errors import ConfigError
-from .config import STRENGTHS, EditingOptions, GenerationRequest, as_list
+from .config import EditingOptions, GenerationRequest, as_list
 from .editing import INVERSIONS, Batch, first_step, image_to_image, inpaint
 from .generation import as_bytes
 from .given import GivenImages, on_grid, read_given
@@ -28,7 +28,7 @@ USED = {"image": {"strength"}, "mask": {"strength", "resample", "jump"}, "edit":
 def take_options(
     request: dict,  # options of a call; those of `EditingOptions` are removed
     way: str | None,  # image, mask or edit; None where no image was given
-) -> EditingOptions:  # with a strength
+) -> EditingOptions:
     "The options of a given image; raises `ConfigError` for one that has no effect."
     names = [field.name for field in fields(EditingOptions) if field.name in request]
     given = {name: request.pop(name) for name in names}
@@ -36,10 +36,7 @@ def take_options(
     if useless:
         needs = {"resample": "a mask", "jump": "a mask", "inversion": "pipe.edit"}.get(useless[0], "an image")
         raise ConfigError(f"{useless[0]} has no effect without {needs}: leave it out.")
-    options = EditingOptions(**given)
-    if way is not None and options.strength is None:
-        options = replace(options, strength=STRENGTHS[way])
-    return options
+    return EditingOptions(**given)
 
 
 def for_each(
@@ -57,15 +54,20 @@ class ImageTask:
 
     way: str  # image, mask or edit
     given: GivenImages  # one for each prompt
-    options: EditingOptions  # with a strength
+    options: EditingOptions
     source: tuple[str, ...] | None = None  # of 'edit': what each given image shows
+
+    @property
+    def strength(self) -> float:
+        "The share of the trajectory that is drawn anew."
+        return self.options.strength_for(self.way)
 
     def steps(
         self,
         steps: int,  # of the trajectory
     ) -> int:
         "How many steps a batch takes."
-        taken = steps - first_step(self.options.strength, steps)
+        taken = steps - first_step(self.strength, steps)
         if self.way == "mask":
             return taken * self.options.resample
         return taken * (2 if self.way == "edit" and self.options.inversion == "ddim" else 1)
@@ -78,7 +80,7 @@ class ImageTask:
         masked, edited, options = self.way == "mask", self.way == "edit", self.options
         record = {
             "made_from": self.given.digests()[row],
-            "strength": options.strength,
+            "strength": self.strength,
             "resample": options.resample if masked else None,
             "jump": options.jump if masked else None,
             "from_prompt": self.source[row] if self.source else None,
@@ -102,10 +104,10 @@ def in_space(
 def _follow(task, batch, x0, given, source):
     "The end of the trajectory."
     if task.way == "image":
-        return image_to_image(batch, x0, task.options.strength)
+        return image_to_image(batch, x0, task.strength)
     if task.way == "mask":
         return inpaint(batch, x0, on_grid(given.redraw, x0.shape[-1]).to(x0.device), task.options)
-    first = first_step(task.options.strength, batch.trajectory.num_inference_steps)
+    first = first_step(task.strength, batch.trajectory.num_inference_steps)
     return INVERSIONS[task.options.inversion](batch, source, x0, first)
 
 
@@ -118,7 +120,7 @@ def draw_given(
 ) -> torch.Tensor:  # (B, S, S) uint8 on the CPU
     "Draw a batch."
     given, steps = task.given.take(rows), batch.trajectory.num_inference_steps
-    if first_step(task.options.strength, steps) == steps:
+    if first_step(task.strength, steps) == steps:
         return given.pixels
     x0 = in_space(given.pixels, space, batch.denoiser.device)
     drawn = as_bytes(_follow(task, batch, x0, given, source), space.decode if space else None)

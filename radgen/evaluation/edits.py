@@ -60,10 +60,12 @@ def finding_region(
     size: int,  # pixels per side
 ) -> np.ndarray:  # (size, size) bool; nothing for a normal head
     "The pixels that a finding changes, and those around them."
+    if not shown.name:
+        return np.zeros((size, size), bool)
     change = drawn_head(number, shown).astype(int) - drawn_head(number, Shown()).astype(int)
     side = SIZE // size
     blocks = (np.abs(change) > 8).reshape(size, side, size, side).any((1, 3))
-    return binary_dilation(blocks) & shown.name.__ne__("")
+    return binary_dilation(blocks)
 
 # %% ../../nbs/748_editing_phantoms.ipynb #748-editing-phantoms-009
 class Request(NamedTuple):

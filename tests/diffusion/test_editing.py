@@ -12,7 +12,7 @@ from test_pipeline import BytesEncoder, tiny, with_encoder
 import radgen.diffusion.pipeline as P
 from radgen.core.devices import index_generator
 from radgen.core.errors import ConfigError, DataError
-from radgen.diffusion.config import EditingOptions, SamplingTrajectory, samplers_for
+from radgen.diffusion.config import SamplingTrajectory, samplers_for
 from radgen.diffusion.editing import INVERSIONS, Batch, image_to_image, inpaint, noise_levels, resampling_path
 from radgen.diffusion.exact import FiniteDenoiser, label_text
 from radgen.diffusion.latents import load_vae
@@ -121,7 +121,7 @@ def test_inpainting_draws_from_the_posterior():
     redraw[..., 4:] = True
     batch = exact("v_prediction", n=64, images=pair, labels=torch.zeros(2).long(), sampler="ddim")
     batch.text = label_text(torch.zeros(64, dtype=torch.long), 1)
-    drawn = inpaint(batch, pair[:1].expand(64, -1, -1, -1), redraw, EditingOptions(strength=1.0))
+    drawn = inpaint(batch, pair[:1].expand(64, -1, -1, -1), redraw)
     found = nearest(drawn, pair)
     assert (drawn - pair[found]).abs().max() < 0.05
     assert binomtest(sum(found), 64).pvalue > 1e-4

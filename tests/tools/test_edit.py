@@ -5,9 +5,10 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from radgen.cli import main
+from radgen.tools.edit_tab import known_formats_only
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +72,17 @@ def test_what_cannot_work_is_one_sentence(run, files, capsys, args, says):
     assert command(run, files, *args) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert says in error
+
+
+def test_the_page_opens_known_formats_only(tmp_path, monkeypatch):
+    "Pillow would start Ghostscript for an uploaded PostScript file."
+    eps = tmp_path / "a.eps"
+    eps.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
+    with Image.open(eps) as image:
+        assert image.format == "EPS"
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    known_formats_only()
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(eps)
+    assert Image.open(tmp_path / "a.png").size == (4, 4)
