@@ -37,7 +37,7 @@ from radgen.evaluation.config import (
 from .prepared.config import PrepareConfig
 from .text.config import ClipConfig
 from .tools import commands
-from .tools.config import AppConfig, CompletionConfig, DemoConfig, DoctorConfig, EmaConfig
+from .tools.config import AppConfig, CompletionConfig, DemoConfig, DoctorConfig, EditConfig, EmaConfig
 from .training.config import SampleConfig, TrainConfig, TrainVaeConfig
 
 # %% ../nbs/940_cli.ipynb #940-cli-003
@@ -169,6 +169,14 @@ COMMANDS |= {
         commands.run_sample,
         commands.show_folder,
         "Draw images for captions with a finished run.\nExample: radgen sample --run runs/first --n 1000 --guidance 2",
+    ),
+    "edit": Command(
+        EditConfig,
+        commands.run_edit,
+        commands.show_folder,
+        "Change an image with a finished run: by a prompt, inside a mask, or from one prompt to another.\n"
+        "Example: radgen edit runs/first --image chest.png --from-prompt 'X-ray, chest, left pleural effusion'"
+        " --to-prompt 'X-ray, chest, normal'",
     ),
     "ema": Command(
         EmaConfig,
@@ -307,7 +315,7 @@ WORKFLOW = """radgen: text in, radiology image out.
 
 Your own images instead of ROCOv2: any table or folder of images with text; radgen prepare --dry-run shows what it is
 taken for. radgen COMMAND --help explains every option, --dry-run resolves them, --json prints results for scripts.
-Others: captions, finetune-clip, train-vae, check-vae, ema, leaderboard, compare, reader-study,
+Others: captions, finetune-clip, train-vae, check-vae, edit, ema, leaderboard, compare, reader-study,
 experiment, completion.
 Exit status: 0 done, 2 a mistake that the last line explains, 75 stopped by a scheduler's signal and 130 by Ctrl-C;
 the same command goes on."""

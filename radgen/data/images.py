@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'LUMA', 'BITS_PER_SAMPLE', 'PHOTOMETRIC', 'WHITE_IS_ZERO', 'MAGIC', 'HEAD', 'IN_MEMORY', 'PAGED',
-           'load_grey', 'measure_range', 'image_fault', 'frame_names', 'square']
+           'load_grey', 'image_grey', 'measure_range', 'image_fault', 'frame_names', 'square']
 
 # %% ../../nbs/150_images.ipynb #150-images-004
 import io
@@ -134,11 +134,16 @@ def _figure(image, source, index, rule):
         if _is_deep_colour(im, _head(source)):
             return _deep_colour(im, source, index, rule)
         im.draft("L", None)
-        turned = ImageOps.exif_transpose(im)
-        if turned.mode in ("F", "I") or turned.mode.startswith("I;16"):
-            inverted = getattr(im, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
-            return _deep_grey(turned, rule, inverted)
-        return _luminance(turned)
+        return _opened(im, rule)
+
+
+def _opened(im, rule):
+    "An image of Pillow."
+    turned = ImageOps.exif_transpose(im)
+    if turned.mode in ("F", "I") or turned.mode.startswith("I;16"):
+        inverted = getattr(im, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
+        return _deep_grey(turned, rule, inverted)
+    return _luminance(turned)
 
 
 def _head(source):
@@ -217,6 +222,14 @@ def load_grey(
     return _load(image, partial(to_grey, grey=grey))
 
 
+def image_grey(
+    image: Image.Image,  # opened or made by Pillow
+    grey: Grey = Grey(),  # how values of more than 8 bits are shown
+) -> np.ndarray:  # (H, W) uint8, 0 black .. 255 white
+    "The 8-bit grey of an image in memory: colours on black, and as a photograph's orientation says."
+    return np.array(_opened(image, partial(to_grey, grey=grey)))
+
+# %% ../../nbs/150_images.ipynb #150-images-036
 def measure_range(
     images: Sequence[str | Path],  # of a data set
     grey: Grey = Grey(),  # its percentiles are used

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'LIMITED', 'SamplerName', 'LONGEST', 'Prompt', 'Prompts', 'Steps', 'Scale', 'UpToOne', 'Interval',
-           'samplers_for', 'check_sampler', 'clean_prompt', 'as_list', 'SamplingTrajectory', 'GenerationRequest']
+           'STRENGTHS', 'WITHOUT_MEMORY', 'samplers_for', 'check_sampler', 'clean_prompt', 'as_list',
+           'SamplingTrajectory', 'GenerationRequest', 'EditingOptions', 'check_memory']
 
 # %% ../../nbs/608_generation_options.ipynb #608-generation-options-005
 import reprlib
@@ -146,3 +147,33 @@ class GenerationRequest(SamplingTrajectory):
         if len(indices) != images:
             raise ConfigError(f"there are {len(indices)} indices for {images} images: give one for each.")
         return indices
+
+# %% ../../nbs/608_generation_options.ipynb #608-generation-options-021
+STRENGTHS = {"image": 0.6, "mask": 1.0, "edit": 0.8}  # by default, for each way of using an image
+WITHOUT_MEMORY = {"ddim": 0.0, "ddpm": 1.0, "euler": 0.0}  # samplers of one step -> share of fresh noise in a step
+
+
+@options(prefix="")
+class EditingOptions:
+    "How a given image is used."
+
+    strength: UpToOne | None = None  # share of the trajectory that is drawn anew; None for that of `STRENGTHS`
+    resample: Annotated[Count, Field(le=50)] = 4  # how often inpainting follows each part of the trajectory
+    jump: Annotated[Count, Field(le=1000)] = 5  # steps in such a part
+    inversion: Literal["ddpm", "ddim"] = "ddpm"  # how `edit` finds the noise of an image
+
+    def strength_for(
+        self,
+        way: str,  # a key of `STRENGTHS`
+    ) -> float:  # 0..1
+        "The strength that was given, or the usual one."
+        return STRENGTHS[way] if self.strength is None else self.strength
+
+
+def check_memory(
+    name: str,  # a key of `SAMPLERS`
+):
+    "Raise `ConfigError` for a sampler that remembers former steps."
+    if name not in WITHOUT_MEMORY:
+        able = ", ".join(WITHOUT_MEMORY)
+        raise ConfigError(f"the sampler {name} remembers former steps, which inpainting changes: use one of {able}.")

@@ -21,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 from psutil import pid_exists
+from .edit_tab import UPLOAD, edit_tab, known_formats_only
 
 from ..core.devices import pick_device
 from ..core.errors import ConfigError, RadgenError, stop_signals
@@ -247,10 +248,23 @@ def _connect(gr, request: Request, results: list, answers: Answers):
         request.arguments,
         [request.text, *results],
         concurrency_limit=1,
+        concurrency_id="draw",
         trigger_mode="once",
         api_name="draw",
         show_progress_on=results[0],
     )
+
+# %% ../../nbs/915_app.ipynb #915-app-000
+def _draw_tab(gr, answers: Answers, shown: list[list]):
+    "The content of the first tab."
+    with gr.Row():
+        with gr.Column(min_width=300):
+            request = _request_column(gr, answers, shown)
+        with gr.Column(min_width=300):
+            results = _result_column(gr, answers.references is not None)
+    label = "Captions of the test split" if answers.references else "Captions"
+    gr.Examples(shown, [request.caption, request.concepts], label=label, api_visibility="private")
+    _connect(gr, request, results, answers)
 
 # %% ../../nbs/915_app.ipynb #915-app-011
 def make_page(
@@ -264,15 +278,10 @@ def make_page(
     with gr.Blocks(title=f"radgen: {run.config.name}", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         warning = WARNING.format(model=run.config.model, size=run.config.image_size)
         gr.Markdown(f"# radgen: {run.config.name}\n{warning}")
-        with gr.Row():
-            with gr.Column(min_width=300):
-                request = _request_column(gr, answers, shown)
-            with gr.Column(min_width=300):
-                results = _result_column(gr, answers.references is not None)
-        inputs = [request.caption, request.concepts]
-        label = "Captions of the test split" if answers.references else "Captions"
-        gr.Examples(shown, inputs, label=label, api_visibility="private")
-        _connect(gr, request, results, answers)
+        with gr.Tab("Draw"):
+            _draw_tab(gr, answers, shown)
+        with gr.Tab("Edit"):
+            edit_tab(gr, answers, _gallery)
     return page.queue(max_size=WAITING, api_open=False)  # no request bypasses the queue
 
 # %% ../../nbs/915_app.ipynb #915-app-013
@@ -291,7 +300,7 @@ def own_folder(
 
 
 def _launch_options(gr, cfg: AppConfig) -> dict:
-    "How gradio serves: nothing is shared, uploaded or monitored, and other host names are rejected on the loopback."
+    "How gradio serves: nothing is shared or monitored, and other host names are rejected on the loopback."
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -306,7 +315,7 @@ def _launch_options(gr, cfg: AppConfig) -> dict:
         "footer_links": [],
         "run_history": False,
         "enable_monitoring": False,
-        "max_file_size": 1,
+        "max_file_size": UPLOAD,
         "app_kwargs": {"middleware": guard} if cfg.host in LOOPBACK else {},
         "theme": gr.themes.Default(font="system-ui", font_mono="monospace"),
         "css": CSS,
@@ -336,6 +345,7 @@ def serve(
 ):
     "Serve the page of a run until SIGTERM, or Ctrl-C, which raises `KeyboardInterrupt`."
     run, closing = load_run(cfg.run), threading.Event()
+    known_formats_only()
     folder = own_folder(run)
     os.environ["GRADIO_TEMP_DIR"] = str(folder.resolve())  # gradio writes here and nowhere else
     try:

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['run_doctor', 'run_demo', 'run_prepare', 'run_rewrite', 'run_audit', 'run_finetune_clip', 'run_check_vae',
-           'run_train_vae', 'run_train', 'run_sample', 'run_ema', 'run_evaluate', 'run_leaderboard', 'run_compare',
-           'run_study', 'run_study_score', 'run_experiment', 'run_app', 'show_folder', 'show_text', 'show_script',
-           'show_doctor', 'show_ema', 'show_reconstruction', 'show_comparison', 'show_leaderboard', 'show_table',
-           'show_study', 'show_study_score', 'resolved', 'show_options']
+           'run_train_vae', 'run_train', 'run_sample', 'run_ema', 'run_edit', 'run_evaluate', 'run_leaderboard',
+           'run_compare', 'run_study', 'run_study_score', 'run_experiment', 'run_app', 'show_folder', 'show_text',
+           'show_script', 'show_doctor', 'show_ema', 'show_reconstruction', 'show_comparison', 'show_leaderboard',
+           'show_table', 'show_study', 'show_study_score', 'resolved', 'show_options']
 
 # %% ../../nbs/935_commands.ipynb #935-commands-013
 from dataclasses import asdict
@@ -26,7 +26,7 @@ from radgen.evaluation.config import (
 )
 from ..prepared.config import PrepareConfig
 from ..text.config import ClipConfig
-from .config import AppConfig, DemoConfig, DoctorConfig, EmaConfig
+from .config import AppConfig, DemoConfig, DoctorConfig, EditConfig, EmaConfig
 from ..training.config import SampleConfig, TrainConfig, TrainVaeConfig
 
 # %% ../../nbs/935_commands.ipynb #935-commands-003
@@ -106,6 +106,13 @@ def run_ema(cfg: EmaConfig) -> dict:
     from radgen.tools.ema import choose_ema
 
     return choose_ema(cfg)
+
+
+def run_edit(cfg: EditConfig) -> dict:
+    "Change an image."
+    from radgen.tools.edit import edit
+
+    return {"folder": edit(cfg)}
 
 # %% ../../nbs/935_commands.ipynb #935-commands-004b
 def run_evaluate(cfg: EvaluateConfig) -> Any:

@@ -18,6 +18,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import radgen.diffusion.generation as G
+import radgen.diffusion.parts as parts
 import radgen.diffusion.pipeline as P
 import radgen.diffusion.saved as S
 from radgen.core.errors import ConfigError, DataError
@@ -256,7 +257,8 @@ def test_text_encoder_follows_to(monkeypatch):
     pipe.to(torch.bfloat16)
     assert pipe._encoder.moved == [torch.device("cpu")] * 2  # a cast concerns the denoiser alone
     made = []
-    monkeypatch.setattr(P, "make_encoder", lambda name, length, device: made.append((name, device)) or BytesEncoder())
+    encoder = lambda name, length, device: made.append((name, device)) or BytesEncoder()  # noqa: E731
+    monkeypatch.setattr(parts, "make_encoder", encoder)
     fresh = tiny(encoder="minilm")
     assert fresh.to("cpu") is fresh
     assert not made  # it is loaded when it is needed, and then where the denoiser is

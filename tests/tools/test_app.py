@@ -202,6 +202,44 @@ def test_a_long_caption_is_cut_and_the_page_says_so(visit):
 
 @needs_gradio
 @needs_browser
+def test_the_edit_tab_says_what_is_missing(visit):
+    page = visit(width=1300, height=1200)
+    page.get_by_role("tab", name="Edit").click()
+    page.get_by_role("textbox", name="What it should show").fill("Axial CT of the head, left mass")
+    page.get_by_role("button", name="Change", exact=True).click()
+    page.get_by_text("there is no image: upload one").first.wait_for()
+
+
+@needs_gradio
+def test_an_uploaded_image_is_changed(server, tmp_path):
+    "As the editor sends it: the image and its layers, in which the brush leaves what is opaque."
+    from gradio_client import Client, handle_file
+
+    client = Client(server[0], verbose=False, download_files=tmp_path)
+    Image.fromarray(np.full((40, 60, 4), 90, np.uint8)).save(tmp_path / "given.png")
+    painted = np.zeros((40, 60, 4), np.uint8)
+    painted[:, 30:, 3] = 255
+    Image.fromarray(painted).save(tmp_path / "layer.png")
+    image, layer = (handle_file(str(tmp_path / name)) for name in ("given.png", "layer.png"))
+    texts, numbers = ("CT of the head", "CT of the head, left mass", True), (1.0, 2, 2.0, 2, 7)
+
+    def change(layers, way):
+        "The first result of a way."
+        drawn = {"background": image, "layers": layers, "composite": None}
+        found = client.predict(drawn, way, *texts, *numbers, api_name="/change")
+        assert len(found) == 2
+        return Image.open(found[0]["image"])
+
+    inside = change([layer], "Inside the mask")
+    pixels = np.asarray(inside)
+    assert pixels.shape == (16, 16) and len(np.unique(pixels[:, :8])) == 1 < len(np.unique(pixels[:, 8:]))
+    assert change([], "From one prompt to another").text["from_prompt"].startswith("Computed tomography, Head")
+    with pytest.raises(Exception, match="there is no mask"):
+        change([], "Inside the mask")
+
+
+@needs_gradio
+@needs_browser
 def test_page_of_a_finished_model_without_its_data(run, browser, tmp_path):
     "Images are made, nothing is compared, and the page says why."
     model = shutil.copytree(run.final(), tmp_path / "elsewhere" / "model")
@@ -232,7 +270,7 @@ def memory(pid):
 
 
 @needs_gradio
-def test_no_way_past_the_queue_and_no_upload(server):
+def test_no_way_past_the_queue_and_no_large_upload(server):
     import httpx
 
     url = server[0] + "/gradio_api"
@@ -242,9 +280,9 @@ def test_no_way_past_the_queue_and_no_upload(server):
         return httpx.request(how, url + path, timeout=30, **kw).status_code
 
     assert ask("GET", "/info") == 200
-    for name in ("/run/draw", "/api/draw", "/run/read"):
+    for name in ("/run/draw", "/api/draw", "/run/read", "/run/change"):
         assert ask("POST", name, json=dict(data=["CT", [], True, 16, 2, 200, 0, "dpm++"])) in (404, 405)
-    assert ask("POST", "/upload", files=dict(files=("a.png", b"0" * 1000))) >= 400
+    assert ask("POST", "/upload", files=dict(files=("a.png", b"0" * 22_000_000))) >= 400
     assert ask("GET", "/run-history/runs") in (404, 405)
     for path in ("/file=/etc/passwd", "/file=../config.json"):
         assert ask("GET", path) in (403, 404)

@@ -79,6 +79,19 @@ def test_a_finished_run_samples_and_says_where_it_comes_from(finished, rank, bas
 
 
 @RANKS
+def test_a_finished_run_changes_an_image(finished, rank):
+    pipe, given, mask = finished[rank].pipeline(), np.full((16, 16), 90, np.uint8), np.zeros((16, 16), np.uint8)
+    mask[:, 8:] = 255
+    steps = {"num_inference_steps": 2, "output_type": "pt"}
+    painted = pipe("head", image=given, mask=mask, **steps).images[0].numpy()
+    assert (painted[:, :8] == 90).all()
+    assert (painted[:, 8:] != 90).any()
+    drawn = pipe("head", **steps).images
+    assert torch.equal(pipe("head", image=given, strength=1, **steps).images, drawn)
+    assert pipe.edit(given, "head", "chest", **steps).images.shape == (1, 16, 16)
+
+
+@RANKS
 def test_run_cut_off_goes_on_with_the_same_bits(small, tmp_path, base, finished, rank):
     cfg = replace(options(small, tmp_path, base, rank), checkpoint_every=4)
     with cut_off_before(1):
