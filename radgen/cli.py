@@ -383,8 +383,8 @@ def main(
         sys.stdout.flush()
     except RadgenError as error:
         return _stop(2, str(error))
-    except Preempted:
-        return _stop(75, "stopped by a signal, with a checkpoint; the same command goes on.")
+    except Preempted as error:
+        return _stop(75, f"stopped by a signal, {error}.")
     except KeyboardInterrupt as error:
         return _stop(130, f"interrupted{f', {error}' if error.args else ''}.")
     except BrokenPipeError:

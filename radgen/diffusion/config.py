@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SAMPLERS', 'LIMITED', 'SamplerName', 'LONGEST', 'Prompt', 'Prompts', 'Steps', 'Scale', 'UpToOne', 'Interval',
            'STRENGTHS', 'WITHOUT_MEMORY', 'samplers_for', 'check_sampler', 'clean_prompt', 'as_list',
-           'SamplingTrajectory', 'GenerationRequest', 'EditingOptions', 'check_memory']
+           'SamplingTrajectory', 'check_negative', 'GenerationRequest', 'EditingOptions', 'check_memory']
 
 # %% ../../nbs/608_generation_options.ipynb #608-generation-options-005
 import reprlib
@@ -111,6 +111,18 @@ class SamplingTrajectory:
         n, (start, stop) = self.num_inference_steps, self.guidance_interval
         return [self.guidance_scale if start <= i / n < stop else 1.0 for i in range(n)]
 
+# %% ../../nbs/608_generation_options.ipynb #608-generation-options-000
+def check_negative(
+    guidance: float,  # scale of guidance
+    negative: str | tuple[str, ...] | None,  # what to steer away from
+):
+    "Raise `ConfigError` where guidance would lead towards the negative prompt."
+    if negative is not None and guidance < 1:
+        raise ConfigError(
+            f"with guidance {guidance:g} the images would show the negative prompt instead of avoiding it: "
+            "use guidance above 1, or leave the negative prompt out."
+        )
+
 # %% ../../nbs/608_generation_options.ipynb #608-generation-options-015
 @options(prefix="")
 class GenerationRequest(SamplingTrajectory):
@@ -130,6 +142,7 @@ class GenerationRequest(SamplingTrajectory):
     ) -> tuple[str, ...] | None:  # one a prompt
         "The negative prompts, one for each prompt."
         texts = self.negative_prompt
+        check_negative(self.guidance_scale, texts)
         if texts is None or len(texts) == prompts:
             return texts
         if len(texts) == 1:

@@ -19,7 +19,8 @@ from .results import Curves
 from .scores import read_samples, run_reference
 from ..training.config import SampleConfig
 from ..training.run import Run
-from ..training.sampling import sample
+from ..training.sampling import request_settings, sample
+from ..training.unfinished import Unfinished, discard_other
 
 # %% ../../nbs/765_curves.ipynb #765-curves-004
 GUIDANCE = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
@@ -59,7 +60,9 @@ def sampled_distance(
     test: Statistics,  # of the real held-out images
 ) -> float:
     "Draw images with these options and compute their distance."
-    folder = sample(replace(cfg, out=run.dir / "curves" / f"{cfg.n}-g{cfg.guidance:g}-{cfg.steps}"))
+    out = run.dir / "curves" / f"{cfg.n}-g{cfg.guidance:g}-{cfg.steps}"
+    discard_other(Unfinished(out), request_settings(cfg, run)["fingerprint"])
+    folder = sample(replace(cfg, out=out))
     generated, _ = read_samples(folder)
     return frechet_distance(statistics(features(generated), identity=features.identity), test)
 
@@ -76,7 +79,7 @@ def distance_curves(
     f_train, f_test = (reference.features(split, features) for split in ("train", about["split"]))
     test, cfg = statistics(f_test, identity=features.identity), same_samples(run, about, n, device)
     by_guidance, by_steps = [], []
-    for g in GUIDANCE:
+    for g in GUIDANCE if cfg.negative is None else GUIDANCE[1:]:  # below 1, a negative prompt would be drawn
         by_guidance.append((g, sampled_distance(replace(cfg, guidance=g), run, features, test)))
     for k in STEPS:
         by_steps.append((k, sampled_distance(replace(cfg, steps=k), run, features, test)))

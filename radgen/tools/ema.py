@@ -142,7 +142,8 @@ def width_distance(
 ) -> float:
     "The distance of generated images from the validation images."
     conditions = ref.conditions
-    images = pipe(conditions.texts, prompt_embeds=conditions.embedding, seed=seed, output_type="pt").images
+    embeds = conditions.embedding(range(len(conditions.texts)))
+    images = pipe(conditions.texts, prompt_embeds=embeds, seed=seed, output_type="pt").images
     f = ref.features(images.numpy())
     return frechet_distance(statistics(f, identity=ref.features.identity), ref.real)
 

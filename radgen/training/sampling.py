@@ -4,30 +4,48 @@
 
 # %% auto #0
 __all__ = ['Conditions', 'repeated', 'split_conditions', 'select_conditions', 'request_settings', 'output_folder',
-           'default_folder', 'up_to_date', 'report_cuts', 'generate_share', 'write_samples', 'sample']
+           'default_folder', 'up_to_date', 'report_cuts', 'draw_images', 'ImageSource', 'RunSource', 'write_tables',
+           'draw_and_finish', 'draw_folder', 'sample']
 
 # %% ../../nbs/680_sampling.ipynb #680-sampling-004
 import sys
 import time
 import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import pandas as pd
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from PIL import Image
 
+from radgen.training.unfinished import (
+    Unfinished,
+    draw_missing,
+    drawing_lock,
+    finish,
+    forget,
+    image_name,
+    open_unfinished,
+    stop_if,
+)
+
+# %% ../../nbs/680_sampling.ipynb #680-sampling-027
 from ..core.devices import pick_device
-from ..core.errors import DataError
+from ..core.errors import DataError, stop_signals
 from ..core.figures import evenly, image_grid, save_figure
-from ..core.files import atomic_dir, check_out, fingerprint, read_json, write_json
+from ..core.files import check_out, fingerprint, read_json, write_json
 from ..core.pipelines import is_pipeline
 from ..core.precision import choose_precision, speed_up
-from ..diffusion.card import save_png
+from ..diffusion.config import check_negative
 from ..diffusion.pipeline import CutPromptWarning, RadGenPipeline
 from ..text.embedding import TextEmbedding
+from ..text.store import EmbeddingStore
 from ..text.store_writer import build_store
 from ..text.token_counts import cut_captions
 from .config import SampleConfig
@@ -39,8 +57,18 @@ class Conditions(NamedTuple):
 
     texts: list[str]  # prompts
     ids: list[str]  # of the images that they describe
-    embedding: TextEmbedding | None = None  # of the prompts, where it is stored
+    store: EmbeddingStore | None = None  # of the prompts, where they are encoded already
+    rows: np.ndarray | None = None  # (N,) their rows there
     note: str = ""  # how many captions the text encoder cuts
+
+    def embedding(
+        self,
+        indices: Sequence[int],  # of images
+    ) -> TextEmbedding | None:  # None where nothing is stored
+        "The vectors of some prompts, read from the disk."
+        if self.store is None or self.rows is None:
+            return None
+        return self.store.get(self.rows[list(indices)])
 
 
 def repeated(
@@ -65,7 +93,7 @@ def split_conditions(
     wanted = repeated(texts, cfg.n)
     rows = store.rows(wanted)
     note = cut_captions(store.full[rows], int(store.lengths[rows].max()), is_pipeline(run.encoder))
-    return Conditions(wanted, repeated(prepared.rows(cfg.split).id.tolist(), cfg.n), store.get(rows), note)
+    return Conditions(wanted, repeated(prepared.rows(cfg.split).id.tolist(), cfg.n), store, rows, note)
 
 
 def select_conditions(
@@ -141,20 +169,21 @@ def report_cuts(
             print(f"{note[0].upper()}{note[1:]}", file=sys.stderr)
 
 
-def generate_share(
+def draw_images(
     cfg: SampleConfig,  # how to generate
     pipe: RadGenPipeline,
     conditions: Conditions,  # of all images
-    indices: list[int],  # of the images that this process generates
-) -> list:  # PIL images
-    "Generate some of the images; raises `ConfigError` for values that cannot work."
-    if not indices:
-        return []
+    indices: list[int],  # of the images of a batch
+) -> list[Image.Image]:
+    "Generate a batch; raises `ConfigError` for values that cannot work."
+    size = min(cfg.batch_size, len(conditions.texts))
+    filling = indices[-1:] * (size - len(indices)) if pipe.static else []  # a compiled network takes one shape
+    batch = [*indices, *filling]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CutPromptWarning)  # of `report_cuts`
-        return pipe(
-            [conditions.texts[i] for i in indices],
-            prompt_embeds=None if conditions.embedding is None else conditions.embedding[indices],
+        images = pipe(
+            [conditions.texts[i] for i in batch],
+            prompt_embeds=conditions.embedding(batch),
             negative_prompt=cfg.negative,
             guidance_scale=cfg.guidance,
             guidance_interval=cfg.guidance_interval,
@@ -162,34 +191,129 @@ def generate_share(
             num_inference_steps=cfg.steps,
             sampler=cfg.sampler,
             seed=cfg.seed,
-            indices=indices,
-            batch_size=cfg.batch_size,
+            indices=batch,
+            batch_size=len(batch),
             precision=cfg.precision,
         ).images
+    return images[: len(indices)]
+
+# %% ../../nbs/680_sampling.ipynb #680-sampling-022
+class ImageSource(Protocol):
+    "What draws the images of a request."
+
+    def settings(self) -> dict:
+        "What decides the images, with its `fingerprint`."
+
+    def default_folder(self) -> Path:
+        "Where the images go unless the user says otherwise."
+
+    def conditions(self, device: torch.device) -> Conditions:
+        "What is drawn."
+
+    def load(self, device: torch.device, conditions: Conditions, talks: bool) -> Callable[[list[int]], list]:
+        "The function that draws the images of some indices; prints what is worth knowing where it `talks`."
+
+    def facts(self) -> dict:
+        "What sample.json says of the model."
+
+# %% ../../nbs/680_sampling.ipynb #680-sampling-023
+class RunSource(NamedTuple):
+    "A finished run that draws."
+
+    cfg: SampleConfig
+    run: Run
+
+    def settings(self) -> dict:
+        "What decides the images, with its `fingerprint`."
+        return request_settings(self.cfg, self.run)
+
+    def default_folder(self) -> Path:
+        "RUN/samples/LABEL."
+        return default_folder(self.cfg, self.run)
+
+    def conditions(self, device: torch.device) -> Conditions:
+        "Captions of a split, or prompts."
+        return select_conditions(self.cfg, self.run, device)
+
+    def load(self, device: torch.device, conditions: Conditions, talks: bool) -> Callable[[list[int]], list]:
+        "A function that draws the images of some indices."
+        pipe = self.run.pipeline(device)
+        pipe.set_progress_bar_config(disable=True)
+        if talks:
+            report_cuts(self.cfg, pipe, conditions)
+        if self.cfg.compile:
+            pipe.compile_denoiser()
+        return partial(draw_images, self.cfg, pipe, conditions)
+
+    def facts(self) -> dict:
+        "Network, recipe, text encoder and size."
+        return {name: getattr(self.run.config, name) for name in ("model", "recipe", "encoder", "image_size")}
+
+# %% ../../nbs/680_sampling.ipynb #680-sampling-025
+def write_tables(
+    folder: Path,  # with all images
+    conditions: Conditions,  # of all images
+    record: dict,  # of sample.json, with `seed`
+):
+    "Write samples.csv, grid.png and sample.json beside the images."
+    n = len(conditions.texts)
+    columns = {"index": range(n), "id": conditions.ids, "prompt": conditions.texts, "seed": record["seed"]}
+    pd.DataFrame(columns).to_csv(folder / "samples.csv", index=False)
+    shown = evenly(n, 32)
+    images = [Image.open(folder / image_name(i)) for i in shown]
+    save_figure(image_grid(images, [conditions.texts[i] for i in shown]), folder / "grid.png")
+    write_json(folder / "sample.json", record)
 
 # %% ../../nbs/680_sampling.ipynb #680-sampling-016
-def write_samples(
-    out: Path,  # folder, replaced as a whole
-    images: list,  # of PIL images
-    conditions: Conditions,  # of all images
-    settings: dict,  # of `request_settings`, and the seconds that it took
-    run: Run,  # finished
+def draw_and_finish(
+    cfg: SampleConfig,
+    source: ImageSource,
+    settings: dict,  # of the source
+    folder: Unfinished,
+    device: torch.device,
+    state: PartialState,  # of all processes
+    signals: list[int],  # of `stop_signals`
 ):
-    "Write images, samples.csv, sample.json and grid.png at once."
-    cfg, n = run.config, len(images)
-    model = {name: getattr(cfg, name) for name in ("model", "recipe", "encoder", "image_size")}
-    record = {**settings, "images": n, **model, "images_per_s": n / settings["seconds"]}
-    columns = {"index": range(n), "id": conditions.ids, "prompt": conditions.texts, "seed": settings["seed"]}
-    with atomic_dir(out) as folder:
-        for i, image in enumerate(images):
-            save_png(image, folder / f"{i:06d}.png")
-        pd.DataFrame(columns).to_csv(folder / "samples.csv", index=False)
-        write_json(folder / "sample.json", record)
-        shown = evenly(n, 32)
-        grid = image_grid([images[i] for i in shown], [conditions.texts[i] for i in shown])
-        save_figure(grid, folder / "grid.png")
+    "Draw what is missing; the first process gives the folder its place, and the others wait for that."
+    main = state.is_main_process
+    with state.main_process_first():
+        if main:
+            open_unfinished(folder, settings["fingerprint"])
+        conditions = source.conditions(device)
+    draw, n, began = source.load(device, conditions, main), len(conditions.texts), time.time()
+    drawn = draw_missing(folder, n, cfg.batch_size, draw, signals, state)
+    while not main and folder.dir.exists():
+        stop_if(signals)
+        time.sleep(0.1)
+    if main:
+        seconds = time.time() - began
+        rate = {"seconds": seconds, "images_per_s": drawn / seconds}
+        write_tables(folder.images, conditions, {**settings, "images": n, **source.facts(), **rate})
+        finish(folder)
 
 # %% ../../nbs/680_sampling.ipynb #680-sampling-008
+def draw_folder(
+    cfg: SampleConfig,
+    source: ImageSource,  # of this request
+    device: torch.device,
+) -> Path:  # folder with NNNNNN.png, samples.csv, sample.json and grid.png
+    "Draw the images of a request, or go on with it; raises `KeyboardInterrupt` or `Preempted` where it was stopped."
+    check_negative(cfg.guidance, cfg.negative)
+    settings, out = source.settings(), cfg.out or source.default_folder()
+    check_out(out, "sample.json")
+    folder = Unfinished(out)
+    if up_to_date(out, settings):
+        forget(folder, settings["fingerprint"])
+        print(f"{out} is up to date.", file=sys.stderr)
+        return out
+    state = PartialState(cpu=device.type == "cpu")
+    device = state.device if state.num_processes > 1 else device
+    speed_up(device)
+    with drawing_lock(folder) if state.is_main_process else nullcontext(), stop_signals() as signals:
+        draw_and_finish(cfg, source, settings, folder, device, state, signals)
+    return out
+
+
 def sample(
     cfg: SampleConfig,
 ) -> Path:  # folder with NNNNNN.png, samples.csv, sample.json and grid.png
@@ -197,26 +321,4 @@ def sample(
     run, device = load_run(cfg.run), pick_device(cfg.device)
     precision: Any = choose_precision(cfg.precision, device)
     cfg = replace(cfg, precision=precision)  # what `auto` became is recorded
-    settings, out = request_settings(cfg, run), cfg.out or default_folder(cfg, run)
-    check_out(out, "sample.json")
-    if up_to_date(out, settings):
-        print(f"{out} is up to date.", file=sys.stderr)
-        return out
-    state = PartialState(cpu=device.type == "cpu")
-    device = state.device if state.num_processes > 1 else device
-    speed_up(device)
-    pipe = run.pipeline(device)
-    with state.main_process_first():
-        conditions = select_conditions(cfg, run, device)
-    if state.is_main_process:
-        report_cuts(cfg, pipe, conditions)
-    if cfg.compile:
-        pipe.compile_denoiser()
-    began, n = time.time(), len(conditions.texts)
-    indices = list(range(state.process_index, n, state.num_processes))
-    shares = gather_object([generate_share(cfg, pipe, conditions, indices)])
-    if state.is_main_process:
-        in_order = [shares[i % len(shares)][i // len(shares)] for i in range(n)]
-        write_samples(out, in_order, conditions, {**settings, "seconds": time.time() - began}, run)
-    state.wait_for_everyone()
-    return out
+    return draw_folder(cfg, RunSource(cfg, run), device)

@@ -4,6 +4,7 @@ log and the same images; and both hear a signal that their launcher was sent."""
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,8 +21,10 @@ from training_tools import largest_difference
 from autoencoders import make_vae
 
 from radgen.cli import main
+from radgen.core.files import read_json
 from radgen.core.pipelines import tiny_pipeline
 from radgen.diffusion.saved import saved_weights
+from radgen.training.unfinished import Unfinished, image_name, open_unfinished
 
 pytestmark = pytest.mark.soak
 
@@ -160,6 +163,21 @@ def test_two_processes_generate_what_one_does(two, tmp_path):
         assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1, i
         assert one.text == other.text
     assert (tmp_path / "one" / "samples.csv").read_text() == (tmp_path / "two" / "samples.csv").read_text()
+
+
+def test_two_processes_go_on_with_what_one_left(two, tmp_path):
+    args = ["sample", "--run", two[0], "--n", "9", "--steps", "3", "--batch-size", "2", "--device", "cpu", "--out"]
+    assert main([str(part) for part in [*args, tmp_path / "one"]]) == 0
+    unfinished = Unfinished(tmp_path / "two")
+    open_unfinished(unfinished, read_json(tmp_path / "one" / "sample.json")["fingerprint"])
+    for i in (0, 1, 4):
+        shutil.copy2(tmp_path / "one" / image_name(i), unfinished.images)
+    output = finished(*args, tmp_path / "two")
+    assert "6/6" in output
+    for i in range(9):
+        one, other = (tmp_path / folder / image_name(i) for folder in ("one", "two"))
+        assert one.read_bytes() == other.read_bytes(), i  # batches are the same, whatever draws them
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]
 
 
 def test_signal_to_the_launcher_stops_both_and_one_process_goes_on(small, tmp_path):

@@ -1,6 +1,8 @@
 """A folder of samples knows its model and its prompts."""
 
 import shutil
+import signal
+import weakref
 from dataclasses import replace
 
 import pandas as pd
@@ -10,9 +12,11 @@ from radgen.core.errors import ConfigError, DataError
 from radgen.core.files import fingerprint, read_json, write_json
 from radgen.diffusion.pipeline import RadGenPipeline
 from radgen.training.config import SampleConfig
+from radgen.text.store import EmbeddingStore
 from radgen.training.run import Run, load_run
 from radgen.training.sampling import default_folder, request_settings, sample, select_conditions
 from radgen.training.train import train
+from radgen.training.unfinished import Unfinished
 
 
 @pytest.fixture
@@ -52,8 +56,9 @@ def test_captions_are_those_of_the_mode_of_the_run(two_steps, request_of, mode):
     run = Run(two_steps.dir, replace(two_steps.config, caption_mode=mode), two_steps.prepared)
     conditions = select_conditions(request_of(n=2), run)
     assert conditions.texts == run.prepared.texts("test", mode)[:2]
-    assert conditions.embedding is not None
-    assert len(conditions.embedding.pooled) == 2
+    embedding = conditions.embedding([1, 0, 1])
+    assert embedding is not None
+    assert len(embedding.pooled) == 3
 
 
 def test_captions_repeat_when_more_images_are_asked_for(two_steps, request_of):
@@ -181,3 +186,86 @@ def test_compile_is_recorded_and_does_not_ask_for_other_images(request_of, tmp_p
     capsys.readouterr()
     sample(request_of(n=2, out=tmp_path / "a"))
     assert "up to date" in capsys.readouterr().err
+
+
+def watch_batches(monkeypatch, before):
+    "Call `before(number of the batch)` before each batch is drawn; the images of the batches, as weak references."
+    import radgen.training.sampling as sampling
+
+    real, drawn = sampling.draw_images, []
+
+    def draw(*args):
+        before(len(drawn))
+        images = real(*args)
+        drawn.append([weakref.ref(image) for image in images])
+        return images
+
+    monkeypatch.setattr(sampling, "draw_images", draw)
+    return drawn
+
+
+def test_one_batch_of_images_and_of_vectors_is_in_memory(request_of, tmp_path, monkeypatch):
+    real, rows, alive = EmbeddingStore.get, [], []
+
+    def get(self, wanted, length=None):
+        rows.append(len(wanted))
+        return real(self, wanted, length)
+
+    monkeypatch.setattr(EmbeddingStore, "get", get)
+    drawn = watch_batches(monkeypatch, lambda batch: alive.append(sum(ref() is not None for b in drawn for ref in b)))
+    sample(request_of(n=7, batch_size=2, out=tmp_path / "a"))
+    assert [len(batch) for batch in drawn] == [2, 2, 2, 1]
+    assert alive == [0] * 4
+    assert rows == [2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_stops_after_the_batch_and_the_same_request_goes_on(request_of, tmp_path, monkeypatch, number):
+    request = request_of(n=5, batch_size=2, out=tmp_path / "a")
+    whole = pngs(sample(replace(request, out=tmp_path / "whole")))
+    drawn = watch_batches(monkeypatch, lambda batch: batch == 1 and signal.raise_signal(number))
+    with pytest.raises(KeyboardInterrupt, match="are kept; the same command goes on"):
+        sample(request)
+    folder = Unfinished(request.out)
+    assert not request.out.exists()
+    assert folder.drawn() == {0, 1, 2, 3}
+    (folder.images / "000001.png").write_bytes(whole[1][:-20])  # as after a power failure
+    before = (folder.images / "000003.png").stat().st_mtime_ns
+    drawn.clear()
+    assert pngs(sample(request)) == whole
+    assert (request.out / "000003.png").stat().st_mtime_ns == before
+    assert [len(batch) for batch in drawn] == [2, 1]  # the batch of the damaged image, and what was left
+    assert not folder.dir.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "whole"]
+
+
+def test_another_batch_size_and_a_second_kill_after_the_end_change_nothing(request_of, tmp_path, monkeypatch):
+    request = request_of(n=5, batch_size=2, out=tmp_path / "a")
+    drawn = watch_batches(monkeypatch, lambda batch: batch == 1 and signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        sample(request)
+    kept = {i: (Unfinished(request.out).images / f"{i:06d}.png").stat().st_mtime_ns for i in range(4)}
+    drawn.clear()
+    sample(replace(request, batch_size=3))
+    assert {i: (request.out / f"{i:06d}.png").stat().st_mtime_ns for i in range(4)} == kept
+    settings = request_settings(replace(request, precision="no"), load_run(request.run))
+    write_json(Unfinished(request.out).dir / "request.json", settings)
+    sample(request)
+    assert not Unfinished(request.out).dir.exists()
+
+
+def test_working_folder_of_another_request_is_refused(request_of, tmp_path, monkeypatch):
+    request = request_of(n=5, batch_size=2, out=tmp_path / "a")
+    watch_batches(monkeypatch, lambda batch: batch == 1 and signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        sample(request)
+    with pytest.raises(ConfigError, match="holds 4 images of a request with other options"):
+        sample(replace(request, seed=1))
+    assert Unfinished(request.out).drawn() == {0, 1, 2, 3}
+
+
+def test_negative_prompt_without_guidance_is_refused(request_of, tmp_path):
+    for guidance in (0.0, 0.5):
+        with pytest.raises(ConfigError, match="show the negative prompt instead of avoiding it"):
+            sample(request_of(guidance=guidance, negative="a chest", out=tmp_path / "a"))
+    assert not list(tmp_path.iterdir())
