@@ -62,7 +62,7 @@ class GroupSets:
     real: Members  # (M,)
     training: Members  # (K,)
 
-
+# %% ../../nbs/757_groups.ipynb #757-groups-024
 def group_sets(
     p: Prepared,
     split: str,  # of the held-out images
@@ -126,7 +126,7 @@ def kernel_scores(
         "neighbourhoods_real": prdc(some, f_real),
     }
 
-
+# %% ../../nbs/757_groups.ipynb #757-groups-025
 def frechet_scores(
     f: np.ndarray,  # (n, D) features of the generated images of the group
     f_real: np.ndarray,  # (m, D) of its held-out images
@@ -177,7 +177,7 @@ def concept_reads(
     names = ("concepts", "concepts_real", "concepts_interval", "concepts_real_interval")
     return dict(zip(names, (*means, *intervals)))
 
-
+# %% ../../nbs/757_groups.ipynb #757-groups-026
 def type_shares(
     group: Group,
     sets: GroupSets,
@@ -289,7 +289,7 @@ def _types(g: GroupScores, readable: bool) -> str:
     real = "unknown" if g.types_real is None else f"{g.types_real:.0%}"
     return f"{g.types:.0%} ({low:.0%} to {high:.0%}); {real}"
 
-
+# %% ../../nbs/757_groups.ipynb #757-groups-027
 def group_texts(
     s: Scores,
 ) -> list[list[str]]:  # a row for each group, in the order of `GROUP_COLUMNS`

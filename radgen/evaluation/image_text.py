@@ -124,7 +124,7 @@ def load_dual_encoder(
     _try_out(towers, name)
     return towers
 
-
+# %% ../../nbs/738_image_text.ipynb #738-image-text-015
 @torch.inference_mode()
 def _try_out(towers: DualEncoder, name: str):
     "Raise `AssetError` where the towers give no vectors in one space."

@@ -78,7 +78,7 @@ class TypeAlignment:
     hits: tuple[bool, ...] = ()  # for each image of a requested type, whether the probe finds that type
     real_hits: tuple[bool, ...] = ()  # the same for real test images that have a type
 
-
+# %% ../../nbs/702_results.ipynb #702-results-025
 @dataclass(frozen=True)
 class FactScore:
     "Whether a probe finds one fact about phantoms: finding, side or size."
