@@ -119,7 +119,7 @@ class HubVision(torch.nn.Module):
 
     def __init__(
         self,
-        net: torch.nn.Module,  # of transformers
+        net: Any,  # of transformers
         prepare: Callable[[torch.Tensor], torch.Tensor],  # of `load_processor`
         pooled: bool = True,  # whether its pooler has weights
     ):
