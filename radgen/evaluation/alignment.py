@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['concept_labels', 'fit_probe', 'concept_scores', 'auroc', 'auroc_draws', 'share_interval', 'concept_table',
-           'finite_or_none', 'concept_alignment', 'image_types', 'probe_hits', 'type_alignment', 'clip_images',
-           'clip_retrieval']
+           'finite_or_none', 'concept_alignment', 'image_types', 'probe_hits', 'type_alignment', 'clip_retrieval']
 
 # %% ../../nbs/740_alignment.ipynb #740-alignment-004
 from collections.abc import Sequence
@@ -13,7 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from scipy.stats import binomtest, rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
@@ -22,9 +20,10 @@ from sklearn.preprocessing import StandardScaler
 
 from ..captions.facts import concept_facts
 from .distance import draws_interval
+from .image_text import DualEncoder, load_dual_encoder
 from .results import ConceptAlignment, ConceptScore, TypeAlignment
 from ..prepared.folder import Prepared
-from ..text.clip import embed, load_clip, make_pairs, retrieval
+from ..text.clip import retrieval
 
 # %% ../../nbs/740_alignment.ipynb #740-alignment-006
 def concept_labels(
@@ -123,8 +122,9 @@ def concept_alignment(
     real, generated = auroc(labels, test_scores), auroc(asked, scores)
     table = concept_table(np.array(names)[known], asked, real, generated)
     both = ~np.isnan(real) & ~np.isnan(generated)
+    found = dict(known=known, probabilities=scores, real_probabilities=test_scores)
     if not both.any():
-        return ConceptAlignment(table)
+        return ConceptAlignment(table, **found)
     draws = auroc_draws(asked[:, both], scores[:, both], repeats, seed)
     of_real = auroc_draws(labels[:, both], test_scores[:, both], repeats, seed)
     return ConceptAlignment(
@@ -134,6 +134,7 @@ def concept_alignment(
         interval=draws_interval(np.array(draws)) if draws else None,
         real_interval=draws_interval(np.array(of_real)) if of_real else None,
         draws=tuple(draws),
+        **found,
     )
 
 # %% ../../nbs/740_alignment.ipynb #740-alignment-011
@@ -180,30 +181,21 @@ def type_alignment(
         interval=share_interval(hits),
         real_interval=share_interval(real) if len(real) else None,
         hits=tuple(hits.tolist()),
+        real_hits=tuple(real.tolist()),
     )
 
 # %% ../../nbs/740_alignment.ipynb #740-alignment-014
-def clip_images(
-    images: np.ndarray,  # (N, H, W) uint8
-    side: int,  # pixels per side of the input of CLIP
-) -> np.ndarray:  # (N, side, side) uint8
-    "Images at the size that CLIP takes, by bicubic interpolation."
-    x = torch.from_numpy(np.array(images)).float()[:, None]
-    x = F.interpolate(x, (side, side), mode="bicubic", antialias=True)
-    return x.clamp(0, 255).round().to(torch.uint8)[:, 0].numpy()
-
-
 @torch.inference_mode()
 def clip_retrieval(
     images: np.ndarray,  # (N, H, W) uint8
     prompts: Sequence[str],  # one an image
-    clip: str,  # 'clip', an id of the Hugging Face hub, or a folder
+    clip: str | DualEncoder,  # 'clip', an id of the Hugging Face hub, or a folder
     device: str | torch.device = "cpu",
     ks: tuple[int, ...] = (1, 5),
-) -> dict[str, float]:  # recall_k and chance_k, 0..1
-    "How many captions find an image of theirs among the k nearest."
-    model, tokenizer = load_clip(clip)
-    model = model.to(device).eval()
-    pairs = make_pairs(clip_images(images, model.config.vision_config.image_size), list(prompts), tokenizer)
-    texts, images = embed(model, pairs)
-    return retrieval(texts, images, pairs.caption, ks)
+) -> dict[str, float]:  # recall_k and chance_k, 0..1, and similarity: the mean cosine of images and their prompts
+    "How many captions find an image of theirs among the k nearest, and how similar the two are."
+    towers = load_dual_encoder(clip, device) if isinstance(clip, str) else clip
+    texts, caption = towers.texts(prompts)
+    found = towers.images(images)
+    similarity = (texts[caption] * found).sum(1).mean().item()
+    return {**retrieval(texts, found, caption, ks), "similarity": similarity}

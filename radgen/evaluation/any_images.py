@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from .groups import write_groups
 
 from ..captions.modes import MODES
 from ..core.devices import pick_device
@@ -249,10 +250,11 @@ def write_image_report(
     left_out: pd.DataFrame,  # rows with `fault`
     scores: Scores,
 ):
-    "Write report.html, report.md, fig, evaluation.json, images.csv and left_out.csv at once."
+    "Write report.html, report.md, fig, evaluation.json and the tables, as CSV, at once."
     with atomic_dir(out) as folder:
         for name, figure in score_figures(reference, images, rows, scores).items():
             save_figure(figure, folder / "fig" / f"{name}.png")
+        write_groups(folder, scores.groups)
         write_pages(folder, "images", {**score_values(scores), **set_values(scores)})
         rows[["name", "id", "prompt", "other_id"]].to_csv(folder / "images.csv", index=False)
         left_out[["name", "fault"]].to_csv(folder / REPORT[1], index=False)

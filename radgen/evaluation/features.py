@@ -24,7 +24,7 @@ from ..core.devices import to_unit
 from ..core.errors import AssetError, ConfigError, DataError
 from ..core.files import atomic_path, fingerprint
 from ..core.precision import full_float32
-from .config import FEATURES, TIMM
+from .config import FEATURES, LIBRARIES
 from ..networks.pretrained import VGG16Features, vgg16_features
 
 # %% ../../nbs/705_features.ipynb #705-features-009
@@ -227,13 +227,14 @@ def timm_features(
 
 
 def make_features(
-    name: str = "auto",  # a name of `FEATURES`, 'timm:NAME', or 'auto': Inception where it is present, else VGG16
+    name: str = "auto",  # a name of `FEATURES`, 'timm:NAME', 'hf:ID_OR_FOLDER', or 'auto': Inception or else VGG16
     device: str | torch.device = "cpu",
 ) -> Features:
     "The features of a distance; raises `AssetError` where their weights are absent, `ConfigError` for an unknown name."
     if name == "auto":
         name = "inception" if inception_file().exists() else "vgg16"
-    features = timm_features(name.removeprefix(TIMM)) if name.startswith(TIMM) else FEATURES[name]()
+    library, _, rest = name.partition(":")
+    features = LIBRARIES[library](rest) if library in LIBRARIES and rest else FEATURES[name]()
     features.net.to(device).eval()
     features.device = torch.device(device)
     return features

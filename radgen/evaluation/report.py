@@ -23,6 +23,7 @@ from .config import EvaluateConfig, check_request
 from .curves import curves_figure, distance_curves
 from .features import Features, make_features
 from .figures import loss_figure, score_figures
+from .groups import write_groups
 from .report_rows import report_is_current, report_line, score_values, write_pages
 from .results import TYPES, VERSION, Scores, read_scores
 from .scores import find_samples, measure, read_samples, run_reference, vae_scores
@@ -101,6 +102,7 @@ def write_report(
     about = read_json(folder / "sample.json")
     generated, rows = read_samples(folder)
     save_figures(run, generated, rows, about["split"], scores)
+    write_groups(run.dir, scores.groups)
     write_pages(run.dir, "report", page_values(run, folder, about, scores))
     return run.dir / "report.md"
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LIMITS', 'number', 'percent', 'similarity', 'distance_rows', 'infinite_row', 'alignment_rows', 'fact_row',
            'fact_text', 'tstr_rows', 'clip_rows', 'memorisation_rows', 'score_rows', 'templates', 'data_uri',
-           'score_values', 'report_page', 'write_pages', 'report_is_current', 'report_line']
+           'curve_note', 'score_values', 'report_page', 'write_pages', 'report_is_current', 'report_line']
 
 # %% ../../nbs/772_report_rows.ipynb #772-report-rows-004
 import base64
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from .groups import GROUP_COLUMNS, group_texts
 
 from ..core.files import atomic_path
 from ..diffusion.card import inline_markdown
@@ -26,8 +27,10 @@ from radgen.evaluation.results import (
     ENOUGH,
     FACTS,
     MS_SSIM,
+    SIMILARITY,
     TSTR,
     TYPES,
+    Curves,
     FactScore,
     Row,
     Scores,
@@ -166,7 +169,11 @@ def clip_rows(
         return []
     found, real = percent(s.clip["recall_5"]), percent(s.clip_real["recall_5"])
     by_chance = f"{percent(s.clip['chance_5'])} by guessing"
-    return [Row(CLIP, found, real, by_chance)]
+    rows = [Row(CLIP, found, real, by_chance)]
+    if "similarity" in s.clip:
+        cosine = [number(part.get("similarity")) for part in (s.clip, s.clip_real)]
+        rows.append(Row(SIMILARITY, *cosine, "mean over images; its scale differs from model to model"))
+    return rows
 
 # %% ../../nbs/772_report_rows.ipynb #772-report-rows-011
 def memorisation_rows(
@@ -231,6 +238,21 @@ def data_uri(
     "An image as part of a page."
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
+# %% ../../nbs/772_report_rows.ipynb #772-report-rows-022
+def curve_note(
+    c: Curves,
+) -> str:
+    "Which images the curves compare."
+    if c.split == "train":
+        real = (
+            f"{c.real} training images, a half of them, and their captions: the data have too few validation images, "
+            "and the model has seen these"
+        )
+    else:
+        real = f"{c.real} {c.split} images and captions of that split"
+    kept = ", so that no choice is made on the test split" if c.split != "test" else ""
+    return f"{c.n} images per point against {real}{kept}; all else as above. The band is the real-real baseline."
+
 # %% ../../nbs/772_report_rows.ipynb #772-report-rows-016
 def score_values(
     s: Scores,
@@ -252,7 +274,9 @@ def score_values(
         privacy=privacy_line(s.copies, s.generated),
         has_types=s.types is not None,
         concepts=s.by_concept,
-        curve_images=s.curves.n if s.curves else 0,
+        group_columns=GROUP_COLUMNS,
+        groups=group_texts(s),
+        curve_note=curve_note(s.curves) if s.curves else "",
         unmeasured=s.unmeasured or {},
         limits=LIMITS,
     )

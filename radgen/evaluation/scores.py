@@ -34,6 +34,8 @@ from radgen.evaluation.distance import (
 # %% ../../nbs/760_scores.ipynb #760-scores-021
 from .diversity import intra_prompt_ms_ssim, kernel_distance, prdc
 from .features import Features, cached_features
+from .groups import group_scores, group_sets
+from .image_text import load_dual_encoder
 from .memorisation import audit_memorisation, memorised_share
 from .reconstruction import measure_reconstruction
 from radgen.evaluation.results import (
@@ -256,6 +258,8 @@ def alignment_scores(
     labels, train = (concept_labels(rows.cuis, p.selected) for rows in (held_out, p.rows("train")))
     types = type_alignment(m.f, m.rows, m.f_test, m.f_train, p, r.split)
     concepts = concept_alignment(m.f, asked, m.f_test, labels, m.f_train, train, names, seed=seed)
+    images = (m.generated, m.rows.prompt, r.images(r.split), r.texts())
+    sets = group_sets(p, r.split, m.rows.id, (m.f, m.f_test, m.f_train), images)
     truth = truth_alignment(m.generated, m.rows, p, r.split, r.size, r.equalize, grid_features(device))
     tstr = None
     enough = min(len(m.rows), len(m.f_train)) >= FEWEST
@@ -274,6 +278,7 @@ def alignment_scores(
         concepts_interval=concepts.interval,
         concepts_real_interval=concepts.real_interval,
         by_concept=concepts.by_concept,
+        groups=group_scores(names, sets, concepts, types, seed),
         truth=truth,
         usefulness=tstr,
         draws={"concepts": concepts.draws},
@@ -285,6 +290,7 @@ UNPAIRED: dict = dict(  # `alignment_scores` of images that belong to no real on
     dict.fromkeys("doubt types types_real types_chance concepts_real concepts concepts_interval truth".split()),
     usefulness=None,
     by_concept=(),
+    groups=(),
     draws={},
     hits={},
 )
@@ -298,10 +304,10 @@ def clip_scores(
     r, prompted = m.reference, m.part(m.rows.prompt != "")
     if not cfg.clip or prompted.rows.empty:
         return dict(clip=None, clip_real=None)
-    device = m.features.device
+    towers = load_dual_encoder(cfg.clip, m.features.device)
     return dict(
-        clip=clip_retrieval(prompted.generated, prompted.rows.prompt, cfg.clip, device),
-        clip_real=clip_retrieval(r.images(r.split), r.texts(), cfg.clip, device),
+        clip=clip_retrieval(prompted.generated, prompted.rows.prompt, towers),
+        clip_real=clip_retrieval(r.images(r.split), r.texts(), towers),
     )
 
 # %% ../../nbs/760_scores.ipynb #760-scores-027

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WEIGHTS', 'SETTINGS', 'TOKENIZERS', 'HUB_ERRORS', 'weight_files', 'missing_files', 'own_folder', 'hub_id',
            'encoder_on_disk', 'encoder_source', 'quiet_transformers', 'broken', 'load_tokenizer', 'token_lengths',
-           'load_network']
+           'network_from_folder', 'weight_fault', 'load_network']
 
 # %% ../../nbs/410_checkpoints.ipynb #410-checkpoints-004
 import os
@@ -235,8 +235,12 @@ def _without_dropout(config: Any) -> Any:
     return config
 
 
-def _from_folder(folder: str, kind: Any, **options: Any) -> tuple[Any, Any, dict]:
-    "A network of transformers, its configuration, and what it says about loading."
+def network_from_folder(
+    folder: str | Path,
+    kind: Any,  # class of transformers; None for the text encoder, without dropout
+    **options: Any,  # of `from_pretrained`
+) -> tuple[Any, Any, dict]:  # network in float32, its configuration, and what transformers says about loading
+    "A network of transformers; code in its folder is never run."
     from transformers import AutoConfig, AutoModel, CLIPTextModel
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -255,8 +259,12 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _weight_fault(model: Any, config: Any, info: dict) -> str:
-    "What is wrong with loaded weights; '' where nothing is."
+def weight_fault(
+    model: Any,
+    config: Any,
+    info: dict,  # of `network_from_folder`
+) -> str:  # '' where nothing is wrong
+    "What is wrong with loaded weights; a pooler may be missing."
     if getattr(config, "is_encoder_decoder", False):
         return f"{config.model_type} is an encoder with a decoder, and an encoder alone is needed"
     absent = sorted(k for k in info["missing_keys"] if not k.startswith("pooler."))
@@ -282,12 +290,12 @@ def load_network(
     try:
         with quiet_transformers():
             safe = {"use_safetensors": True} if is_pipeline(name) else {}  # older encoders have pickles of tensors
-            model, config, info = _from_folder(folder, kind, **safe)
+            model, config, info = network_from_folder(folder, kind, **safe)
     except pickle.UnpicklingError:
         raise broken(name, folder, "weights", "a pickle that holds more than tensors, which could run code") from None
     except Exception as e:  # whatever a foreign file provokes
         raise broken(name, folder, "weights", first_line(e)) from None
-    fault = _weight_fault(model, config, info)
+    fault = weight_fault(model, config, info)
     if fault:
         raise broken(name, folder, "weights", fault)
     if info["missing_keys"]:  # of a pooler

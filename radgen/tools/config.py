@@ -34,8 +34,8 @@ class EmaConfig:
     # widths that --curve and --distance compare, 0.02 to 0.2
     widths: Annotated[tuple[Width, ...], AfterValidator(not_empty)] = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2)
     n: Annotated[int, Field(strict=True, ge=50)] = 200  # images per width that the distance is computed on
-    # inception (FID), vgg16, efficientnet, astra, timm:NAME, or auto: inception where its weights are present, else
-    # vgg16
+    # inception (FID), vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging Face hub
+    # or its folder (none of them FID), or auto: inception where its weights are present, else vgg16
     features: FeaturesName = "auto"
     seed: Whole = 0  # of the images
     device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu

@@ -48,7 +48,7 @@ def test_report_says_whose_images_these_are(drawn, scores):
     assert scores.unmeasured == {}
     assert scores.against.pixels == 16
     names = {path.name for path in out.iterdir()}
-    assert names == {"evaluation.json", "fig", "images.csv", "left_out.csv", "report.html", "report.md"}
+    assert names == {"evaluation.json", "fig", "groups.csv", "images.csv", "left_out.csv", "report.html", "report.md"}
     text = (out / "report.md").read_text()
     for said in ("42 images found in", "of which 40 were evaluated", "Left out: image unreadable (1), no prompt (1)"):
         assert said in text

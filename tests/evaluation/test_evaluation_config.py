@@ -9,7 +9,7 @@ from radgen.core.errors import ConfigError
 from radgen.evaluation.config import CompareConfig, EvaluateConfig, FEATURES, Table3
 
 
-@pytest.mark.parametrize("name", ["auto", *FEATURES, "timm:resnet10t"])
+@pytest.mark.parametrize("name", ["auto", *FEATURES, "timm:resnet10t", "hf:owner/name", "hf:/a/folder"])
 def test_features_of_the_registry_are_accepted(name):
     assert EvaluateConfig("runs/r", features=name).features == name
 
@@ -17,9 +17,11 @@ def test_features_of_the_registry_are_accepted(name):
 @pytest.mark.parametrize("Config, args", [(EvaluateConfig, ("r",)), (CompareConfig, ("a", "b")), (Table3, ("d",))])
 def test_unknown_features_are_rejected_with_the_choices(Config, args):
     with pytest.raises(
-        ConfigError, match=f"--features is 'resnet': choose one of auto, {', '.join(FEATURES)} or timm:"
+        ConfigError, match=f"--features is 'resnet': choose one of auto, {', '.join(FEATURES)}, timm:NAME or hf:"
     ):
         Config(*args, features="resnet")
+    with pytest.raises(ConfigError, match="--features is 'hf:': choose one of auto"):
+        Config(*args, features="hf:")
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_without_inception_the_stand_in_is_named(hub):
     assert not f.is_fid and "not FID" in f.name
     with pytest.raises(AssetError, match="download"):
         make_features("inception")
-    with pytest.raises(ConfigError, match="choose one of inception, vgg16, efficientnet, astra"):
+    with pytest.raises(ConfigError, match="choose one of inception, vgg16, efficientnet, astra, rad-dino"):
         make_features("resnet")
     with pytest.raises(ConfigError, match="timm knows no network 'resnet7'"):
         make_features("timm:resnet7")

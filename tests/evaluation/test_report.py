@@ -98,7 +98,8 @@ def check_that_text_stays_text(run, folder, scores, about, text):
     "The pages of a run whose names are all the same text."
     plain = Page((run.dir / "report.html").read_text())
     concepts = tuple(replace(c, concept=text) for c in scores.by_concept)
-    scores = replace(scores, features=text, source=text, by_concept=concepts)
+    groups = tuple(replace(g, name=text) for g in scores.groups)
+    scores = replace(scores, features=text, source=text, by_concept=concepts, groups=groups)
     run = copy.copy(run)
     run.config = copy.copy(run.config)
     for k in ("name", "model", "size", "recipe", "encoder"):
@@ -107,7 +108,7 @@ def check_that_text_stays_text(run, folder, scores, about, text):
     page = Page(report_page("report.html.j2", values, run.dir))
     assert page.tags == plain.tags
     assert all(link.startswith("data:image/png") for link in page.links)
-    assert page.text.count(text) == 7 + 2 + len(concepts)
+    assert page.text.count(text) == 7 + 2 + len(concepts) + len(groups)
     markdown = report_page("report.md.j2", values, run.dir)
     assert "<script" not in markdown
     assert "[x](" not in markdown
