@@ -96,9 +96,10 @@ def ask(page, caption, **numbers):
     page.keyboard.press("Tab")
 
 
-def pictures(page, n):
-    "Wait for `n` generated pictures."
-    page.wait_for_function(f"document.querySelectorAll('#generated .thumbnail-item img').length == {n}", timeout=90_000)
+def pictures(page, n, gallery="generated"):
+    "Wait for `n` pictures."
+    images = f"document.querySelectorAll('#{gallery} .thumbnail-item img')"
+    page.wait_for_function(f"{images}.length == {n}", timeout=90_000)
 
 
 def read(page):
@@ -208,6 +209,31 @@ def test_the_edit_tab_says_what_is_missing(visit):
     page.get_by_role("textbox", name="What it should show").fill("Axial CT of the head, left mass")
     page.get_by_role("button", name="Change", exact=True).click()
     page.get_by_text("there is no image: upload one").first.wait_for()
+
+
+@needs_gradio
+@needs_browser
+def test_an_image_is_chosen_brushed_and_changed(visit, tmp_path):
+    Image.fromarray(np.full((64, 64), 90, np.uint8)).save(tmp_path / "given.png")
+    page = visit(width=1300, height=1300)
+    page.get_by_role("tab", name="Edit").click()
+    with page.expect_file_chooser() as chooser:
+        page.get_by_text("Upload an image").click()
+    chooser.value.set_files(tmp_path / "given.png")
+    page.get_by_text("Upload an image").wait_for(state="hidden")
+    page.get_by_label("Inside the mask").click()
+    page.get_by_role("textbox", name="What it should show").fill("Axial CT of the head, left mass")
+    for label in ("Images", "Steps"):
+        page.get_by_role("spinbutton", name=label).locator("visible=true").fill("2")
+    box = page.locator("canvas").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 30, y + 30, steps=5)
+    page.mouse.up()
+    page.wait_for_timeout(1000)  # the editor sends what was brushed
+    page.get_by_role("button", name="Change", exact=True).click()
+    pictures(page, 2, "changed")
 
 
 @needs_gradio
