@@ -108,8 +108,11 @@ def check_request(
 class CompareConfig:
     "Options of a comparison of two folders."
 
-    real: Path  # folder of real images, or a .safetensors file written with --save
-    fake: Path  # folder of generated images
+    real: Path  # folder of real images at any depth, or a .safetensors file written with --save
+    fake: Path  # folder of generated images at any depth
+    # pixels per side to which both sides are brought (centre square, Lanczos); by default the size of the images where
+    # all have one, and else the largest at which at most 5% of the images of either side are enlarged, at most 256
+    size: Annotated[int, Field(strict=True, ge=16, le=4096)] | None = None
     # inception (FID), vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging Face hub
     # or its folder (none of them FID), or auto: inception where its weights are present, else vgg16
     features: FeaturesName = "auto"

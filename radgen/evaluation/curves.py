@@ -8,7 +8,7 @@ __all__ = ['GUIDANCE', 'STEPS', 'FEWEST_VALID', 'same_samples', 'sampled_distanc
 
 # %% ../../nbs/765_curves.ipynb #765-curves-007
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -75,7 +75,7 @@ FEWEST_VALID = 50  # validation images from which the curves use them
 def curve_sides(
     run: Run,
     features: Features,
-) -> tuple[str, np.ndarray, np.ndarray]:  # split of the captions, features of held-out images, of the baseline's
+) -> tuple[Literal["train", "valid"], np.ndarray, np.ndarray]:  # split, features of held-out and baseline images
     "The real images with which the points of the curves are compared, none of them of the test split."
     train = run_reference(run).features("train", features)
     if len(run.prepared.rows("valid")) >= FEWEST_VALID:

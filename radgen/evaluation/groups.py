@@ -11,6 +11,7 @@ __all__ = ['FEWEST', 'DRAWS', 'PAIRS', 'GROUP_COLUMNS', 'TOO_FEW', 'Members', 'm
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -96,10 +97,14 @@ def find_groups(
 ) -> list[Group]:  # concepts, then image types by their frequency; none without images on both sides
     "The groups of an evaluation."
     sides = (sets.generated, sets.real, sets.training)
-    groups = [Group("concept", name, *(x.concepts[:, i] for x in sides), i) for i, name in enumerate(names)]
+    groups = []
+    for i, name in enumerate(names):
+        generated, real, training = (x.concepts[:, i] for x in sides)
+        groups.append(Group("concept", name, generated, real, training, i))
     types = sets.generated.types
     for name in pd.Series(types[types != ""]).value_counts().index:
-        groups.append(Group("image type", name, *(x.types == name for x in sides)))
+        generated, real, training = (x.types == name for x in sides)
+        groups.append(Group("image type", name, generated, real, training))
     return [group for group in groups if group.generated.any() and group.real.any()]
 
 # %% ../../nbs/757_groups.ipynb #757-groups-009
@@ -218,16 +223,17 @@ def group_scores(
     found = []
     for group in find_groups(names, sets):
         masks = (group.generated, group.real, group.training)
-        parts = [np.asarray(x[mask]) for x, mask in zip((sets.f, sets.f_test, sets.f_train), masks)]
-        scores = {
-            **kernel_scores(*parts, seed=seed),
-            **frechet_scores(*parts, seed=seed),
+        generated, real, training = (int(mask.sum()) for mask in masks)
+        f, f_real, f_train = (np.asarray(x[mask]) for x, mask in zip((sets.f, sets.f_test, sets.f_train), masks))
+        scores: dict[str, Any] = {
+            **kernel_scores(f, f_real, f_train, seed),
+            **frechet_scores(f, f_real, f_train, seed),
             **concept_reads(group, sets, concepts, seed),
             **type_shares(group, sets, types),
             "likeness": group_likeness(sets.images, sets.prompts, group.generated, seed),
             "likeness_real": group_likeness(sets.real_images, sets.texts, group.real, seed),
         }
-        found.append(GroupScores(group.kind, group.name, *(int(mask.sum()) for mask in masks), **scores))
+        found.append(GroupScores(group.kind, group.name, generated, real, training, **scores))
     return tuple(found)
 
 # %% ../../nbs/757_groups.ipynb #757-groups-019

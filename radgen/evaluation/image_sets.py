@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SAMPLES', 'SAMPLE_COLUMNS', 'REPORT', 'JPEG_SYNTAXES', 'SOFTWARE', 'VOLUMES', 'UNKNOWN', 'MODEL_IN_TEXT', 'LARGEST',
            'ENLARGED', 'table_fault', 'json_fields', 'set_files', 'shown_name', 'file_fault', 'prompt_tables',
-           'read_prompts', 'list_images', 'read_images', 'FileFacts', 'quoted', 'model_in_file', 'file_facts',
-           'facts_of', 'most_frequent', 'common_size', 'side_warnings']
+           'read_prompts', 'unnamed_images', 'list_images', 'read_images', 'FileFacts', 'quoted', 'model_in_file',
+           'file_facts', 'facts_of', 'most_frequent', 'common_size', 'side_warnings']
 
 # %% ../../nbs/722_image_sets.ipynb #722-image-sets-004
 import io
@@ -102,7 +102,7 @@ def set_files(
     files = list(folder_files(folder))
     runs = [p.parent for p in files if p.name == "config.json" and {"data_path", "recipe"} <= set(json_fields(p))]
     if runs:
-        raise DataError(f"{runs[0]} is a run with figures and other files: give --run {runs[0]}.")
+        raise DataError(f"{runs[0]} is a run with figures and other files: give --run {runs[0]} to radgen evaluate.")
     reports = {p.parent for p in files if p.name == REPORT[0] and p.with_name(REPORT[1]).is_file()}
     grids = {p.with_name("grid.png") for p in files if p.name == SAMPLES}
     return [p for p in files if p not in grids and not reports.intersection(p.parents)]
@@ -174,8 +174,8 @@ def read_prompts(
     )
 
 # %% ../../nbs/722_image_sets.ipynb #722-image-sets-009
-def _unnamed(folder, opened=(), named=()):
-    "Rows for the images of a folder that no table names: neither the file that it is, nor its place in the folder."
+def unnamed_images(folder: Path, opened: Iterable[str] = (), named: Iterable[str] = ()) -> pd.DataFrame:
+    "Rows for the images of a folder, at any depth, that no table names: neither the file, nor its place."
     known = {os.path.realpath(member(image)[0]) for image in opened if image}
     found = [path for path in set_files(folder) if path.name.lower().endswith(IMAGE_SUFFIXES)]
     others = [path for path in found if os.path.realpath(path) not in known and os.path.normpath(path) not in named]
@@ -193,14 +193,14 @@ def list_images(
     set_files(folder)  # raises for a folder that is no set of images
     tables = prompt_tables(folder, prompts)
     if not tables:
-        rows = _unnamed(folder)
+        rows = unnamed_images(folder)
     else:
         parts = [read_prompts(*table) for table in tables]
         rows = pd.concat(parts, ignore_index=True)
         again = rows.image.map(os.path.realpath).duplicated() & (rows.image != "") & (rows.fault == "")
         rows["fault"] = rows.fault.mask(again, "named twice: another row has this file")
         named = {os.path.normpath(root / name) for (_, root), part in zip(tables, parts) for name in part["name"]}
-        others = _unnamed(folder, rows.image, named)
+        others = unnamed_images(folder, rows.image, named)
         others["fault"] = others.fault.mask(others.fault == "", "no prompt: no row names this file")
         rows = pd.concat([rows, others], ignore_index=True)
     if rows.empty:

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from .groups import GROUP_COLUMNS, group_texts
 
 from ..core.files import atomic_path
 from ..diffusion.card import inline_markdown
+from .groups import GROUP_COLUMNS, group_texts
 from .memorisation import privacy_line
 from .reconstruction import reconstruction_rows
 from radgen.evaluation.results import (
@@ -171,8 +171,8 @@ def clip_rows(
     by_chance = f"{percent(s.clip['chance_5'])} by guessing"
     rows = [Row(CLIP, found, real, by_chance)]
     if "similarity" in s.clip:
-        cosine = [number(part.get("similarity")) for part in (s.clip, s.clip_real)]
-        rows.append(Row(SIMILARITY, *cosine, "mean over images; its scale differs from model to model"))
+        cosine, cosine_real = (number(part.get("similarity")) for part in (s.clip, s.clip_real))
+        rows.append(Row(SIMILARITY, cosine, cosine_real, "mean over images; its scale differs from model to model"))
     return rows
 
 # %% ../../nbs/772_report_rows.ipynb #772-report-rows-011

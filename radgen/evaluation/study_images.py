@@ -22,16 +22,14 @@ from tqdm import tqdm
 
 from ..core.errors import DataError
 from ..core.files import read_json
-from ..data.archives import image_bytes, is_archive
 from ..data.columns import IMAGE_SUFFIXES
 from ..data.config import Grey
-from ..data.files import ImageError, member_parts
+from ..data.files import ImageError
 from ..data.folders import folder_files, is_prepared
-from ..data.images import FORMATS, load_grey
+from ..data.images import load_grey
 from ..data.source_options import SourceOptions
 from ..data.sources import LAYOUTS, read_data
 from ..data.tables import SPLITS
-from ..data.volumes import is_volume
 from .config import StudyConfig
 from .image_sets import file_facts
 from .study_design import check_page
@@ -179,19 +177,7 @@ def is_jpeg(
     image: str,  # a file, or a part of one
 ) -> bool | None:  # None where this is not known
     "Whether an image was compressed as lossy JPEG, also one within a tar or Parquet file."
-    if is_volume(image):
-        return False
-    path, column, number = member_parts(image)
-    try:
-        with open(path, "rb") as f:
-            within = number is not None and is_archive(path, f.read(4))
-        if not within:
-            facts = file_facts(image)
-            return facts.is_jpeg if facts.side else None
-        with Image.open(io.BytesIO(image_bytes(path, column, number or 0)), formats=FORMATS) as im:
-            return im.format in ("JPEG", "MPO")
-    except (OSError, ImageError):
-        return None
+    return file_facts(image).is_jpeg
 
 # %% ../../nbs/792_study_images.ipynb #792-study-images-014
 @dataclass(frozen=True)

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from radgen.evaluation.alignment import auroc, clip_retrieval, concept_alignment, concept_labels, type_alignment
+from radgen.evaluation.alignment import (
+    auroc,
+    auroc_draws,
+    clip_retrieval,
+    concept_alignment,
+    concept_labels,
+    type_alignment,
+)
 from radgen.text.clip import small_clip
 
 
@@ -34,6 +41,16 @@ def test_auroc_agrees_with_scikit_learn():
     rng = np.random.default_rng(0)
     y, s = rng.random((80, 5)) < 0.3, rng.normal(size=(80, 5)).round(1)
     assert auroc(y, s) == pytest.approx(roc_auc_score(y, s, average=None), abs=1e-12)
+
+
+def test_resamplings_are_those_that_are_ranked_one_by_one():
+    rng = np.random.default_rng(0)
+    y, s = rng.random((30, 3)) < (0.5, 0.03, 0.03), rng.normal(size=(30, 3)).round(1)
+    for columns in ([0], [0, 1, 2], [2]):  # with ties; the rare ones are missing from some resamplings
+        some, scores = y[:, columns], s[:, columns]
+        areas = [auroc(some[i], scores[i]) for i in np.random.default_rng(5).integers(0, 30, (40, 30))]
+        expected = [np.nanmean(a) for a in areas if not np.isnan(a).all()]
+        assert auroc_draws(some, scores, 40, 5) == pytest.approx(expected, abs=1e-12)
 
 
 def test_concept_labels():

@@ -5,60 +5,50 @@ import pytest
 from PIL import Image
 
 from radgen.core.errors import ConfigError, DataError
-from radgen.evaluation.compare import compare, load_statistics, read_folder, save_statistics
+from radgen.evaluation.compare import compare, folder_rows, load_statistics, save_statistics
 from radgen.evaluation.config import CompareConfig
-from radgen.evaluation.distance import Statistics
-from radgen.evaluation.features import make_features
+from radgen.evaluation.distance import Statistics, frechet_distance, statistics
 
-from evaluation_helpers import random_images, write_images
+from evaluation_helpers import pixel_features, random_images, write_images
+
+
+QUICK = dict(features="vgg16", device="cpu", repeats=5)
+
+
+@pytest.fixture(autouse=True)
+def cheap(monkeypatch):
+    "Features that cost nothing."
+    monkeypatch.setattr("radgen.evaluation.compare.make_features", pixel_features)
 
 
 @pytest.fixture
 def folders(tmp_path):
-    return write_images(tmp_path / "real", random_images(60, 8)), write_images(
-        tmp_path / "fake", random_images(60, 8, 1)
-    )
+    real, fake = (write_images(tmp_path / name, random_images(60, 16, i)) for i, name in enumerate(("real", "fake")))
+    return real, fake
 
 
-def test_the_grid_of_radgen_sample_is_no_picture(folders):
+def test_the_grid_of_radgen_sample_is_no_image(folders):
     _, fake = folders
     Image.new("RGBA", (90, 40)).save(fake / "grid.png")
-    with pytest.raises(DataError, match="grid.png is of mode RGBA"):
-        read_folder(fake)
+    assert len(folder_rows(fake)) == 61
     (fake / "samples.csv").write_text("index,id,prompt,seed\n")
-    assert read_folder(fake)[0].shape == (60, 8, 8)
-
-
-def one_more(folder, image):
-    "Add an image of another kind, the last by name."
-    image.save(folder / "zzz.png")
+    assert len(folder_rows(fake)) == 60
 
 
 def broken(kind, real, fake, tmp_path):
     "Make one mistake; return the two sides."
-    other = dict(
-        empty=[],
-        one=random_images(1, 8),
-        few=random_images(20, 8, 2),
-        large=random_images(60, 16),
-        copy=random_images(60, 8)[::-1],
-    )
+    other = dict(empty=[], one=random_images(1, 16), few=random_images(20, 16, 2), copy=random_images(60, 16)[::-1])
     if kind in other:
         return real, write_images(tmp_path / kind, other[kind])
-    if kind == "alpha":
-        return real, write_images(tmp_path / "alpha", random_images(60, 8), "RGBA")
-    if kind == "rgb":
-        return real, write_images(tmp_path / "rgb", random_images(60, 8, 3), "RGB")
     if kind == "absent":
         return real, tmp_path / "nowhere"
     if kind == "same":
         return real, real
-    if kind == "sizes":
-        one_more(fake, Image.fromarray(random_images(1, 9)[0]))
-    if kind == "colour":
-        one_more(fake, Image.fromarray(random_images(1, 8)[0]).convert("RGB"))
     if kind == "damaged":
-        (fake / "zzz.png").write_bytes((fake / "000.png").read_bytes()[:40])
+        for path in fake.iterdir():
+            path.write_bytes(b"nothing")
+    if kind == "run":
+        (fake / "config.json").write_text('{"data_path": "d", "recipe": "radgen"}')
     return real, fake
 
 
@@ -68,28 +58,62 @@ def broken(kind, real, fake, tmp_path):
         ("empty", "holds no images"),
         ("absent", "holds no images"),
         ("one", "holds one image"),
-        ("sizes", "mixes sizes: 000.png has 8 x 8 pixels and zzz.png has 9 x 9"),
-        ("colour", "mixes colour and grey: 000.png is L and zzz.png is RGB"),
-        ("alpha", "is of mode RGBA"),
-        ("rgb", "are L and those of .* RGB: write colour and grey"),
-        ("damaged", "zzz.png cannot be read"),
+        ("damaged", "none of 60 images can be used; the first is 000.png"),
         ("few", "20 images are too few"),
-        ("large", "8 x 8 pixels and those of .* 16 x 16"),
         ("copy", "hold the same images"),
         ("same", "distance 0 from itself"),
+        ("run", "is a run with .*: give --run .* to radgen evaluate"),
     ],
 )
 def test_folders_that_cannot_be_compared_are_rejected_by_name(kind, message, folders, tmp_path):
     real, fake = broken(kind, *folders, tmp_path)
     with pytest.raises((DataError, ConfigError), match=message):
-        compare(CompareConfig(real, fake, features="vgg16", device="cpu"))
+        compare(CompareConfig(real, fake, **QUICK))
+
+
+def test_images_of_one_size_are_compared_as_they_are(folders):
+    real, fake = folders
+    r = compare(CompareConfig(real, fake, **QUICK))
+    f, f_real = (pixel_features()(random_images(60, 16, i)) for i in (1, 0))
+    assert r["FD-pixels"] == frechet_distance(statistics(f), statistics(f_real))
+    assert r["pixels per side"] == 16
+
+
+def test_other_sizes_modes_formats_and_subfolders_are_read_alike(folders, tmp_path, capsys):
+    real, fake = folders
+    mixed = tmp_path / "mixed"
+    for i, path in enumerate(sorted(fake.iterdir())):
+        side, kind = (32, 48)[i % 2], (".png", ".tif")[i % 2]
+        out = mixed / f"part-{i % 3}" / "deeper" / path.with_suffix(kind).name
+        out.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.open(path).convert(("L", "RGB", "RGBA")[i % 3])
+        image.resize((side, side), Image.Resampling.NEAREST).save(out)
+    (mixed / "part-0" / "broken.png").write_bytes(b"nothing")
+    r = compare(CompareConfig(real, mixed, **QUICK))
+    assert (r["generated"], r["real"], r["pixels per side"]) == (60, 60, 16)
+    err = capsys.readouterr().err
+    assert "1 of 61 images" in err and "broken.png" in err
+    other = compare(CompareConfig(real, mixed, size=24, **QUICK))
+    assert other["pixels per side"] == 24
+    assert "100% of the real images are smaller than 24 pixels and were enlarged" in capsys.readouterr().err
+    plain = compare(CompareConfig(real, fake, size=24, **QUICK))
+    assert other["FD-pixels"] == pytest.approx(plain["FD-pixels"], rel=0.5)
+
+
+def test_jpeg_on_one_side_is_named(folders, tmp_path, capsys):
+    real, fake = folders
+    (tmp_path / "jpeg").mkdir()
+    for path in fake.iterdir():
+        Image.open(path).save(tmp_path / "jpeg" / f"{path.stem}.jpg")
+    compare(CompareConfig(real, tmp_path / "jpeg", **QUICK))
+    assert "100% of the evaluated and 0% of the real images are compressed as JPEG" in capsys.readouterr().err
 
 
 def test_comparison_and_saved_statistics_agree(folders, tmp_path):
     real, fake = folders
     common = dict(features="vgg16", device="cpu", repeats=10, seed=-1)
     r = compare(CompareConfig(real, fake, save=tmp_path / "s.safetensors", **common))
-    name = "FD-VGG16 (stand-in, not FID)"
+    name = "FD-pixels"
     assert r["lower end of 95 %"] < r[name] < r["upper end of 95 %"]
     assert (r["generated"], r["real"]) == (60, 60)
     assert 0 <= r["coverage"] <= 1
@@ -97,12 +121,14 @@ def test_comparison_and_saved_statistics_agree(folders, tmp_path):
     assert again[name] == pytest.approx(r[name], rel=1e-6)
     assert "coverage" not in again
     assert load_statistics(tmp_path / "s.safetensors").n == 60
+    assert load_statistics(tmp_path / "s.safetensors").image_kind == "grey, 16 pixels"
 
 
 @pytest.mark.parametrize(
     "what, message",
     [
-        ("size", "are of images in L, 9 x 8 pixels"),
+        ("older", "are of images in L, 8 x 8 pixels: compute them anew with --save"),
+        ("size", "are of images in grey, 32 pixels, and --size asks for 16: leave --size out"),
         ("few", "are of 49 images, too few"),
         ("nameless", "does not hold statistics"),
         ("nan", "does not hold statistics"),
@@ -113,9 +139,9 @@ def test_comparison_and_saved_statistics_agree(folders, tmp_path):
 )
 def test_saved_statistics_that_do_not_fit_are_rejected(folders, tmp_path, what, message):
     path = tmp_path / "s.safetensors"
-    kind = "L, 9 x 8 pixels" if what == "size" else "L, 8 x 8 pixels"
-    features = {"nameless": "", "network": "FD-VGG16, 96 px"}.get(what, make_features("vgg16").identity)
-    s = Statistics(np.zeros(512), np.eye(512), 49 if what == "few" else 99, features, kind)
+    kind = {"older": "L, 8 x 8 pixels", "size": "grey, 32 pixels"}.get(what, "grey, 16 pixels")
+    features = {"nameless": "", "network": "FD-VGG16, 96 px"}.get(what, pixel_features().identity)
+    s = Statistics(np.zeros(48), np.eye(48), 49 if what == "few" else 99, features, kind)
     if what == "nan":
         s.mean[3] = np.nan
     if what == "width":
@@ -124,11 +150,11 @@ def test_saved_statistics_that_do_not_fit_are_rejected(folders, tmp_path, what, 
     if what == "bytes":
         path.write_bytes(b"nothing")
     with pytest.raises((ConfigError, DataError), match=message):
-        compare(CompareConfig(path, folders[1], features="vgg16", device="cpu"))
+        compare(CompareConfig(path, folders[1], size=16 if what == "size" else None, **QUICK))
 
 
-def test_no_program_is_started_for_a_picture(folders):
+def test_no_program_is_started_for_an_image(folders, capsys):
     real, fake = folders
     (fake / "000.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
-    with pytest.raises(DataError, match="000.png cannot be read as an image .UnidentifiedImageError"):
-        read_folder(fake)
+    assert compare(CompareConfig(real, fake, **QUICK))["generated"] == 59
+    assert "the first is 000.png (image unreadable" in capsys.readouterr().err

@@ -104,8 +104,8 @@ def test_report_json_and_table_agree(drawn):
     r, table = read_scores(read_json(out / "evaluation.json")), pd.read_csv(out / "groups.csv")
     assert len(r.groups) > 4 and table.name.tolist() == [g.name for g in r.groups]
     assert table.generated.tolist() == [g.generated for g in r.groups]
-    measured = [g.kernel[0] for g in r.groups if g.kernel]
-    assert table.kernel.dropna().tolist() == pytest.approx(measured)
+    measured = [g.types for g in r.groups if g.types is not None]
+    assert table.types.dropna().tolist() == pytest.approx(measured) and measured
     for kind in ("md", "html"):
         text = (out / f"report.{kind}").read_text()
         assert text.count("<details>") == text.count("</details>") == 1
