@@ -107,10 +107,11 @@ def blocks(
     n: int,  # images of the request
     size: int,  # of a batch
     processes: int = 1,  # that share the images
+    first: int = 0,  # index of the first image
 ) -> list[list[int]]:  # indices of the images of each batch
     "The batches of a request, the same whatever is drawn already."
-    size = min(size, max(1, -(-n // processes)))
-    return [list(range(first, min(first + size, n))) for first in range(0, n, size)]
+    size = min(size, max(1, -(-(n - first) // processes)))
+    return [list(range(start, min(start + size, n))) for start in range(first, n, size)]
 
 
 def missing_blocks(
@@ -118,9 +119,10 @@ def missing_blocks(
     size: int,  # of a batch
     drawn: set[int],  # indices of the images that are there
     processes: int = 1,  # that share the images
+    first: int = 0,  # index of the first image
 ) -> list[list[int]]:  # whole batches
     "The batches in which an image is missing."
-    return [block for block in blocks(n, size, processes) if not drawn.issuperset(block)]
+    return [block for block in blocks(n, size, processes, first) if not drawn.issuperset(block)]
 
 # %% ../../nbs/678_unfinished.ipynb #678-unfinished-014
 Draw = Callable[[list[int]], Sequence[Image.Image]]  # indices -> their images
@@ -173,11 +175,12 @@ def draw_missing(
     draw: Draw,
     signals: list[int],  # of `stop_signals`
     state: PartialState | None = None,  # of the processes that share the images; None for this one alone
+    first: int = 0,  # index of the first image; those before it are there
 ) -> int:  # images that were missing
     "Draw this process's share of the missing images; the first process waits until all are there."
     rank, processes = (state.process_index, state.num_processes) if state else (0, 1)
     there = folder.drawn()
-    share = missing_blocks(n, size, there, processes)[rank::processes]
+    share = missing_blocks(n, size, there, processes, first)[rank::processes]
     if state:
         state.wait_for_everyone()  # before the first of them writes
     left = n - len(there)

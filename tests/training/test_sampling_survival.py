@@ -1,4 +1,4 @@
-"A drawing of images is killed without warning ten times, goes on each time, and ends with the files of one that was not."
+"A drawing of images is killed ten times, goes on each time, and ends with the files of one that was not."
 
 import multiprocessing
 import os
