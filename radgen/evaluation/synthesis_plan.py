@@ -44,12 +44,11 @@ def quotas(
 # %% ../../nbs/830_synthesis_plan.ipynb #830-synthesis-plan-007
 def _known_as(labels: Iterable[str]) -> dict[str, str]:
     "What a table may call a label: all of it, its CUI, or the name after the CUI."
-    known = {}
-    for label in labels:
-        cui, _, name = label.partition(" ")
-        known |= {name.casefold(): label} if name else {}
-        known |= {cui.casefold(): label, label.casefold(): label}
-    return known
+    found = list(labels)
+    parts = [(*label.partition(" ")[::2], label) for label in found]
+    by_name = {name.casefold(): label for _, name, label in parts if name}
+    by_cui = {cui.casefold(): label for cui, name, label in parts if name}
+    return by_name | by_cui | {label.casefold(): label for label in found}  # a whole label before a part of another
 
 
 def read_mix(
@@ -57,7 +56,8 @@ def read_mix(
     labels: Iterable[str],  # that captions have
 ) -> dict[str, float]:  # label -> share
     "The shares of a table; raises `ConfigError` for a label that no caption has, and for a share that is no number."
-    known, shares = _known_as(sorted(set(labels))), {}
+    known = _known_as(sorted(set(labels)))
+    shares: dict[str, float] = {}
     for name, cell in read_cells(path, ("label", "share")).itertuples(index=False):
         label = known.get(name.strip().casefold())
         if label is None:
