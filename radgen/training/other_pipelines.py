@@ -11,6 +11,7 @@ __all__ = ['FILES', 'LIBRARIES', 'CHECKER', 'GIVE', 'OF_RUNS', 'OtherPipeline', 
 import re
 import reprlib
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -33,6 +34,7 @@ from ..diffusion.config import clean_prompt
 
 # %% ../../nbs/682_other_pipelines.ipynb #682-other-pipelines-005
 from ..prepared.folder import Prepared, load_prepared
+from ..text.checkpoints import quiet_transformers
 from ..text.token_counts import cut_prompts
 from .config import SampleConfig
 from .sampling import Conditions, prompt_conditions, repeated
@@ -130,7 +132,8 @@ def load_other(
         absent["requires_safety_checker"] = False
     try:
         load = other.kind.from_pretrained  # type: ignore[attr-defined]
-        pipe = load(other.folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **absent)
+        with quiet_transformers(), warnings.catch_warnings(action="ignore", category=FutureWarning):  # of torch_dtype
+            pipe = load(other.folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **absent)
         if lora is not None:
             pipe.load_lora_weights(load_file(lora))
     except Exception as e:  # whatever a foreign file provokes
@@ -165,9 +168,13 @@ def draw_other(
     generators = [index_generator(cfg.seed, i) for i in indices]
     steps = {"num_inference_steps": cfg.steps, "guidance_scale": cfg.guidance}
     try:
-        images = pipe(prompt=prompts, generator=generators, **steps, **sides, **negative).images
-    except (TypeError, ValueError) as e:  # what the pipeline does not take, such as sides that do not fit
-        raise ConfigError(f"the pipeline does not take this request: {first_line(e, 200).rstrip('.')}.") from None
+        with quiet_transformers():
+            images = pipe(prompt=prompts, generator=generators, **steps, **sides, **negative).images
+    except (TypeError, ValueError) as e:  # what the pipeline does not take, such as sides or steps that do not fit
+        raise ConfigError(
+            f"the pipeline does not take this request ({first_line(e, 200).rstrip('.')}): "
+            "choose other --steps, --guidance or --image-size."
+        ) from None
     common = dict(negative_prompt=cfg.negative, seed=cfg.seed, steps=cfg.steps, guidance=cfg.guidance)
     records = [dict(prompt=p, index=i, **common) for p, i in zip(prompts, indices)]
     return [labelled_image(grey(image), weights, record) for image, record in zip(images, records)]

@@ -26,7 +26,7 @@ from radgen.training.unfinished import Unfinished
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     "A pipeline with random weights; not to be changed."
-    return tiny_pipeline(tmp_path_factory.mktemp("base") / "tiny")
+    return tiny_pipeline(tmp_path_factory.mktemp("base") / "tiny", skip_prk_steps=True)
 
 
 @pytest.fixture
