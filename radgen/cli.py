@@ -30,6 +30,7 @@ from radgen.evaluation.config import (
     LeaderboardConfig,
     StudyConfig,
     StudyScoreConfig,
+    SynthesiseConfig,
     Table3,
     Table4,
     Table5,
@@ -168,7 +169,16 @@ COMMANDS |= {
         SampleConfig,
         commands.run_sample,
         commands.show_folder,
-        "Draw images for captions with a finished run.\nExample: radgen sample --run runs/first --n 1000 --guidance 2",
+        "Draw images for captions with a finished run or a pipeline of diffusers, or go on with a request that was"
+        " stopped (exit status 75 after SIGTERM or SIGUSR1, 130 after Ctrl-C; what is drawn stays).\n"
+        "Example: radgen sample --run runs/first --n 1000 --guidance 2",
+    ),
+    "synthesise": Command(
+        SynthesiseConfig,
+        commands.run_synthesise,
+        commands.show_synthesis,
+        "Make a synthetic data set with a finished run: captions by a mix, images that are checked, a data card.\n"
+        "Example: radgen synthesise runs/first --n 2000 --mix balanced --by types",
     ),
     "edit": Command(
         EditConfig,
@@ -315,7 +325,7 @@ WORKFLOW = """radgen: text in, radiology image out.
 
 Your own images instead of ROCOv2: any table or folder of images with text; radgen prepare --dry-run shows what it is
 taken for. radgen COMMAND --help explains every option, --dry-run resolves them, --json prints results for scripts.
-Others: captions, finetune-clip, train-vae, check-vae, edit, ema, leaderboard, compare, reader-study,
+Others: captions, finetune-clip, train-vae, check-vae, synthesise, edit, ema, leaderboard, compare, reader-study,
 experiment, completion.
 Exit status: 0 done, 2 a mistake that the last line explains, 75 stopped by a scheduler's signal and 130 by Ctrl-C;
 the same command goes on."""

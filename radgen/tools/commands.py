@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['run_doctor', 'run_demo', 'run_prepare', 'run_rewrite', 'run_audit', 'run_finetune_clip', 'run_check_vae',
-           'run_train_vae', 'run_train', 'run_sample', 'run_ema', 'run_edit', 'run_evaluate', 'run_leaderboard',
-           'run_compare', 'run_study', 'run_study_score', 'run_experiment', 'run_app', 'show_folder', 'show_text',
-           'show_script', 'show_doctor', 'show_ema', 'show_reconstruction', 'show_comparison', 'show_leaderboard',
-           'show_table', 'show_study', 'show_study_score', 'resolved', 'show_options']
+           'run_train_vae', 'run_train', 'run_sample', 'run_synthesise', 'show_synthesis', 'run_ema', 'run_edit',
+           'run_evaluate', 'run_leaderboard', 'run_compare', 'run_study', 'run_study_score', 'run_experiment',
+           'run_app', 'show_folder', 'show_text', 'show_script', 'show_doctor', 'show_ema', 'show_reconstruction',
+           'show_comparison', 'show_leaderboard', 'show_table', 'show_study', 'show_study_score', 'resolved',
+           'show_options']
 
 # %% ../../nbs/935_commands.ipynb #935-commands-013
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from radgen.evaluation.config import (
     LeaderboardConfig,
     StudyConfig,
     StudyScoreConfig,
+    SynthesiseConfig,
 )
 from ..prepared.config import PrepareConfig
 from ..text.config import ClipConfig
@@ -99,6 +101,20 @@ def run_sample(cfg: SampleConfig) -> dict:
     from radgen.training.sampling import sample
 
     return {"folder": sample(cfg)}
+
+# %% ../../nbs/935_commands.ipynb #935-commands-019
+def run_synthesise(cfg: SynthesiseConfig) -> dict:
+    "Make a synthetic data set."
+    from radgen.evaluation.synthesis import synthesise
+
+    return synthesise(cfg)
+
+
+def show_synthesis(result: dict) -> str:
+    "The counts of a synthetic data set, and its folder."
+    from radgen.evaluation.synthesis import synthesis_text
+
+    return synthesis_text(result)
 
 # %% ../../nbs/935_commands.ipynb #935-commands-016
 def run_ema(cfg: EmaConfig) -> dict:

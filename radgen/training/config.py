@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['ImageSize', 'AtLeastTwo', 'PeakRate', 'PredictionName', 'TimeSampling', 'OptimizerName', 'PrecisionName', 'NARROWEST',
-           'WIDEST', 'GradNorm', 'EmaWidth', 'RECIPES', 'ema_width', 'plain_name', 'PaperOptions', 'ModelOptions',
-           'ObjectiveOptions', 'LoopOptions', 'TrainConfig', 'ResolvedConfig', 'SampleConfig', 'TrainVaeConfig']
+           'WIDEST', 'GradNorm', 'EmaWidth', 'RECIPES', 'OF_PIPELINES', 'ema_width', 'plain_name', 'PaperOptions',
+           'ModelOptions', 'ObjectiveOptions', 'LoopOptions', 'TrainConfig', 'ResolvedConfig', 'SampleConfig',
+           'check_source', 'TrainVaeConfig']
 
 # %% ../../nbs/640_training_options.ipynb #640-training-options-004
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from ..core.errors import ConfigError
 from radgen.core.options import (
     Count,
     Natural,
@@ -230,7 +232,13 @@ RECIPES = {
 class SampleConfig:
     "Options of sampling."
 
-    run: Path  # runs/NAME, or a folder final of one (then with --prompts)
+    run: Path | None = None  # runs/NAME, or a folder final of one (then with --prompts)
+    # instead of a run: a text-to-image pipeline of diffusers, a folder or OWNER/NAME on the hub, perhaps @COMMIT
+    pipeline: str | None = None
+    data: Path | None = None  # of --pipeline: folder written by radgen prepare, whose captions are drawn
+    lora: Path | None = None  # of --pipeline: file of LoRA weights (.safetensors), or a folder with one
+    image_size: Count | None = None  # of --pipeline: pixels per side; by default the pipeline's own
+    caption_mode: Literal[0, 1, 2, 3] | None = None  # of --pipeline: texts of --data as in train; by default 0
     # images; by default one a caption of the split; captions repeat with new noise when n is larger
     n: Count | None = None
     split: Literal["train", "valid", "test"] = "test"  # whose captions
@@ -248,7 +256,21 @@ class SampleConfig:
     device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
     precision: PrecisionName = "auto"  # auto: bf16 on hardware that has it, fp16 on older GPUs, else float32 (no)
     compile: bool = False  # torch.compile; pays on a GPU from some hundred images of one size on
-    out: Path | None = None  # folder; by default RUN/samples/LABEL
+    out: Path | None = None  # folder; by default RUN/samples/LABEL, of a pipeline samples/LABEL
+
+# %% ../../nbs/640_training_options.ipynb #640-training-options-023
+OF_PIPELINES = ("pipeline", "data", "lora", "image_size", "caption_mode")  # options that a run decides itself
+
+
+def check_source(
+    cfg: SampleConfig,
+):
+    "Raise `ConfigError` where it is not clear what draws."
+    if (cfg.run is None) == (cfg.pipeline is None):
+        raise ConfigError("a run or a pipeline draws the images: give either --run or --pipeline.")
+    given = [name for name in OF_PIPELINES if getattr(cfg, name) is not None]
+    if cfg.run is not None and given:
+        raise ConfigError(f"--{given[0].replace('_', '-')} belongs to --pipeline: leave it out with --run.")
 
 # %% ../../nbs/640_training_options.ipynb #640-training-options-022
 @options
