@@ -93,7 +93,7 @@ def auroc_draws(
     areas = np.stack([resampled_auroc(a, s, times) for a, s in zip(asked.T, scores.T)], 1)  # (R, C)
     return np.nanmean(areas[~np.isnan(areas).all(1)], 1).tolist()
 
-
+# %% ../../nbs/740_alignment.ipynb #740-alignment-022
 def share_interval(
     hits: np.ndarray,  # (N,) bool
 ) -> tuple[float, float]:
@@ -112,7 +112,7 @@ def concept_table(
     rows = zip(names, asked.sum(0), real, generated)
     return tuple(ConceptScore(str(name), int(n), finite_or_none(r), finite_or_none(g)) for name, n, r, g in rows)
 
-# %% ../../nbs/740_alignment.ipynb #740-alignment-022
+
 def finite_or_none(
     value: float,
 ) -> float | None:

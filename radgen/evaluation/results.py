@@ -242,24 +242,23 @@ class Scores(DistanceScores):
     types_chance: float | None  # the same for always drawing the most frequent type
     concepts_real: float | None  # mean AUROC of the concept probe on real test images, 0..1
     concepts: float | None  # mean AUROC on generated images, 0..1; 0.5 is chance
-    concepts_interval: tuple[float, float] | None  # 95% interval of `concepts` over other draws of images
+    concepts_interval: tuple[float, float] | None  # 95% interval of `concepts`
     by_concept: tuple[ConceptScore, ...]
     truth: tuple[FactScore, ...] | None  # finding, side and size; None for data other than phantoms
     usefulness: tuple[TSTRScore, ...] | None  # train on synthetic, test on real; None where not requested
-    # recall_k and chance_k for k = 1 and 5, 0..1, and similarity, the mean cosine; None without a CLIP
-    clip: dict[str, float] | None
+    clip: dict[str, float] | None  # recall_k and chance_k, 0..1, and similarity; None without a CLIP
     clip_real: dict[str, float] | None  # of the real images
     copies: MemorisationAudit
-    suspects: dict[str, list]  # columns of `audit_memorisation`, most suspect first
-    memorised: float  # share of images nearer to the training set than 99% of held-out ones; 0.01 is expected
+    suspects: dict[str, list]  # columns of `audit_memorisation`
+    memorised: float  # share of images nearer to training images than 99% of held-out ones; 0.01 by chance
     reconstruction: Reconstruction | None = None  # of the VAE; None for a model of pixels
     curves: Curves | None = None  # over guidance and sampler steps; None where not requested
     types_interval: tuple[float, float] | None = None  # 95% interval of `types`
     against: Against | None = None  # what they were compared with; None in older files
     images: ImageSet | None = None  # whose images they are; None for samples of a run
     unmeasured: dict[str, str] | None = None  # name of a score that was left out -> why
-    draws: dict[str, tuple[float, ...]] | None = None  # field of a score -> the score of resampled images
-    hits: dict[str, tuple[bool, ...]] | None = None  # field of a share -> which images count
+    draws: dict[str, tuple[float, ...]] | None = None  # field -> the score of resampled images
+    hits: dict[str, tuple[bool, ...]] | None = None  # field -> which images count
     dimensions: int | None = None  # features of an image
     concepts_real_interval: tuple[float, float] | None = None  # 95% interval of `concepts_real`
     types_real_interval: tuple[float, float] | None = None  # 95% interval of `types_real`
