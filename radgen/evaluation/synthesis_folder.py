@@ -100,12 +100,12 @@ def plot_funnel(
     table: pd.DataFrame,  # of `outcomes`
 ) -> plt.Figure:
     "The outcomes of each label."
-    fig, ax = plt.subplots(figsize=(6.4, 1.0 + 0.32 * len(table)), layout="constrained")
+    fig, ax = plt.subplots(figsize=(6.4, 1.2 + 0.32 * len(table)), layout="constrained")
     colours = sns.color_palette(["#4C72B0", "#CCB974", "#C44E52", "#8172B3"], len(table.columns))
-    table.iloc[::-1].plot.barh(stacked=True, ax=ax, color=colours, width=0.75)
+    table.iloc[::-1].plot.barh(stacked=True, ax=ax, color=colours, width=0.75, legend=False)
     ax.set(xlabel="images drawn", ylabel="")
     ax.tick_params(axis="y", labelsize=7)
-    ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.25), ncol=2)
+    fig.legend(fontsize=7, loc="outside lower center", ncol=2)
     sns.despine(fig)
     return fig
 
