@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOT_DECISIVE', 'SOURCES', 'Conditions', 'repeated', 'split_conditions', 'prompt_conditions', 'select_conditions',
            'request_settings', 'output_folder', 'default_folder', 'up_to_date', 'report_cuts', 'draw_images',
-           'ImageSource', 'RunSource', 'write_tables', 'draw_and_finish', 'draw_folder', 'run_source', 'sample']
+           'ImageSource', 'RunSource', 'write_tables', 'draw_and_finish', 'draw_folder', 'sample']
 
 # %% ../../nbs/680_sampling.ipynb #680-sampling-004
 import sys
@@ -322,16 +322,8 @@ def draw_folder(
     return out
 
 
-def run_source(
-    cfg: SampleConfig,  # with a run
-) -> RunSource:
-    "The source of a request for a finished run; raises `DataError` where there is none."
-    return RunSource(cfg, load_run(str(cfg.run)))
-
-
-SOURCES = Registry(
-    "source of images",
-    {"run": run_source, "pipeline": "radgen.training.other_pipelines:pipeline_source"},  # chapter 682
+SOURCES = Registry(  # what draws beside a run
+    "source of images", {"pipeline": "radgen.training.other_pipelines:pipeline_source"}
 )
 
 
@@ -340,8 +332,8 @@ def sample(
 ) -> Path:  # folder with NNNNNN.png, samples.csv, sample.json and grid.png
     "Generate images with a finished run or a pipeline; raises `RadgenError` for options that cannot work."
     check_source(cfg)
-    device = pick_device(cfg.device)
+    run, device = None if cfg.run is None else load_run(cfg.run), pick_device(cfg.device)
     precision: Any = choose_precision(cfg.precision, device)
     cfg = replace(cfg, precision=precision)  # what `auto` became is recorded
-    source = SOURCES["pipeline" if cfg.run is None else "run"](cfg)
+    source = RunSource(cfg, run) if run else SOURCES["pipeline"](cfg)
     return draw_folder(cfg, source, device)
