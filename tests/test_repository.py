@@ -175,6 +175,15 @@ def test_links_lead_somewhere(path):
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_chapter_installs_radgen_in_colab(path):
+    "In a cell behind the title that the book hides and no test runs."
+    source = "".join(notebook(path)["cells"][1]["source"])
+    assert source.startswith("#| hide\n#| eval: false\n")
+    assert "google.colab" in source
+    assert 'run_line_magic("pip", "install' in source
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 def test_chapter_has_title_opening_and_exercises(path):
     text = cells(path, "markdown")
     assert re.fullmatch(r"# .+\n\n> .+", text[0].strip())
