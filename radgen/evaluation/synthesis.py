@@ -41,8 +41,9 @@ from .features import make_features
 from .synthesis_checks import ImageChecks, earlier_copy, make_checks, requested_labels
 from .synthesis_folder import CardFacts, data_card, outcomes, plot_funnel, write_names
 from .synthesis_plan import MIXES, Plan, make_plan, mix_shares, quotas, rarest_labels
-from ..training.sampling import Conditions, draw_images, output_folder
+from ..training.sampling import draw_images, output_folder
 from radgen.training.unfinished import (
+    Conditions,
     Unfinished,
     draw_missing,
     drawing_lock,

@@ -37,7 +37,7 @@ from ..prepared.folder import Prepared, load_prepared
 from ..text.checkpoints import quiet_transformers
 from ..text.token_counts import cut_prompts
 from .config import SampleConfig
-from .sampling import Conditions, prompt_conditions, repeated
+from .unfinished import Conditions, prompt_conditions, repeated
 
 # %% ../../nbs/682_other_pipelines.ipynb #682-other-pipelines-007
 FILES = ("model_index.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model")  # that are fetched from the hub
