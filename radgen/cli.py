@@ -33,6 +33,7 @@ from radgen.evaluation.config import (
     Table3,
     Table4,
     Table5,
+    UtilityConfig,
 )
 from .prepared.config import PrepareConfig
 from .text.config import ClipConfig
@@ -206,6 +207,13 @@ COMMANDS |= {
 
 # %% ../nbs/940_cli.ipynb #940-cli-031
 COMMANDS |= {
+    "utility": Command(
+        UtilityConfig,
+        commands.run_utility,
+        commands.show_utility,
+        "Train classifiers on real and on synthetic images, test them on real ones: do synthetic images help?\n"
+        "Example: radgen utility drawn --data work/rocov2 --out utility",
+    ),
     "reader-study": STUDY,
     "experiment": EXPERIMENTS,
     "app": Command(
@@ -307,8 +315,8 @@ WORKFLOW = """radgen: text in, radiology image out.
 
 Your own images instead of ROCOv2: any table or folder of images with text; radgen prepare --dry-run shows what it is
 taken for. radgen COMMAND --help explains every option, --dry-run resolves them, --json prints results for scripts.
-Others: captions, finetune-clip, train-vae, check-vae, ema, leaderboard, compare, reader-study,
-experiment, completion.
+Others: captions, finetune-clip, train-vae, check-vae, ema, leaderboard, compare, utility,
+reader-study, experiment, completion.
 Exit status: 0 done, 2 a mistake that the last line explains, 75 stopped by a scheduler's signal and 130 by Ctrl-C;
 the same command goes on."""
 

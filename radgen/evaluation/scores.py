@@ -36,6 +36,7 @@ from .diversity import intra_prompt_ms_ssim, kernel_distance, prdc
 from .features import Features, cached_features
 from .memorisation import audit_memorisation, memorised_share
 from .reconstruction import measure_reconstruction
+from .reidentification import training_patients, unmeasured_privacy
 from radgen.evaluation.results import (
     CLIP,
     CONCEPTS,
@@ -364,7 +365,8 @@ def measure(
         suspects=suspects.to_dict("list"),
         memorised=memorised_share(m.f, m.f_test, m.f_train),
         against=reference.against(rows, cfg),
-        unmeasured=unmeasured(rows, reference, cfg),
+        unmeasured=unmeasured(rows, reference, cfg) | unmeasured_privacy(reference.prepared, cfg),
+        reidentification=training_patients(reference.prepared, reference.split, m.f, m.f_test, m.f_train, seed),
         draws=draws | alignment["draws"],
         hits=alignment["hits"] | {"copies": replicas},
         dimensions=m.f.shape[1],
