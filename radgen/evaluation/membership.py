@@ -30,8 +30,8 @@ STEPS = 8  # time steps per image
 def loss_steps(
     T: int,  # time steps of the schedule
 ) -> torch.Tensor:  # (STEPS,)
-    "Time steps evenly spread."
-    return ((torch.arange(STEPS) + 0.5) * T / STEPS).long()
+    "Time steps evenly spread over the first half of the schedule."
+    return ((torch.arange(STEPS) + 0.5) * T / (2 * STEPS)).long()
 
 
 @torch.no_grad()

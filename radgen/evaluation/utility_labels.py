@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENOUGH', 'one_column_each', 'type_labels', 'selected_labels', 'finding_labels', 'side_labels', 'labels_of',
-           'tested_classes', 'caption_ids', 'with_labels', 'Leaks', 'drawn_for', 'check_prompts', 'synthetic_folder',
+           'classes_to_test', 'caption_ids', 'with_labels', 'Leaks', 'drawn_for', 'check_prompts', 'synthetic_folder',
            'UtilityImages', 'without_copies', 'require_classes', 'read_utility_images']
 
 # %% ../../nbs/840_utility_labels.ipynb #840-utility-labels-004
@@ -91,7 +91,7 @@ def labels_of(
     return pd.concat(parts, axis=1)
 
 
-def tested_classes(
+def classes_to_test(
     train: pd.DataFrame,  # of `labels_of`, real training images
     test: pd.DataFrame,  # of real test images
 ) -> list[tuple[str, str]]:  # pairs of task and class
@@ -209,7 +209,7 @@ def without_copies(
 
 # %% ../../nbs/840_utility_labels.ipynb #840-utility-labels-017
 def require_classes(
-    classes: Sequence[tuple[str, str]],  # of `tested_classes`
+    classes: Sequence[tuple[str, str]],  # of `classes_to_test`
     tasks: Sequence[str],  # that were requested
     p: Prepared,
 ):
@@ -237,7 +237,7 @@ def read_utility_images(
     train, test = (np.array(p.images(split, cfg.size, cfg.equalize)) for split in ("train", cfg.split))
     images, rows, of_test, of_train = without_copies(images, rows, train, test)
     tables = [labels_of(cfg.tasks, p, x) for x in (p.rows("train"), rows, p.rows(cfg.split))]
-    stated = [c for c in tested_classes(tables[0], tables[2]) if c[0] in {task for task, *_ in tables[1]}]
+    stated = [c for c in classes_to_test(tables[0], tables[2]) if c[0] in {task for task, *_ in tables[1]}]
     require_classes(stated, cfg.tasks, p)
     columns = pd.MultiIndex.from_tuples(stated)
     labels = [table.reindex(columns=columns, fill_value=False).astype(bool) for table in tables]

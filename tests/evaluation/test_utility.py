@@ -30,7 +30,7 @@ from radgen.evaluation.utility_labels import (
     labels_of,
     read_utility_images,
     synthetic_folder,
-    tested_classes,
+    classes_to_test,
     with_labels,
 )
 from radgen.evaluation.utility_report import real_sizes, summary_lines, utility
@@ -91,7 +91,7 @@ def test_classes_that_cannot_be_tested_are_left_out():
     train = pd.DataFrame({("a", "x"): [True], ("a", "rare"): [True], ("a", "unseen"): [False]})
     test = pd.DataFrame({("a", "x"): [True] * 10, ("a", "rare"): [True] * 9 + [False], ("a", "unseen"): [True] * 10})
     test = pd.concat([test, pd.DataFrame(False, range(10), test.columns)], ignore_index=True)
-    assert tested_classes(train, test) == [("a", "x")]
+    assert classes_to_test(train, test) == [("a", "x")]
 
 
 @pytest.mark.parametrize("ids", [True, False])
