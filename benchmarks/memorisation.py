@@ -2,14 +2,15 @@
 
 features: seconds of extraction (VGG16, a stand-in) from a sample of images at 64 px, scaled up to all images of both
 sides. search: nearest training image in the space of features (`radgen.evaluation.memorisation.nearest`) on random
-features of 512 numbers. patients: the same by the matcher of patients. pixels: the audit of crops, on a sample of
-generated images against a sample of training images; its cost is proportional to the product of both numbers, and is
-scaled up. memory: the most memory (anonymous, so without pages of files) that the search takes above its inputs, with
-a sixth and with all of the training images. FAISS is timed, too, where it is installed.
+features of 512 numbers. patients: the same by the matcher of patients. pixels: the audit of crops, of 128 and of 1,024
+images against one block of training images, and the registration of 128, scaled up. memory: the most memory (anonymous,
+so without pages of files) that the search takes above its inputs, with a sixth and with all of the training images.
+FAISS is timed, too, where it is installed.
 Numbers go to benchmarks/results/memorisation.json.
 """
 
 import argparse
+import math
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,7 @@ from fid import Peak
 
 from radgen.core.files import write_json
 from radgen.evaluation.features import make_features
-from radgen.evaluation.memorisation import candidates, nearest, register, shrink
+from radgen.evaluation.memorisation import COMPARED, LOOKED_UP, candidates, nearest, register, shrink
 from radgen.evaluation.reidentification import best_similarities
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "memorisation.json"
@@ -52,13 +53,18 @@ def by_faiss(f, f_train):
 
 
 def pixels(generated, train):
-    "Seconds of the two parts of the audit of crops per pair of images, and per generated image."
-    images = np.random.default_rng(0).integers(0, 256, (generated + train, 64, 64)).astype(np.uint8)
-    q, x = shrink(images[:generated], "cpu"), shrink(images[generated:], "cpu")
-    looking, (top, frames) = timed(lambda: candidates(q, x))
+    """Seconds of the audit of crops for these numbers of images: a block of training images is cropped once, whatever
+    the number of images that are looked up, so the cost of a block is fitted by a straight line."""
+    images = np.random.default_rng(0).integers(0, 256, (2 * COMPARED, 64, 64)).astype(np.uint8)
+    q, x = shrink(images[:COMPARED], "cpu"), shrink(images[COMPARED:], "cpu")
+    few = COMPARED // 8
+    (short, (top, frames)), (long, _) = (timed(lambda n=n: candidates(q[:n], x)) for n in (few, COMPARED))
+    slope = (long - short) / (COMPARED - few)
+    crops = max(0.0, short - slope * few)
     n, c = top.shape
-    fitting, _ = timed(lambda: register(q.repeat_interleave(c, 0), x[top.flatten()], frames.flatten(0, 1)))
-    return looking / (generated * train), fitting / generated
+    fitting, _ = timed(lambda: register(q[:n].repeat_interleave(c, 0), x[top.flatten()], frames.flatten(0, 1)))
+    blocks = train / COMPARED
+    return blocks * (crops * math.ceil(generated / LOOKED_UP) + slope * generated) + fitting / n * generated
 
 
 def main():
@@ -73,13 +79,13 @@ def main():
     rng, images = np.random.default_rng(0), a.generated + a.train
     f, f_train = (rng.standard_normal((n, D), dtype=np.float32) for n in (a.generated, a.train))
     per_image, memory = extraction(a.sample), {}
+    nearest(f[:1024], f_train[:1024])  # warms up
     for n in (a.train // 6, a.train):
         with Peak() as peak:
             search, _ = timed(lambda n=n: nearest(f, f_train[:n]))
         memory[n] = peak.mib
     patients, _ = timed(lambda: best_similarities(torch.from_numpy(f), torch.from_numpy(f_train)))
-    per_pair, per_generated = pixels(*a.pixels)
-    audit = per_pair * a.generated * a.train + per_generated * a.generated
+    audit = pixels(a.generated, a.train)
     r = dict(
         generated=a.generated,
         train=a.train,
@@ -91,7 +97,6 @@ def main():
         search_mib=memory,
         inputs_mib=(f.nbytes + f_train.nbytes) / 2**20,
         pixels_seconds=audit,
-        pixels_of_that_search=per_pair * a.generated * a.train / audit,
     )
     if find_spec("faiss"):
         r["faiss_seconds"], _ = timed(lambda: by_faiss(f, f_train))

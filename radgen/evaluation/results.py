@@ -6,7 +6,8 @@
 __all__ = ['MS_SSIM', 'CONCEPTS', 'TYPES', 'FACTS', 'TSTR', 'CLIP', 'REIDENTIFIED', 'MEMBERSHIP', 'ENOUGH', 'VERSION', 'PRDC',
            'MemorisationAudit', 'ConceptScore', 'Reidentification', 'MembershipInference', 'ConceptAlignment',
            'TypeAlignment', 'FactScore', 'TSTRScore', 'Curves', 'Reconstruction', 'Row', 'DistanceScores', 'Against',
-           'ImageSet', 'Scores', 'is_extrapolated', 'concepts_readable', 'types_readable', 'read_scores']
+           'ImageSet', 'ProbedScores', 'Scores', 'is_extrapolated', 'concepts_readable', 'types_readable',
+           'read_scores']
 
 # %% ../../nbs/702_results.ipynb #702-results-004
 from dataclasses import dataclass, field
@@ -222,10 +223,10 @@ CLIP = "captions that find their image (CLIP, recall at 5)"
 REIDENTIFIED = "recognised as a training patient"
 MEMBERSHIP = "training images told by their loss (AUROC)"
 
-# %% ../../nbs/702_results.ipynb #702-results-010
+# %% ../../nbs/702_results.ipynb #702-results-024
 @dataclass(frozen=True)
-class Scores(DistanceScores):
-    "All numbers of an evaluation; the fields are the keys of evaluation.json."
+class ProbedScores(DistanceScores):
+    "The distances, what probes and classifiers find, and the audit for memorised images."
 
     doubt: tuple[float, ...] | None  # (N,) probability of the requested type for each image, 0..1
     types: float | None  # share of generated images of the requested image type, 0..1
@@ -242,6 +243,12 @@ class Scores(DistanceScores):
     copies: MemorisationAudit
     suspects: dict[str, list]  # columns of `audit_memorisation`, most suspect first
     memorised: float  # share of images nearer to the training set than 99% of held-out ones; 0.01 is expected
+
+# %% ../../nbs/702_results.ipynb #702-results-010
+@dataclass(frozen=True)
+class Scores(ProbedScores):
+    "All numbers of an evaluation; the fields are the keys of evaluation.json."
+
     reconstruction: Reconstruction | None = None  # of the VAE; None for a model of pixels
     curves: Curves | None = None  # over guidance and sampler steps; None where not requested
     types_interval: tuple[float, float] | None = None  # 95% interval of `types`
