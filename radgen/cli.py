@@ -114,8 +114,8 @@ WORKFLOW = """radgen: text in, radiology image out.
 
 Your own images instead of ROCOv2: any table or folder of images with text; radgen prepare --dry-run shows what it is
 taken for. radgen COMMAND --help explains every option, --dry-run resolves them, --json prints results for scripts.
-Others: captions, finetune-clip, train-vae, check-vae, synthesise, edit, ema, leaderboard, compare, reader-study,
-experiment, completion.
+Others: captions, finetune-clip, train-vae, check-vae, synthesise, edit, ema, leaderboard, compare,
+utility, reader-study, experiment, completion.
 Exit status: 0 done, 2 a mistake that the last line explains, 75 stopped by a scheduler's signal and 130 by Ctrl-C;
 the same command goes on."""
 

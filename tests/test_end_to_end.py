@@ -78,7 +78,10 @@ def test_prepare_train_sample_evaluate(real_prepared, tmp_path, model, size, cap
         == 0
     )
     assert main(["sample", "--run", str(run), "--n", "52", "--steps", "2", *common]) == 0
-    assert main(["evaluate", "--run", str(run), "--curves", "0", "--classifiers", "False", *common]) == 0
+    assert (
+        main(["evaluate", "--run", str(run), "--curves", "0", "--membership", "20", "--classifiers", "False", *common])
+        == 0
+    )
     out = capsys.readouterr().out
     assert str(run / "report.md") in out and "real-real baseline" in out
     images = sorted((run / "samples").glob("*/[0-9]*.png"))

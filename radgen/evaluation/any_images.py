@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REAL_FILES', 'match_ids', 'caption_matches', 'caption_mode_of', 'id_warnings', 'drawing_order', 'folders_of',
-           'report_folder', 'real_warnings', 'sampled_by', 'described_set', 'set_values', 'write_image_report',
-           'image_set', 'announce', 'image_key', 'evaluate_images']
+           'report_folder', 'image_digest', 'real_warnings', 'sampled_by', 'described_set', 'set_values',
+           'write_image_report', 'image_set', 'announce', 'image_key', 'evaluate_images']
 
 # %% ../../nbs/773_any_images.ipynb #773-any-images-034
 import hashlib
@@ -146,7 +146,9 @@ def report_folder(
     return out
 
 
-def _digest(image):
+def image_digest(
+    image: np.ndarray,  # (H, W) uint8
+) -> bytes:
     "What tells one image from another."
     return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
@@ -157,8 +159,8 @@ def real_warnings(
     folder: Path,  # for the message
 ) -> tuple[str, ...]:
     "How many images are real ones of the split; raises `DataError` where all of them are."
-    real = {_digest(image) for image in reference.images(reference.split)}
-    n = sum(_digest(image) in real for image in images)
+    real = {image_digest(image) for image in reference.images(reference.split)}
+    n = sum(image_digest(image) in real for image in images)
     if n == len(images):
         raise DataError(f"{folder} holds the real images of the {reference.split} split: give the generated ones.")
     if not n:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FEATURES', 'LIBRARIES', 'FORMATS', 'FEATURE_NAMES', 'FeaturesName', 'OF_IMAGES', 'OF_RUNS', 'BUDGETS', 'Denoiser',
-           'features_name', 'EvaluateConfig', 'check_request', 'CompareConfig', 'two_or_more', 'LeaderboardConfig',
-           'CheckVaeConfig', 'SynthesiseConfig', 'not_empty', 'ExperimentConfig', 'Table3', 'Table4', 'Table5',
-           'StudyConfig', 'StudyScoreConfig']
+           'TASKS', 'Task', 'FEWEST', 'RealSize', 'features_name', 'EvaluateConfig', 'check_request', 'CompareConfig',
+           'two_or_more', 'LeaderboardConfig', 'CheckVaeConfig', 'SynthesiseConfig', 'not_empty', 'ExperimentConfig',
+           'Table3', 'Table4', 'Table5', 'StudyConfig', 'StudyScoreConfig', 'real_size', 'UtilityConfig']
 
 # %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-003
 from dataclasses import fields
@@ -91,13 +91,15 @@ class EvaluateConfig:
     # SigLIP or another dual encoder of transformers, or its folder
     clip: str | None = None
     curves: Natural = 100  # of a run: images a point of the curves over guidance and steps, 0 for none
+    # of a run: training and as many held-out images whose losses tell whether an image was trained on, 0 for none
+    membership: Natural = 200
     classifiers: bool = True  # also train small classifiers on the generated images, to see of what use they are
     seed: Whole = 0  # of random subsets
     device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
 
 # %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-023
 OF_IMAGES = ("prompts", "data", "split", "size", "equalize", "out")  # options that a run decides itself
-OF_RUNS = ("samples",)
+OF_RUNS = ("samples", "membership")
 
 
 def check_request(
@@ -310,3 +312,58 @@ class StudyScoreConfig:
     answers: Positional[Annotated[tuple[Path, ...], AfterValidator(not_empty)]]  # files that the readers saved
     repeats: Annotated[int, Field(strict=True, ge=100, le=1_000_000)] = 10_000  # resamplings and permutations
     seed: Whole = 0  # of resamplings and permutations
+
+# %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-030
+TASKS = Registry(
+    "task",
+    {
+        "type": "radgen.evaluation.utility_labels:type_labels",
+        "finding": "radgen.evaluation.utility_labels:finding_labels",
+        "side": "radgen.evaluation.utility_labels:side_labels",
+        "concepts": "radgen.evaluation.utility_labels:selected_labels",
+    },
+)
+Task = Annotated[str, AfterValidator(one_of(TASKS)), listed(TASKS)]
+FEWEST = 20  # images of a side from which a classifier learns anything
+
+
+def real_size(
+    value: str,  # of an option
+) -> str:  # the same
+    "Accept 'all' or a number of images; raises `ValueError` for others."
+    if value != "all" and not (value.isdecimal() and int(value) >= FEWEST):
+        raise ValueError(f"give numbers of images of at least {FEWEST}, or all.")
+    return value
+
+
+RealSize = Annotated[str, AfterValidator(real_size)]
+
+# %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-031
+@options
+class UtilityConfig:
+    "Options of `radgen utility`."
+
+    # synthetic images: a run (its newest samples for training captions or prompts), a folder written by radgen sample,
+    # or any folder of images with prompts
+    synthetic: Positional[Path]
+    data: Path  # folder written by radgen prepare: real images for training and for the test
+    # table of the images' prompts (CSV, TSV, JSON Lines or Parquet: file_name, prompt, and id where a prompt belongs
+    # to a real image); by default metadata.csv or .jsonl in the folder, where there is one
+    prompts: Path | None = None
+    split: Literal["valid", "test"] = "test"  # of --data: the real images on which all classifiers are tested
+    # what the classifiers are asked for: type (of the image), finding, side (of the finding; phantoms alone), concepts
+    # (those by which the images were selected)
+    tasks: Annotated[tuple[Task, ...], AfterValidator(not_empty)] = ("type", "finding", "side", "concepts")
+    # real training images, several sizes; all is every one, and larger numbers than there are images are left out
+    sizes: Annotated[tuple[RealSize, ...], AfterValidator(not_empty)] = ("50", "100", "200", "all")
+    # synthetic images that are added, in multiples of the real ones; multiples that the images do not suffice for are
+    # left out
+    times: Annotated[tuple[Count, ...], AfterValidator(not_empty)] = (1, 2, 5)
+    seeds: Count = 5  # each has its own choice of images and its own first weights, the same for all mixtures
+    steps: Count = 300  # optimiser steps of 64 images of each training, whatever the number of images
+    size: Annotated[int, Field(strict=True, ge=16, le=256)] = 32  # pixels per side that the classifiers see
+    equalize: bool = False  # equalise the histograms of real and synthetic images
+    # also take images that were drawn for captions of the real images of the test; the report says how many
+    test_prompts: bool = False
+    out: Path | None = None  # folder of the results; by default SYNTHETIC-utility beside the images
+    device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu

@@ -245,6 +245,7 @@ def run_cell(
         features=cfg.features,
         min_images=cfg.min_images,
         curves=0,
+        membership=0,
         classifiers=False,
         device=tr.device,
     )

@@ -24,6 +24,7 @@ from .curves import curves_figure, distance_curves
 from .features import Features, make_features
 from .figures import loss_figure, score_figures
 from .groups import write_groups
+from .membership import run_membership
 from .report_rows import report_is_current, report_line, score_values, write_pages
 from .results import TYPES, VERSION, Scores, read_scores
 from .scores import find_samples, measure, read_samples, run_reference, vae_scores
@@ -122,6 +123,7 @@ def evaluation_key(
         cfg.min_images,
         cfg.clip,
         cfg.curves,
+        cfg.membership,
         cfg.classifiers,
         cfg.seed,
     )
@@ -173,7 +175,8 @@ def evaluate_run(
         scores = measure(generated, rows, run_reference(run, about["split"]), features, cfg)
         vae = vae_scores(run, about["split"], features, len(generated))
         curves = distance_curves(run, features, about, cfg.curves, str(device)) if cfg.curves else None
-        scores = replace(scores, reconstruction=vae, curves=curves, asked=key, report=str(report))
+        member = run_membership(run, about["split"], cfg.membership, device, cfg.seed) if cfg.membership else None
+        scores = replace(scores, reconstruction=vae, curves=curves, membership=member, asked=key, report=str(report))
         update_scores(run, scores)
         write_json(done, scores)
     scores = read_scores(read_json(done))

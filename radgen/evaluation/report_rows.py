@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'number', 'percent', 'similarity', 'distance_rows', 'infinite_row', 'alignment_rows', 'fact_row',
-           'fact_text', 'tstr_rows', 'clip_rows', 'memorisation_rows', 'score_rows', 'templates', 'data_uri',
-           'curve_note', 'score_values', 'report_page', 'write_pages', 'report_is_current', 'report_line']
+           'fact_text', 'tstr_rows', 'clip_rows', 'with_interval', 'privacy_rows', 'memorisation_rows', 'score_rows',
+           'templates', 'data_uri', 'curve_note', 'score_values', 'report_page', 'write_pages', 'report_is_current',
+           'report_line']
 
 # %% ../../nbs/772_report_rows.ipynb #772-report-rows-004
 import base64
@@ -26,7 +27,9 @@ from radgen.evaluation.results import (
     CONCEPTS,
     ENOUGH,
     FACTS,
+    MEMBERSHIP,
     MS_SSIM,
+    REIDENTIFIED,
     SIMILARITY,
     TSTR,
     TYPES,
@@ -175,13 +178,44 @@ def clip_rows(
         rows.append(Row(SIMILARITY, cosine, cosine_real, "mean over images; its scale differs from model to model"))
     return rows
 
+# %% ../../nbs/772_report_rows.ipynb #772-report-rows-021
+def with_interval(
+    share: float,  # 0..1
+    interval: tuple[float, float],  # its 95% interval
+) -> str:
+    "A share in percent and its interval."
+    return f"{share:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
+
+
+def privacy_rows(
+    s: Scores,
+) -> list[Row]:
+    "Whether patients can be recognised, and training images by their loss; no row for what was not measured."
+    rows, r, m = [], s.reidentification, s.membership
+    if r:
+        about = (
+            f"by a matcher that accepts 1% of other patients in a search among {r.patients} patients, and recognises "
+            f"{with_interval(r.recognised, r.recognised_interval)} of real images of the same patient"
+        )
+        generated, real = with_interval(r.share, r.interval), with_interval(r.held_out, r.held_out_interval)
+        rows.append(Row(REIDENTIFIED, generated, real, about))
+    if m:
+        if m.found is None or m.found_interval is None:
+            few = f"; {m.held_out} held-out images are too few for a rate of false positives of 1%"
+        else:
+            few = f"; at 1% false positives {with_interval(m.found, m.found_interval)} of the training images are found"
+        about = f"the model's loss on {m.members} training and {m.held_out} held-out images{few}"
+        area = f"{m.auroc:.2f} ({m.interval[0]:.2f} to {m.interval[1]:.2f})"
+        rows.append(Row(MEMBERSHIP, area, "0.50", about))
+    return rows
+
 # %% ../../nbs/772_report_rows.ipynb #772-report-rows-011
 def memorisation_rows(
     s: Scores,
 ) -> list[Row]:
     "How near the images are to training images, in pixels and in features."
     c = s.copies
-    share = f"{c.share:.1%} ({c.lower:.1%} to {c.upper:.1%})"
+    share = with_interval(c.share, (c.lower, c.upper))
     return [
         Row("memorised training images", share, f"{c.share_held_out:.1%}", "registered, in pixels"),
         Row(
@@ -204,6 +238,7 @@ def score_rows(
         *tstr_rows(s),
         *clip_rows(s),
         *memorisation_rows(s),
+        *privacy_rows(s),
     ]
     return [row for row in rows if row.measure not in (s.unmeasured or {})]
 
@@ -214,7 +249,7 @@ LIMITS = (
     "Anything about patients other than those of the data. The real-real baseline and the probes come from the source "
     "of the training images.",
     "That nobody is remembered: the audit finds crops, brighter and noisier copies of whole images, in what was drawn "
-    "this time.",
+    "this time; the matcher of patients finds those that it can tell, and the loss is the simplest of all attacks.",
 )
 
 

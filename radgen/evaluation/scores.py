@@ -38,6 +38,7 @@ from .groups import group_scores, group_sets
 from .image_text import load_dual_encoder
 from .memorisation import audit_memorisation, memorised_share
 from .reconstruction import measure_reconstruction
+from .reidentification import training_patients, unmeasured_privacy
 from radgen.evaluation.results import (
     CLIP,
     CONCEPTS,
@@ -370,7 +371,8 @@ def measure(
         suspects=suspects.to_dict("list"),
         memorised=memorised_share(m.f, m.f_test, m.f_train),
         against=reference.against(rows, cfg),
-        unmeasured=unmeasured(rows, reference, cfg),
+        unmeasured=unmeasured(rows, reference, cfg) | unmeasured_privacy(reference.prepared, cfg),
+        reidentification=training_patients(reference.prepared, reference.split, m.f, m.f_test, m.f_train, seed),
         draws=draws | alignment["draws"],
         hits=alignment["hits"] | {"copies": replicas},
         dimensions=m.f.shape[1],

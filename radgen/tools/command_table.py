@@ -23,6 +23,7 @@ from radgen.evaluation.config import (
     Table3,
     Table4,
     Table5,
+    UtilityConfig,
 )
 from ..prepared.config import PrepareConfig
 from ..text.config import ClipConfig
@@ -213,6 +214,13 @@ COMMANDS |= {
 
 # %% ../../nbs/938_command_table.ipynb #938-command-table-036
 COMMANDS |= {
+    "utility": Command(
+        UtilityConfig,
+        commands.run_utility,
+        commands.show_utility,
+        "Train classifiers on real and on synthetic images, test them on real ones: do synthetic images help?\n"
+        "Example: radgen utility drawn --data work/rocov2 --out utility",
+    ),
     "reader-study": STUDY,
     "experiment": EXPERIMENTS,
     "app": Command(

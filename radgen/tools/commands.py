@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['run_doctor', 'run_demo', 'run_prepare', 'run_rewrite', 'run_audit', 'run_finetune_clip', 'run_check_vae',
            'run_train_vae', 'run_train', 'run_sample', 'run_synthesise', 'show_synthesis', 'run_ema', 'run_edit',
-           'run_evaluate', 'run_leaderboard', 'run_compare', 'run_study', 'run_study_score', 'run_experiment',
-           'run_app', 'show_folder', 'show_text', 'show_script', 'show_doctor', 'show_ema', 'show_reconstruction',
-           'show_comparison', 'show_leaderboard', 'show_table', 'show_study', 'show_study_score', 'resolved',
-           'show_options']
+           'run_evaluate', 'run_leaderboard', 'run_compare', 'run_study', 'run_study_score', 'run_utility',
+           'run_experiment', 'run_app', 'show_folder', 'show_text', 'show_script', 'show_doctor', 'show_ema',
+           'show_reconstruction', 'show_comparison', 'show_leaderboard', 'show_table', 'show_utility', 'show_study',
+           'show_study_score', 'resolved', 'show_options']
 
 # %% ../../nbs/935_commands.ipynb #935-commands-013
 from dataclasses import asdict
@@ -25,6 +25,7 @@ from radgen.evaluation.config import (
     StudyConfig,
     StudyScoreConfig,
     SynthesiseConfig,
+    UtilityConfig,
 )
 from ..prepared.config import PrepareConfig
 from ..text.config import ClipConfig
@@ -165,6 +166,13 @@ def run_study_score(cfg: StudyScoreConfig) -> Any:
 
     return score_study(cfg)
 
+# %% ../../nbs/935_commands.ipynb #935-commands-019
+def run_utility(cfg: UtilityConfig) -> dict:
+    "Train classifiers on real and on synthetic images."
+    from radgen.evaluation.utility_report import utility
+
+    return utility(cfg)
+
 # %% ../../nbs/935_commands.ipynb #935-commands-005
 def run_experiment(cfg: ExperimentConfig) -> list[dict]:
     "Fill a table of the paper."
@@ -234,6 +242,11 @@ def show_table(rows: list[dict]) -> str:
     from radgen.evaluation.tables import table_text
 
     return table_text(pd.DataFrame(rows))
+
+# %% ../../nbs/935_commands.ipynb #935-commands-020
+def show_utility(result: dict) -> str:
+    "The page as markdown."
+    return (Path(result["folder"]) / "utility.md").read_text(encoding="utf-8")
 
 # %% ../../nbs/935_commands.ipynb #935-commands-018
 def show_study(result: dict) -> str:

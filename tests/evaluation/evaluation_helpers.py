@@ -45,8 +45,8 @@ def write_images(folder, images, mode="L"):
 
 
 def quick(run, **options):
-    "Options of an evaluation without curves and classifiers."
-    return EvaluateConfig(run.dir, **{"curves": 0, "classifiers": False, "device": "cpu", **options})
+    "Options of an evaluation without curves, losses and classifiers."
+    return EvaluateConfig(run.dir, **{"curves": 0, "membership": 0, "classifiers": False, "device": "cpu", **options})
 
 
 def draw_images(folder, rows, metadata=True):

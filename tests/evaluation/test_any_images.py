@@ -28,7 +28,7 @@ from radgen.evaluation.any_images import (
 from radgen.evaluation.config import EvaluateConfig
 from radgen.evaluation.image_sets import UNKNOWN
 from radgen.evaluation.report_rows import report_page, score_values
-from radgen.evaluation.results import CONCEPTS, MS_SSIM, TSTR, TYPES, read_scores
+from radgen.evaluation.results import CONCEPTS, MEMBERSHIP, MS_SSIM, REIDENTIFIED, TSTR, TYPES, read_scores
 from radgen.evaluation.scores import Reference, read_samples, run_reference
 from radgen.prepared.folder import square_image
 
@@ -45,7 +45,7 @@ def test_report_says_whose_images_these_are(drawn, scores):
     assert about.formats == {"JPEG": 40}
     assert set(about.sizes) == {"40 x 40", "48 x 48", "56 x 56"}
     assert about.left_out == {"image unreadable": 1, "no prompt": 1}
-    assert scores.unmeasured == {}
+    assert set(scores.unmeasured) == {REIDENTIFIED, MEMBERSHIP}  # no patients, and no model
     assert scores.against.pixels == 16
     names = {path.name for path in out.iterdir()}
     assert names == {"evaluation.json", "fig", "groups.csv", "images.csv", "left_out.csv", "report.html", "report.md"}
@@ -98,7 +98,8 @@ def test_few_ids_leave_out_the_classifiers_alone(few, drawn, tmp_path, cheap):
     files = [f"part-{i % 2}/{i:03d}.jpg" for i in range(40)]
     pd.DataFrame({"file_name": files, "prompt": rows.caption, "id": ids}).to_csv(tmp_path / "p.csv", index=False)
     found = evaluate(of_images(few, drawn, prompts=tmp_path / "p.csv", classifiers=True, out=tmp_path / "out"))
-    assert found.unmeasured == {TSTR: "only 12 prompts belong to real images"}
+    assert found.unmeasured[TSTR] == "only 12 prompts belong to real images"
+    assert set(found.unmeasured) == {TSTR, REIDENTIFIED, MEMBERSHIP}
     assert found.usefulness is None
     assert found.types is not None
     assert len(found.hits["types"]) <= 12

@@ -41,7 +41,7 @@ def test_report_and_json_agree_and_name_the_surrogates(small_run_copy, capsys, m
     monkeypatch.setattr("radgen.evaluation.curves.STEPS", (1, 2))
     monkeypatch.setattr("radgen.evaluation.memorisation.SCALES", (1.0, 0.9))
     run, folder = small_run_copy
-    r = evaluate(EvaluateConfig(run.dir, features="vgg16", curves=20, device="cpu"))
+    r = evaluate(EvaluateConfig(run.dir, features="vgg16", curves=20, membership=40, device="cpu"))
     report, saved = (run.dir / "report.md").read_text(), json.loads((folder / "evaluation.json").read_text())
     assert saved["distance"] == r.distance
     assert saved["floor"] == list(r.floor)
