@@ -170,6 +170,10 @@ COMMANDS |= {
         "Make a synthetic data set with a finished run: captions by a mix, images that are checked, a data card.\n"
         "Example: radgen synthesise runs/first --n 2000 --mix balanced --by types",
     ),
+}
+
+# %% ../../nbs/938_command_table.ipynb #938-command-table-000
+COMMANDS |= {
     "edit": Command(
         EditConfig,
         commands.run_edit,

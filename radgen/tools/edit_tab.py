@@ -102,7 +102,7 @@ def change_function(
 
     return call
 
-
+# %% ../../nbs/912_edit_tab.ipynb #912-edit-tab-003
 def edit_inputs(gr: Any) -> list:
     "What a visitor gives, in the order of the arguments of `change_function`."
     brush = gr.Brush(colors=["#ffffff"], color_mode="fixed")
