@@ -94,7 +94,8 @@ def groups_fault(
     _, counts = np.unique(known, return_counts=True)
     several = int((counts > 1).sum())
     if several < FEWEST_PATIENTS:
-        have = "no training patient has" if not several else f"only {several} training patients have"
+        few = {0: "no training patient has", 1: "only one training patient has"}
+        have = few.get(several, f"only {several} training patients have")
         return f"{have} two images, and {FEWEST_PATIENTS} must"
     if len(known) < 2 * FEWEST_SEARCHES:
         return f"only {len(known)} training images have a patient, and {2 * FEWEST_SEARCHES} must"
