@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from .groups import write_groups
 
 from ..captions.modes import MODES
 from ..core.devices import pick_device
@@ -28,6 +27,7 @@ from ..data.rows import reason_kind
 from .config import EvaluateConfig, check_request
 from .features import images_digest, make_features
 from .figures import score_figures
+from .groups import write_groups
 from radgen.evaluation.image_sets import (
     REPORT,
     FileFacts,
