@@ -27,15 +27,20 @@ from .synthesis_checks import LabelCheck
 PER_TAR = 1000  # samples of a tar file
 
 
+def _copy_images(place: Path, kept: pd.DataFrame):
+    "Make a folder and copy every kept image into it under its id."
+    place.mkdir()
+    for row in kept.itertuples():
+        shutil.copyfile(row.image, place / f"{row.id}.png")
+
+
 def write_imagefolder(
     folder: Path,  # exists
     kept: pd.DataFrame,  # id, image (a file), prompt, cuis (list of str)
 ):
     "train/ID.png and train/metadata.csv."
     place = folder / "train"
-    place.mkdir()
-    for row in kept.itertuples():
-        shutil.copyfile(row.image, place / f"{row.id}.png")
+    _copy_images(place, kept)
     columns = {"file_name": kept.id + ".png", "id": kept.id, "text": kept.prompt, "cuis": kept.cuis.map(";".join)}
     pd.DataFrame(columns).to_csv(place / "metadata.csv", index=False)
 
@@ -46,9 +51,7 @@ def write_rocov2(
 ):
     "train_images/ID.png, train_captions.csv and train_concepts.csv."
     place = folder / "train_images"
-    place.mkdir()
-    for row in kept.itertuples():
-        shutil.copyfile(row.image, place / f"{row.id}.png")
+    _copy_images(place, kept)
     pd.DataFrame({"ID": kept.id, "Caption": kept.prompt}).to_csv(folder / "train_captions.csv", index=False)
     cells = kept.cuis.map(";".join)
     pd.DataFrame({"ID": kept.id, "CUIs": cells}).to_csv(folder / "train_concepts.csv", index=False)
