@@ -36,7 +36,7 @@ def no_model(
     value: str,  # unused
     device: str,  # unused
 ) -> None:
-    "The backend `rules`: no model is asked."
+    "The backend `rules`: no model is used."
     return None
 
 

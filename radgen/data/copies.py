@@ -27,7 +27,7 @@ def copy_image(
     path: Path,  # of the source, a JPEG file
     how: str,  # one of `COPIES`
 ) -> bytes:  # of a JPEG file
-    "Copy an image: same bytes, saved at quality 50 to 80, resized to 0.5 to 1.6, or shifted by 10 to 35 grey values."
+    "Copy an image: same bytes, JPEG quality 50 to 80, scaled by 0.5 to 1.6, or shifted by 10 to 35 grey values."
     if how == "exact":
         return path.read_bytes()
     im = Image.open(path)

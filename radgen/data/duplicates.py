@@ -80,7 +80,7 @@ def close_pairs(
 
 # %% ../../nbs/220_duplicates.ipynb #220-duplicates-016
 SIDE = 96  # of the versions that are compared
-SAME = 0.98  # the similarity from which two images are copies
+SAME = 0.98  # similarity from which two images count as near-duplicates
 
 
 def shrink_batch(

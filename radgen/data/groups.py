@@ -17,7 +17,7 @@ LATER = {"train": 0, "valid": 1, "test": 2}  # order of the splits
 
 def leaking_groups(
     table: pd.DataFrame,  # with `keep` and `split`; `group` where the source has one
-) -> pd.Series:  # for each kept row the latest split that has its group, '' where that is its own or there is none
+) -> pd.Series:  # for each kept row the latest other split of its group; '' if it has none
     "Which images share their group with a kept image of a later split."
     none = pd.Series("", table.index, dtype=str)
     if "group" not in table:
@@ -34,7 +34,7 @@ def drop_leaks(
     table: pd.DataFrame,  # with `keep` and `split`
     policy: Leaks = "leaks",  # drop images whose group is in a later split, or keep them
 ) -> pd.DataFrame:  # the same rows with `keep` and `reason` updated
-    "Drop what would leak from one split to a later one by its group."
+    "Drop kept images whose group is also in a later split."
     later = leaking_groups(table)
     if policy == "keep":
         return table

@@ -67,7 +67,7 @@ def head_finding(c, f):
 
 def ct_head(
     rng: np.random.Generator,
-    f: Finding,  # '' for its name draws a normal head
+    f: Finding,  # a finding without a name draws a normal head
 ) -> np.ndarray:  # (SIZE, SIZE) float32, nominally 0..255; the same for every painter
     "Axial CT of the head."
     c = Canvas(rng, 6)
@@ -307,7 +307,7 @@ def mri_brain_sagittal(rng, f):
 
 # %% ../../nbs/110_sections.ipynb #110-sections-013
 def spine_x(bend, y):
-    "Where the middle of the spine is at height `y`."
+    "The x coordinate of the centre of the spine at height `y`."
     return 0.02 + bend * (1 - y * y) + 0.05 * y
 
 

@@ -223,7 +223,7 @@ def _read_saved(path, options, n):
 # %% ../../nbs/170_sources.ipynb #170-sources-011a
 @dataclass(frozen=True)
 class Layout:
-    "A way in which images with text lie on a disk."
+    "A layout of images and text on the disk."
 
     name: str
     shape: str  # what it looks like
@@ -315,7 +315,7 @@ def unknown_source(
     path: Path,  # that no layout fits
     options: SourceOptions,
 ) -> DataError:  # to be raised
-    "What to do with a source that radgen cannot read: the nearest layout with the difference, and all layouts."
+    "The error for a source that radgen cannot read: the nearest layout, what it lacks, and all layouts."
     if path.is_file():
         advice = OTHER_FILES.get(path.suffix.lower(), "give --data-path the table or the folder that it belongs to")
         nearest = f"It is a file of another kind: {advice}."
@@ -331,7 +331,7 @@ def unknown_source(
 def local_source(
     options: SourceOptions,
 ) -> Path:
-    "Where a source lies on the disk, the hub's data fetched; raises `DataError` where it does not exist."
+    "The path of a source on the disk, fetched from the hub if need be; raises `DataError` where it does not exist."
     source = options.data_path.as_posix()
     if source.startswith("hf:"):
         return fetch_hub(source[3:], options.streaming, options.limit)

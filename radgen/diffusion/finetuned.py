@@ -229,7 +229,7 @@ def _not_data(folder: str, names: list[str]) -> list[str]:
 
 # %% ../../nbs/626_finetuned_pipelines.ipynb #626-finetuned-pipelines-018
 def _move_into(folder: Path, new: Path):
-    "Move what a folder holds into another one, over what has the same name there."
+    "Move the contents of a folder into another one, replacing entries of the same name."
     for path in new.iterdir():
         old = folder / path.name
         if old.is_dir():
@@ -317,7 +317,7 @@ def check_base(
     base: PipelineFolder,  # of `base_folder`
     parts: tuple[str, ...] = ("UNet or text encoder", "VAE", "noise schedule"),  # that are compared
 ):
-    "Raise `DataError` where a LoRA would be combined with another pipeline than the one it was trained on."
+    "Raise `DataError` where a LoRA would be combined with a pipeline other than the one it was trained on."
     if not record.rank:
         return
     found = {
@@ -343,7 +343,7 @@ def finetuned_vae(
     check_base(folder, record, base, ("VAE",))
     return vae_of(base)
 
-# %% ../../nbs/626_finetuned_pipelines.ipynb #626-finetuned-pipelines-024
+# %% ../../nbs/626_finetuned_pipelines.ipynb #626-finetuned-pipelines-024-1
 def going_on(
     folder: Path,  # of a saved model
     record: FinetunedRecord,

@@ -80,7 +80,7 @@ def labelled_images(
     plan: ImagePlan,  # of the request
     task: ImageTask | None = None,  # where images are given
 ) -> list[Image.Image]:
-    "Images that say what they are."
+    "PIL images with their records in `.info`."
     records = (image_record(request, plan, image, task) for image in range(len(pixels)))
     return [labelled_image(x, model, record) for x, record in zip(pixels, records)]
 
@@ -242,7 +242,7 @@ class LoadedPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        "Load a folder or hub name that `save_pretrained` wrote; raises `DataError` where it is missing or unsound."
+        "Load a folder or hub name that `save_pretrained` wrote; raises `DataError` where it is missing or damaged."
         refuse_code(kwargs)
         folder = local_folder(pretrained_model_name_or_path, **take(kwargs, HUB_OPTIONS))
         index = read_index(folder)
@@ -340,7 +340,7 @@ class EditingPipeline(CalledPipeline):
         precision: str = "auto",  # as in `__call__`
         **request_options,  # fields of `GenerationRequest` and `EditingOptions`
     ) -> ImagePipelineOutput:  # as of `__call__`
-        "Change what the prompts say differently, and keep the rest; raises `ConfigError`."
+        "Change an image where the two prompts differ, and keep the rest; raises `ConfigError`."
         if "sampler" in request_options:
             raise ConfigError("an edit inverts its own steps and takes no sampler: leave sampler out.")
         task = make_task(image, None, self.image_size, self.config.equalize, request_options, from_prompt or "")
@@ -375,7 +375,7 @@ def update_card(
     folder: str | Path,  # of `save_pretrained`
     **about,  # fields of `About`; a dictionary adds to the one that is there, None takes the entry out
 ):
-    "Change what a saved model says of itself, in model_index.json and README.md at once."
+    "Change `about` of a saved model, in model_index.json and README.md at once."
     index = read_index(folder)
     merged = check_about(index.get("about") or {})
     for key, value in about.items():

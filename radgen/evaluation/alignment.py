@@ -85,7 +85,7 @@ def auroc_draws(
     scores: np.ndarray,  # (N, C)
     repeats: int = 200,  # resamplings
     seed: int = 0,
-) -> list[float]:  # fewer than `repeats` where some have one kind of images only
+) -> list[float]:  # fewer than `repeats` where some resamplings have only images with, or only without, each concept
     "Mean AUROC of resampled images."
     n = len(asked)
     drawn = np.random.default_rng(seed).integers(0, n, (repeats, n))
@@ -206,7 +206,7 @@ def type_alignment(
 @torch.inference_mode()
 def clip_retrieval(
     images: np.ndarray,  # (N, H, W) uint8
-    prompts: Sequence[str],  # one an image
+    prompts: Sequence[str],  # one per image
     clip: str | DualEncoder,  # 'clip', an id of the Hugging Face hub, or a folder
     device: str | torch.device = "cpu",
     ks: tuple[int, ...] = (1, 5),

@@ -150,7 +150,7 @@ def read_pair(
     real: pd.DataFrame | None,  # rows of the images, None where statistics are given
     saved: Statistics | None,
 ) -> tuple[np.ndarray | None, np.ndarray]:  # (M, S, S) and (N, S, S) uint8
-    "Read both sides at one size, and print what a distance measures besides."
+    "Read both sides at one size, and print differences of the files as warnings."
     rows = folder_rows(cfg.fake)
     sides = [facts_of(table.image[table.fault == ""].tolist()) for table in (rows, real) if table is not None]
     size = pair_size(cfg, sides, saved)
@@ -182,7 +182,7 @@ def real_statistics(
 def compare(
     cfg: CompareConfig,
 ) -> dict:  # name of the measure -> number
-    "Compare generated images with real ones; raises `DataError` for folders that do not go together."
+    "Compare generated images with real ones; raises `DataError` for folders that cannot be compared."
     if cfg.real.resolve() == cfg.fake.resolve():
         raise ConfigError(f"--real and --fake are both {cfg.real}: a folder is at distance 0 from itself.")
     saved, rows = real_side(cfg)

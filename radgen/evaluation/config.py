@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FEATURES', 'LIBRARIES', 'FORMATS', 'FEATURE_NAMES', 'FeaturesName', 'OF_IMAGES', 'OF_RUNS', 'BUDGETS', 'Denoiser',
            'TASKS', 'Task', 'FEWEST', 'RealSize', 'features_name', 'EvaluateConfig', 'check_request', 'CompareConfig',
-           'two_or_more', 'LeaderboardConfig', 'CheckVaeConfig', 'SynthesiseConfig', 'not_empty', 'ExperimentConfig',
-           'Table3', 'Table4', 'Table5', 'StudyConfig', 'StudyScoreConfig', 'real_size', 'UtilityConfig']
+           'two_or_more', 'LeaderboardConfig', 'CheckVaeConfig', 'not_empty', 'ExperimentConfig', 'Table3', 'Table4',
+           'Table5', 'StudyConfig', 'StudyScoreConfig', 'SynthesiseConfig', 'real_size', 'UtilityConfig']
 
 # %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-003
 from dataclasses import fields
@@ -77,7 +77,7 @@ class EvaluateConfig:
     prompts: Path | None = None
     data: Path | None = None  # folder written by radgen prepare: the real images that --images is compared with
     split: Literal["valid", "test"] = "test"  # of --data: the held-out images
-    # pixels per side to which real and generated images are brought (centre square, Lanczos); by default the largest
+    # pixels per side to which real and generated images are resized (centre square, Lanczos); by default the largest
     # size at which at most 5% of the images of either side are enlarged, at most 256
     size: Annotated[int, Field(strict=True, ge=16, le=4096)] | None = None
     # equalise the histograms of --images and of the real images, as a training with --equalize True does
@@ -86,14 +86,14 @@ class EvaluateConfig:
     # inception (FID), vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging Face hub
     # or its folder (none of them FID), or auto: inception where its weights are present, else vgg16
     features: FeaturesName = "auto"
-    min_images: Natural = 50  # fewer images on either side are refused
+    min_images: Natural = 50  # fewer images on either side are rejected
     # image-text model with both towers, to look for the image of each caption: clip, the Hugging Face id of a CLIP, a
     # SigLIP or another dual encoder of transformers, or its folder
     clip: str | None = None
-    curves: Natural = 100  # of a run: images a point of the curves over guidance and steps, 0 for none
-    # of a run: training and as many held-out images whose losses tell whether an image was trained on, 0 for none
+    curves: Natural = 100  # of a run: images per point of the curves over guidance and steps, 0 for none
+    # of a run: training images, and as many held-out ones, for membership inference by the loss; 0 for none
     membership: Natural = 200
-    classifiers: bool = True  # also train small classifiers on the generated images, to see of what use they are
+    classifiers: bool = True  # also train small classifiers on the generated images (train on synthetic, test on real)
     seed: Whole = 0  # of random subsets
     device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
 
@@ -122,13 +122,13 @@ class CompareConfig:
 
     real: Path  # folder of real images at any depth, or a .safetensors file written with --save
     fake: Path  # folder of generated images at any depth
-    # pixels per side to which both sides are brought (centre square, Lanczos); by default the size of the images where
+    # pixels per side to which both sides are resized (centre square, Lanczos); by default the size of the images where
     # all have one, and else the largest at which at most 5% of the images of either side are enlarged, at most 256
     size: Annotated[int, Field(strict=True, ge=16, le=4096)] | None = None
     # inception (FID), vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging Face hub
     # or its folder (none of them FID), or auto: inception where its weights are present, else vgg16
     features: FeaturesName = "auto"
-    min_images: Natural = 50  # fewer images on either side are refused
+    min_images: Natural = 50  # fewer images on either side are rejected
     repeats: Count = 100  # resamplings behind the interval
     save: Path | None = None  # write the statistics of the real images here (.safetensors)
     seed: Whole = 0  # of random subsets
@@ -166,39 +166,12 @@ class CheckVaeConfig:
     # inception (FID), vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging Face hub
     # or its folder (none of them FID), or auto: inception where its weights are present, else vgg16
     features: FeaturesName = "auto"
-    min_images: Natural = 50  # fewer images of a split are refused
+    min_images: Natural = 50  # fewer images of a split are rejected
     device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
-
-# %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-027
-@options
-class SynthesiseConfig:
-    "Options of a synthetic data set."
-
-    run: Positional[Path]  # runs/NAME
-    n: Count = 1000  # images of the data set
-    # shares of the labels: training, balanced, or a table (CSV) with the columns label and share
-    mix: str = "training"
-    by: Literal["types", "concepts"] = "types"  # the labels: image types, or the concepts that were kept
-    prompts: Path | None = None  # text file with a prompt per line, instead of captions of training images and a mix
-    attempts: Count = 4  # images drawn per image wanted, at most
-    # share of the real held-out images of a label that its check passes; the rest of the generated ones is rejected
-    recall: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.95
-    guidance: Scale = 2.0  # classifier-free guidance scale: 0 ignores the text, 1 is unguided
-    steps: Steps = 25  # sampler steps
-    sampler: SamplerName = "dpm++"  # as for radgen sample
-    seed: Whole = 0  # decides captions and images
-    # inception, vgg16, efficientnet, astra or timm:NAME: what the checks see; auto: inception where its weights are
-    # present, else vgg16
-    features: FeaturesName = "auto"
-    format: Annotated[str, AfterValidator(one_of(FORMATS)), listed(FORMATS)] = "imagefolder"  # layout of the data set
-    batch_size: Count = 64  # images at once
-    device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
-    precision: PrecisionName = "auto"  # auto: bf16 on hardware that has it, fp16 on older GPUs, else float32 (no)
-    out: Path | None = None  # folder; by default RUN/synthetic/LABEL
 
 # %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-010
 BUDGETS: dict[str, dict] = {  # what each decides, unless the command line does
-    # two cores: four to nine minutes a cell on one of them; stand-ins for the text encoders
+    # two cores: four to nine minutes per cell on one of them; stand-ins for the text encoders
     "cpu": dict(
         size="small",
         image_size=32,
@@ -208,7 +181,7 @@ BUDGETS: dict[str, dict] = {  # what each decides, unless the command line does
         device="cpu",
         encoders={"radbert": "minilm", "clip": "mpnet"},
     ),
-    # one GPU: an hour or less a cell
+    # one GPU: an hour or less per cell
     "evening": dict(size="paper", image_size=64, batch_size=16, steps=20_000, n=2000),
     # as published; one image for each test caption
     "paper": dict(size="paper", image_size=64, batch_size=12, epochs=100, n=None),
@@ -232,11 +205,11 @@ class ExperimentConfig:
     "Options of a table of experiments."
 
     data_path: Path  # prepared folder, or one in ROCOv2 layout
-    # minutes a cell on two cores, an hour on a GPU, or as published
+    # minutes per cell on two cores, an hour on a GPU, or as published
     budget: Literal["cpu", "evening", "paper"] = "paper"
-    seeds: Annotated[tuple[Whole, ...], AfterValidator(not_empty)] = (0, 1, 2)  # trainings a cell
+    seeds: Annotated[tuple[Whole, ...], AfterValidator(not_empty)] = (0, 1, 2)  # trainings per cell
     models: Annotated[tuple[Denoiser, ...], AfterValidator(not_empty)] = ("UNet", "VGG16UNet")  # denoisers
-    # texts: caption, with concept names, transformed, all three
+    # caption modes: caption, with concept names, transformed, all three
     caption_modes: Annotated[tuple[Literal[0, 1, 2, 3], ...], AfterValidator(not_empty)] = (0, 1, 2, 3)
     # text encoders: radbert, clip, minilm or mpnet (stand-ins), a Hugging Face id, or a folder
     encoders: Annotated[tuple[str, ...], AfterValidator(not_empty)] = ("radbert",)
@@ -250,18 +223,18 @@ class ExperimentConfig:
     recipe: Literal["radgen", "paper"] = "radgen"  # today's choices, or the published method
     steps: Count | None = None  # optimiser steps [budget]
     epochs: Count | None = None  # passes over the training images instead [budget]
-    n: Count | None = None  # images drawn a cell; captions are taken again where there are fewer [budget]
+    n: Count | None = None  # images drawn per cell; captions are repeated where there are fewer [budget]
     guidance: Annotated[float, Field(strict=True, ge=0, le=100)] = 2.0  # classifier-free guidance scale
     sampler_steps: Annotated[int, Field(strict=True, ge=1, le=1000)] = 20  # steps of DPM-Solver++
     # inception (FID), vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging Face hub
     # or its folder (none of them FID), or auto: inception where its weights are present, else vgg16
     features: FeaturesName = "auto"
-    min_images: Natural = 50  # fewer images on either side are refused
+    min_images: Natural = 50  # fewer images on either side are rejected
 
 # %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-014
 @options
 class Table3(ExperimentConfig):
-    "The paper's table: two denoisers by four texts."
+    "The paper's table: two denoisers by four caption modes."
 
     name: str = "table3"
 
@@ -276,7 +249,7 @@ class Table4(ExperimentConfig):
 
 @options
 class Table5(ExperimentConfig):
-    "Planned by the paper: larger images, with its best text."
+    "Planned by the paper: larger images, with its best caption mode."
 
     caption_modes: Annotated[tuple[Literal[0, 1, 2, 3], ...], AfterValidator(not_empty)] = (3,)
     scales: Annotated[tuple[Count, ...], AfterValidator(not_empty)] = (1, 2, 4)
@@ -313,6 +286,33 @@ class StudyScoreConfig:
     repeats: Annotated[int, Field(strict=True, ge=100, le=1_000_000)] = 10_000  # resamplings and permutations
     seed: Whole = 0  # of resamplings and permutations
 
+# %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-027
+@options
+class SynthesiseConfig:
+    "Options of a synthetic data set."
+
+    run: Positional[Path]  # runs/NAME
+    n: Count = 1000  # images of the data set
+    # shares of the labels: training, balanced, or a table (CSV) with the columns label and share
+    mix: str = "training"
+    by: Literal["types", "concepts"] = "types"  # the labels: image types, or the concepts that were kept
+    prompts: Path | None = None  # text file with a prompt per line, instead of captions of training images and a mix
+    attempts: Count = 4  # images drawn per image wanted, at most
+    # share of the real held-out images of a label that its check passes; the rest of the generated ones is rejected
+    recall: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.95
+    guidance: Scale = 2.0  # classifier-free guidance scale: 0 ignores the text, 1 is unguided
+    steps: Steps = 25  # sampler steps
+    sampler: SamplerName = "dpm++"  # as for radgen sample
+    seed: Whole = 0  # decides captions and images
+    # inception, vgg16, efficientnet, astra or timm:NAME: what the checks see; auto: inception where its weights are
+    # present, else vgg16
+    features: FeaturesName = "auto"
+    format: Annotated[str, AfterValidator(one_of(FORMATS)), listed(FORMATS)] = "imagefolder"  # layout of the data set
+    batch_size: Count = 64  # images at once
+    device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
+    precision: PrecisionName = "auto"  # auto: bf16 on hardware that has it, fp16 on older GPUs, else float32 (no)
+    out: Path | None = None  # folder; by default RUN/synthetic/LABEL
+
 # %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-030
 TASKS = Registry(
     "task",
@@ -324,7 +324,7 @@ TASKS = Registry(
     },
 )
 Task = Annotated[str, AfterValidator(one_of(TASKS)), listed(TASKS)]
-FEWEST = 20  # images of a side from which a classifier learns anything
+FEWEST = 20  # real or synthetic images that a classifier needs to learn anything
 
 
 def real_size(
@@ -351,10 +351,10 @@ class UtilityConfig:
     # to a real image); by default metadata.csv or .jsonl in the folder, where there is one
     prompts: Path | None = None
     split: Literal["valid", "test"] = "test"  # of --data: the real images on which all classifiers are tested
-    # what the classifiers are asked for: type (of the image), finding, side (of the finding; phantoms alone), concepts
+    # what the classifiers predict: type (of the image), finding, side (of the finding; phantoms alone), concepts
     # (those by which the images were selected)
     tasks: Annotated[tuple[Task, ...], AfterValidator(not_empty)] = ("type", "finding", "side", "concepts")
-    # real training images, several sizes; all is every one, and larger numbers than there are images are left out
+    # sizes of the real training set: numbers of images or all; numbers that exceed it are left out
     sizes: Annotated[tuple[RealSize, ...], AfterValidator(not_empty)] = ("50", "100", "200", "all")
     # synthetic images that are added, in multiples of the real ones; multiples that the images do not suffice for are
     # left out

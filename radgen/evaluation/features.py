@@ -50,7 +50,7 @@ class Features:
 
     @property
     def identity(self) -> str:
-        "What two sets must have in common to be compared."
+        "The name and source that two sets of features must share to be compared."
         return f"{self.name}, {self.source}"
 
     @torch.inference_mode()
@@ -243,7 +243,7 @@ def make_features(
 def images_digest(
     images: np.ndarray,  # (N, H, W) uint8, memory-mapped or not
 ) -> str:  # sha256 of size and bytes
-    "What tells one set of images from another."
+    "The fingerprint of a set of images."
     h = hashlib.sha256(repr(images.shape).encode())
     for i in range(0, len(images), 1024):
         h.update(np.ascontiguousarray(images[i : i + 1024]).data)
@@ -255,7 +255,7 @@ def cached_features(
     features: Features,
     folder: str | Path,  # where the files are kept
 ) -> np.ndarray:  # (N, D) float32, memory-mapped
-    "Features from their file, or into it."
+    "Read features from their file, or compute them and write it."
     path = Path(folder) / f"{fingerprint(features.identity, images_digest(images))}.npy"
     if not path.exists():
         with atomic_path(path) as p:

@@ -57,7 +57,7 @@ def normalise(
 def normalise_coarse(
     x: torch.Tensor,  # (N, H, W)
 ) -> torch.Tensor:  # (N, H*W/4)
-    "The same at half the resolution, where noise has averaged out."
+    "Images as in `normalise`, at half the resolution, where noise has averaged out."
     return normalise(F.avg_pool2d(x[:, None], 2)[:, 0])
 
 

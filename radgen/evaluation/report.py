@@ -33,7 +33,7 @@ from ..training.run import Run, load_run, read_config
 
 # %% ../../nbs/775_report.ipynb #775-report-017
 def _without_place(name: str) -> str:
-    "A model's name; of a folder only its last part, since its place is nobody else's."
+    "A model's name; of a folder only its last part, since the path is private."
     place = name.removeprefix("diffusers:")
     return name.replace(place, Path(place).name) if Path(place).is_absolute() else name
 
@@ -133,7 +133,7 @@ def clip_warning(
     clip: str,  # --clip
     encoder: str,  # text encoder of the run
 ) -> str:  # '' where they differ
-    "What to say where images are judged by the CLIP that they were drawn for."
+    "Warning where the evaluating CLIP is also the text encoder of the run."
     known = [
         {name, str(Path(name).resolve()), getattr(entry_of(name), "hub", None) or name} for name in (clip, encoder)
     ]

@@ -24,7 +24,7 @@ class PRDC:
 
     precision: float  # share of generated images within the neighbourhoods of real ones, 0..1
     recall: float  # share of real images within the neighbourhoods of generated ones, 0..1
-    density: float  # neighbourhoods of real images that hold a generated one, over k; from 0, may exceed 1
+    density: float  # mean number of real neighbourhoods that hold a generated image, over k; from 0, may exceed 1
     coverage: float  # share of real images whose neighbourhood holds a generated one, 0..1
 
 
@@ -143,7 +143,7 @@ class Curves:
 # %% ../../nbs/702_results.ipynb #702-results-000
 @dataclass(frozen=True)
 class Reconstruction:
-    "What a VAE alone costs: training images, encoded and decoded."
+    "The reconstruction error of a VAE alone, on training images that are encoded and decoded."
 
     features: str  # what the distance is called: 'FID' for Inception alone
     images: int  # training images that were reconstructed
@@ -221,7 +221,7 @@ class ImageSet:
     other_ids: int = 0  # ids that name no image of the split
 
 # %% ../../nbs/702_results.ipynb #702-results-020
-# what the rows of a report are called that need prompts, or prompts that belong to real images
+# names of the rows of a report that need prompts, or prompts that belong to real images
 MS_SSIM = "intra-prompt MS-SSIM"
 CONCEPTS = "requested concepts (AUROC)"
 TYPES = "requested image type"
@@ -230,7 +230,7 @@ TSTR = "train on synthetic, test on real (AUROC)"
 CLIP = "captions that find their image (CLIP, recall at 5)"
 SIMILARITY = "similarity of image and caption (CLIP, cosine)"
 REIDENTIFIED = "recognised as a training patient"
-MEMBERSHIP = "training images told by their loss (AUROC)"
+MEMBERSHIP = "membership inference by loss (AUROC)"
 
 # %% ../../nbs/702_results.ipynb #702-results-024
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ class GroupScores:
     likeness: tuple[float, int] | None = None  # intra-prompt MS-SSIM and pairs
     likeness_real: tuple[float, int] | None = None
 
-# %% ../../nbs/702_results.ipynb #702-results-024
+# %% ../../nbs/702_results.ipynb #702-results-024-1
 @dataclass(frozen=True)
 class ProbedScores(DistanceScores):
     "The distances, what probes and classifiers find, and the audit for memorised images."
@@ -305,7 +305,7 @@ class Scores(ProbedScores):
     report: str = ""  # path of the report
 
 # %% ../../nbs/702_results.ipynb #702-results-022
-ENOUGH = 3  # images a feature from which FD-infinity is free of bias
+ENOUGH = 3  # images per feature from which FD-infinity is free of bias
 
 
 def is_extrapolated(

@@ -129,7 +129,7 @@ def read_all(
     paths: Sequence[Path],  # one file per reader
     key: Key,
 ) -> pd.DataFrame:  # a row per reader and image: reader, item, truth, answer, score, seconds, comment
-    "The answers of all readers, also the images that they left open; raises `DataError` for a file that cannot count."
+    "The answers of all readers, also the images that they left open; raises `DataError` for an unusable file."
     seen: dict[str, Path] = {}
     tables = []
     for path in paths:

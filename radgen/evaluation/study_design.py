@@ -18,7 +18,7 @@ from scipy.stats import binom, binomtest
 from ..core.errors import ConfigError
 
 # %% ../../nbs/790_study_design.ipynb #790-study-design-006
-LEVEL, POWER = 0.05, 0.8  # of the test, two-sided, and how often it is to reject chance
+LEVEL, POWER = 0.05, 0.8  # two-sided level of the test, and its power
 
 
 def critical_count(
@@ -69,7 +69,7 @@ def effective_answers(
 
 @dataclass(frozen=True)
 class DesignRow:
-    "What some readers can show."
+    "What a number of readers can show."
 
     readers: int
     correlation: float  # assumed between two readers' answers to one image, 0..1

@@ -35,7 +35,7 @@ class LabelCheck:
     label: str
     auroc: float | None = None  # on validation images, None where it is not defined
     threshold: float | None = None  # least probability of an image that passes; None where nothing is rejected
-    why: str = ""  # nothing is rejected
+    why: str = ""  # why nothing is rejected; '' where the probe rejects
 
 
 def calibrate(
@@ -128,7 +128,7 @@ def earlier_copy(
     files: Sequence[str],  # images, those that were kept before first
     ids: Sequence[str],  # of them
 ) -> pd.Series:  # the id of an earlier image that each is a copy of, '' for none
-    "Which images show what an earlier one shows."
+    "The earlier image of which each image is a near-duplicate."
     table = pd.DataFrame({"id": list(ids), "image": list(files), "split": "train", "keep": True, "reason": ""})
     measured = measure_images(table, workers=1, progress=False)
     found = find_copies(measured, workers=1, progress=False)

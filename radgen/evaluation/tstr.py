@@ -66,7 +66,7 @@ def training_mix(
     n: int,  # images to train on
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:  # sorted indices of generated and of real images
-    "Which images a classifier is trained on."
+    "The images that a classifier is trained on."
     g, r = rng.permutation(generated)[:n], rng.permutation(real)[:n]
     chosen = {"real": (0, n), "generated": (n, 0), "half of each": (n // 2, n - n // 2)}
     from_generated, from_real = chosen[name]

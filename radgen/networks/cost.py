@@ -24,7 +24,7 @@ def example_inputs(
     batch: int = 1,  # B
     length: int = 64,  # tokens per text
 ) -> tuple[torch.Tensor, torch.Tensor, TextEmbedding]:  # x_t, t, text on the default device and of the default type
-    "Inputs of the shapes that the model's configuration names."
+    "Random inputs with the shapes of the model's configuration."
     c = model.config
     text = TextEmbedding(
         torch.randn(batch, length, c.text_dim),
@@ -65,7 +65,7 @@ def named_blocks(
 
 
 def record_output(
-    outputs: dict,  # where the first tensor that the block returns is put
+    outputs: dict,  # receives the first tensor that the block returns
     name: str,  # of the block
 ) -> Callable:  # a forward hook
     "A hook that keeps what a block returns."

@@ -38,7 +38,7 @@ from .config import PrepareConfig
 from .folder import file_stamp
 
 # %% ../../nbs/398_stages.ipynb #398-stages-007
-SLICE = 10_000  # images between two writings of the store, or a twentieth if that is more
+SLICE = 10_000  # images between two writes of the store, or a twentieth of all images if that is more
 Stage = Callable[[pd.DataFrame], pd.DataFrame]  # from a table to a table
 
 
@@ -193,7 +193,7 @@ class Curated:
 
 
 def _grey(cfg: PrepareConfig, table: pd.DataFrame) -> Grey:
-    "How the values of the images are shown; one range for the data set is measured on the training images."
+    "How image values are shown; with the window `dataset`, one range is measured on the training images."
     grey = grey_of(cfg)
     if grey.window != "dataset":
         return grey
@@ -232,7 +232,7 @@ def _selected(cfg: PrepareConfig, data: RawData, counts: pd.DataFrame) -> tuple[
         return data.table.assign(keep=True, reason=""), []
     selected = selected_cuis(cfg, counts)
     if not selects_by_concepts(data, cfg):
-        return data.table.assign(keep=True, reason=""), selected  # what the evaluation asks for
+        return data.table.assign(keep=True, reason=""), selected  # which the evaluation uses
     select = partial(
         select_rows,
         selected=selected,
@@ -248,7 +248,7 @@ def _selected(cfg: PrepareConfig, data: RawData, counts: pd.DataFrame) -> tuple[
 def run_stages(
     cfg: PrepareConfig,  # with an absolute path of what is on disk
 ) -> Curated:
-    "Read, count, select, measure, filter, drop leaks and copies, rewrite. Source: paper, pipeline 1-4."
+    "Read, count, select, measure, filter, drop leaks and near-duplicates, rewrite. Source: paper, pipeline 1-4."
     data = read_source(cfg)
     counts = count_cuis(data.table, data.names)
     table, selected = _selected(cfg, data, counts)

@@ -148,7 +148,7 @@ def uses_bf16(
 def epoch_text(
     row: dict,  # of metrics.csv
 ) -> str:
-    "What is printed of an epoch."
+    "The line that is printed after an epoch."
     loss = f"loss {row['train_loss']:.3f}, " if row["epoch"] else ""
     recall = f"recall@1 {row['recall_1']:.1%} (guessing {row['chance_1']:.1%}), "
     recall += f"@5 {row['recall_5']:.1%} ({row['chance_5']:.1%})"
@@ -162,7 +162,7 @@ def epochs(
     cfg: ClipConfig,
     asked: Sequence[int],  # of `stop_signals`
 ) -> Iterator[dict]:  # rows of metrics.csv
-    "Fine-tune, and yield what each epoch reached; epoch 0 is the model as it came."
+    "Fine-tune, and yield the metrics of each epoch; epoch 0 is the model before fine-tuning."
     steps = cfg.epochs * -(-len(train.images) // cfg.batch_size)
     optimizer, schedule = make_optimizer(model, cfg, steps)
     bf16, began = uses_bf16(cfg, model.device), time.time()
@@ -181,7 +181,7 @@ def best_epoch(
 
 
 def _write_notes(folder: Path, cfg: ClipConfig, prepared: Prepared, rows: list[dict], stopped: bool) -> None:
-    "Write what happened beside the weights."
+    "Write metrics, curves and options beside the weights."
     metrics = pd.DataFrame(rows)
     metrics.to_csv(folder / "metrics.csv", index=False)
     save_figure(plot_finetuning(metrics), folder / "curves.png")

@@ -166,7 +166,7 @@ def run_study_score(cfg: StudyScoreConfig) -> Any:
 
     return score_study(cfg)
 
-# %% ../../nbs/935_commands.ipynb #935-commands-019
+# %% ../../nbs/935_commands.ipynb #935-commands-019-1
 def run_utility(cfg: UtilityConfig) -> dict:
     "Train classifiers on real and on synthetic images."
     from radgen.evaluation.utility_report import utility
@@ -265,7 +265,7 @@ def show_study_score(result: Any) -> str:
 # %% ../../nbs/935_commands.ipynb #935-commands-010
 def resolved(
     cfg: Any,  # the options of a command
-) -> dict:  # name of the option -> value; of experiments also `plan`, of a preparation `preview`
+) -> dict:  # name of the option -> value; for experiments also `plan`, for a preparation `preview`
     "Every option as it would be used."
     if isinstance(cfg, TrainConfig):
         from radgen.training.run import as_begun, resolve

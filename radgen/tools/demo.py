@@ -36,7 +36,7 @@ class DemoStages(NamedTuple):
 def demo_stages(
     cfg: DemoConfig,
 ) -> DemoStages:
-    "What the demonstration asks of prepare, train, sample and evaluate."
+    "The options that the demonstration passes to prepare, train, sample and evaluate."
     default = (cfg.n_train, cfg.seed) == (1600, 0)
     tag = "" if default else f"-{cfg.n_train}-{cfg.seed}"
     prepare = PrepareConfig(cfg.work / f"phantoms{tag}", cfg.work / f"prepared{tag}")

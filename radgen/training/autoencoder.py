@@ -109,13 +109,13 @@ class VaeLosses(NamedTuple):
     critic: torch.Tensor  # of the discriminator
 
     def total(self, cfg: TrainVaeConfig, adversarial: bool) -> torch.Tensor:
-        "The weighted sum; `adversarial` says whether the discriminator acts yet."
+        "The weighted sum; `adversarial`: whether the discriminator is already used."
         loss = self.pixels + cfg.perceptual * self.perceptual + cfg.kl * self.kl
         return loss + cfg.adversarial * self.adversarial + self.critic if adversarial else loss
 
 # %% ../../nbs/685_autoencoder.ipynb #685-autoencoder-021
 class TrainableVae(nn.Module):
-    "A VAE with a discriminator beside it, where one is asked for."
+    "A VAE, with a discriminator beside it if one is requested."
 
     def __init__(self, cfg: TrainVaeConfig):
         super().__init__()

@@ -54,7 +54,7 @@ def step_peak(
 # %% ../../nbs/670_memory.ipynb #670-memory-011
 def peak_memory(
     make: Callable[[], nn.Module],  # makes a denoiser
-    batch: int = 12,  # images a step
+    batch: int = 12,  # images per step
     precision: str = "bf16",  # 'bf16' (mixed) or 'no'
     checkpointing: bool = False,  # gradient checkpointing
     length: int = 64,  # tokens per text

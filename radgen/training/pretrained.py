@@ -89,7 +89,7 @@ def check_contradictions(
 def other_start(
     init: Path | None,  # of --init
 ) -> str:  # the end of a message; '' for another model
-    "What a fine-tuned pipeline is, where --init names one, and how a training goes on from it."
+    "The advice for an --init that names a fine-tuned pipeline: what it is, and how to continue its training."
     folder = find_model(Path(init)) if init else None
     record = finetuned_record(folder) if folder else None
     return f" ({init} is {going_on(folder, record)})" if folder and record else ""
