@@ -117,7 +117,7 @@ def is_usable(
 def first_usable(
     x: np.ndarray,  # values
     counts: np.ndarray,  # how often each value occurs, 0 for padding
-    shows: Sequence[Callable],  # how the file shows values: functions to 0..255
+    shows: Sequence[Callable],  # windows and look-up tables of the file, as functions to 0..255
 ) -> np.ndarray | None:  # uint8, the shape of `x`; None where no window is usable
     "Values through the first usable window or look-up table of a file."
     for show in shows:
@@ -166,7 +166,7 @@ def to_grey(
     counts: np.ndarray | None = None,  # how many pixels have each value; by default one
     padded: np.ndarray | None = None,  # which values are padding
     grey: Grey = Grey(),  # options
-    shows: Sequence[Callable] = (),  # how the file shows values: functions to 0..255, the first usable one is taken
+    shows: Sequence[Callable] = (),  # windows and tables of the file as functions; the first usable one is taken
     hounsfield: bool = False,  # whether the unit is the Hounsfield unit
     inverted: bool = False,  # whether small values are white
     deep: bool = True,  # whether the file has more than 8 bits

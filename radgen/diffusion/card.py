@@ -195,7 +195,7 @@ TRAINING_LABELS = {
 def card_header(
     licence: str | None,  # of the training data, in our words
 ) -> str:  # between two lines of three dashes
-    "The YAML header by which the hub files a model."
+    "The YAML header that tells the hub how to list a model."
     slug = "unknown" if licence is None else licence.split(";")[0].strip().lower().replace(" ", "-")
     data = ModelCardData(
         license=slug if licence is None or slug in HUB_LICENCES else "other",

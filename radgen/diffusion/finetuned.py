@@ -280,7 +280,7 @@ def finetuned_index(
     folder: Path,  # of a saved model
     record: FinetunedRecord,
 ) -> dict:  # as `read_index`
-    "What a fine-tuned pipeline is made of, in the form of our own pipelines; its base is not read."
+    "The index of a fine-tuned pipeline, in the form of our own pipelines; its base is not read."
     if not record.rank:
         open_pipeline(str(folder))  # raises where a part is missing
     elif not (folder / LORA_FILE).is_file():
@@ -338,7 +338,7 @@ def finetuned_vae(
     folder: Path,  # of a saved model
     record: FinetunedRecord,
 ) -> Any:  # as `load_vae`
-    "The VAE of a fine-tuned pipeline, for which its UNet is not read."
+    "The VAE of a fine-tuned pipeline; the UNet is not read."
     base = base_folder(folder, record)
     check_base(folder, record, base, ("VAE",))
     return vae_of(base)

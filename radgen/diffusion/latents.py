@@ -185,7 +185,7 @@ class LatentSpace:
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         "Grey images (B, 1, H, W), about -1..1, of latents (B, C, h, w); raises `DataError` where they are not finite."
         z, images = (z / self.scale).to(self.vae.dtype), []
-        with torch.autocast(z.device.type, enabled=False):  # which fp16 would overflow
+        with torch.autocast(z.device.type, enabled=False):  # fp16 would overflow in the decoder
             for part in z.split(AT_ONCE):
                 images.append(self.vae.decode(part).sample.float().mean(1, keepdim=True))
         decoded = torch.cat(images)

@@ -194,7 +194,7 @@ def why_not_loaded(
     folder: Path,  # of a saved pipeline
     error: Exception,  # that loading it raised
 ) -> str:
-    "A sentence for an error of loading: radgen's own, or one that names what a foreign file provoked."
+    "The message of a failed load: radgen's own, or one that names the error that a foreign file raised."
     if isinstance(error, RadgenError):
         return str(error)
     said = f"{type(error).__name__}: {first_line(error, 200)}"
@@ -273,7 +273,7 @@ def read_task(
     mask: Any,  # for each or for all, or None
     request: dict,  # options of the call; what concerns the image is removed, and a sampler may be added
 ) -> ImageTask | None:  # None without an image
-    "What a call says of its images; raises `RadgenError` where it cannot be met."
+    "The task of the images in a call; raises `RadgenError` for a request that cannot be met."
     if image is None:
         if mask is not None:
             raise ConfigError("a mask needs an image: give both.")
@@ -311,7 +311,7 @@ class CalledPipeline(MovablePipeline):
         image: Any = None,  # image to image: one image or one for each prompt, of any kind that radgen reads
         mask: Any = None,  # inpainting: white where the image is drawn anew, of the size of its image
         prompt_embeds: TextEmbedding | None = None,  # P rows of `encode`, used instead of encoding `prompt`
-        image_size: int | None = None,  # pixels per side; only the model's own will do
+        image_size: int | None = None,  # pixels per side; only the model's own size is accepted
         precision: str = "auto",  # auto (as in training: bf16 on a GPU that has it), no, bf16 or fp16
         **request_options,  # all other fields of `GenerationRequest`, and with an image those of `EditingOptions`
     ) -> ImagePipelineOutput:  # images: P*n PIL images, or (P*n, H, W) uint8 on the CPU

@@ -83,8 +83,8 @@ class EvaluateConfig:
     # equalise the histograms of --images and of the real images, as a training with --equalize True does
     equalize: bool = False
     out: Path | None = None  # folder of the report on --images; by default IMAGES-evaluation beside the images
-    # inception (FID), vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging Face hub
-    # or its folder (none of them FID), or auto: inception where its weights are present, else vgg16
+    # inception (FID); not FID: vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging
+    # Face hub or its folder; or auto: inception where its weights are present, else vgg16
     features: FeaturesName = "auto"
     min_images: Natural = 50  # fewer images on either side are rejected
     # image-text model with both towers, to look for the image of each caption: clip, the Hugging Face id of a CLIP, a
@@ -125,8 +125,8 @@ class CompareConfig:
     # pixels per side to which both sides are resized (centre square, Lanczos); by default the size of the images where
     # all have one, and else the largest at which at most 5% of the images of either side are enlarged, at most 256
     size: Annotated[int, Field(strict=True, ge=16, le=4096)] | None = None
-    # inception (FID), vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging Face hub
-    # or its folder (none of them FID), or auto: inception where its weights are present, else vgg16
+    # inception (FID); not FID: vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging
+    # Face hub or its folder; or auto: inception where its weights are present, else vgg16
     features: FeaturesName = "auto"
     min_images: Natural = 50  # fewer images on either side are rejected
     repeats: Count = 100  # resamplings behind the interval
@@ -138,7 +138,7 @@ class CompareConfig:
 def two_or_more(
     paths: tuple,  # of an option
 ) -> tuple:  # the same
-    "Accept at least two; raises `ValueError` for less."
+    "Accept at least two; raises `ValueError` for fewer."
     if len(paths) < 2:
         raise ValueError("give two or more.")
     return paths
@@ -163,8 +163,8 @@ class CheckVaeConfig:
     image_size: Count = 64  # pixels per side
     equalize: bool = False  # equalise histograms, as a training with --equalize True does
     n: Count = 1000  # training images that are encoded and decoded, at most
-    # inception (FID), vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging Face hub
-    # or its folder (none of them FID), or auto: inception where its weights are present, else vgg16
+    # inception (FID); not FID: vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging
+    # Face hub or its folder; or auto: inception where its weights are present, else vgg16
     features: FeaturesName = "auto"
     min_images: Natural = 50  # fewer images of a split are rejected
     device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
@@ -226,8 +226,8 @@ class ExperimentConfig:
     n: Count | None = None  # images drawn per cell; captions are repeated where there are fewer [budget]
     guidance: Annotated[float, Field(strict=True, ge=0, le=100)] = 2.0  # classifier-free guidance scale
     sampler_steps: Annotated[int, Field(strict=True, ge=1, le=1000)] = 20  # steps of DPM-Solver++
-    # inception (FID), vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging Face hub
-    # or its folder (none of them FID), or auto: inception where its weights are present, else vgg16
+    # inception (FID); not FID: vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging
+    # Face hub or its folder; or auto: inception where its weights are present, else vgg16
     features: FeaturesName = "auto"
     min_images: Natural = 50  # fewer images on either side are rejected
 
@@ -267,7 +267,8 @@ class StudyConfig:
     out: Path = Path("reader-study")  # folder for the page, the key and the design
     captions: bool = True  # show the captions and request a score from 1 to 5
     split: Literal["train", "valid", "test"] = "test"  # of a prepared folder
-    # texts of a prepared folder, as in train; by default those that the generated images were drawn for, else 2
+    # captions of a prepared folder, as in radgen train; by default those that the generated images were drawn
+    # for, else 2
     caption_mode: Literal[0, 1, 2, 3] | None = None
     # pixels per side; smaller images are left out; by default the usual width of the side with smaller images
     size: Annotated[int, Field(strict=True, ge=16, le=2048)] | None = None
@@ -298,7 +299,7 @@ class SynthesiseConfig:
     by: Literal["types", "concepts"] = "types"  # the labels: image types, or the concepts that were kept
     prompts: Path | None = None  # text file with a prompt per line, instead of captions of training images and a mix
     attempts: Count = 4  # images drawn per image wanted, at most
-    # share of the real held-out images of a label that its check passes; the rest of the generated ones is rejected
+    # the check of a label accepts this share of its real held-out images; generated images that fail it are rejected
     recall: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.95
     guidance: Scale = 2.0  # classifier-free guidance scale: 0 ignores the text, 1 is unguided
     steps: Steps = 25  # sampler steps

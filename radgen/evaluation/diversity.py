@@ -45,7 +45,7 @@ def cubic_kernel(
 
 def kernel_interval(
     f: np.ndarray,  # (N, D) features of the generated images
-    f_real: np.ndarray,  # (M, D) of the real ones, which stay
+    f_real: np.ndarray,  # (M, D) of the real ones, which are not resampled
     repeats: int = 200,  # resamplings
     most: int = 2000,  # images of a side; a random part of more
     seed: int = 0,

@@ -43,7 +43,7 @@ class Features:
     "A network that turns grey bytes into feature vectors."
 
     name: str  # how a distance on these features is called in every report
-    source: str  # which weights, and the size at which images are passed to them
+    source: str  # of the weights, and the size at which the network gets the images
     net: torch.nn.Module  # uint8 (B, 3, H, W) -> (B, D)
     is_fid: bool = False  # Inception's, and no others
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

@@ -117,7 +117,7 @@ def candidates(
     q: torch.Tensor,  # (N, SIDE, SIDE) images that are looked up
     x: torch.Tensor,  # (M, SIDE, SIDE) training images
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (N, C) indices and (N, C, 3) frames
-    "The training images that are most similar to each, with the crop where they are."
+    "The training images that are most similar to each image, with the crop that fits best."
     frames, u = all_frames().to(q.device), normalise(q)
     found = torch.empty(len(q), 0, device=q.device)
     places, crops = found.long(), found.to(torch.int16)
@@ -191,7 +191,7 @@ def find_replicas(
 def lower_fence(
     values: np.ndarray,  # positive
 ) -> float:
-    "Below it lie outliers, on a logarithmic scale. Source: Tukey 1977."
+    "The bound below which values are outliers, on a logarithmic scale. Source: Tukey 1977."
     a, b = np.percentile(np.log(values), [25, 75])
     return float(np.exp(a - 1.5 * (b - a)))
 

@@ -105,7 +105,7 @@ def check_vae(
 def reconstruction_rows(
     r: Reconstruction | None,  # None for a model of pixels
 ) -> list[Row]:  # of the table of scores
-    "What the VAE of a model costs; no row for a model of pixels."
+    "The reconstruction error of a VAE as rows; no row for a model of pixels."
     if r is None:
         return []
     about = f"{r.images} training images, encoded and decoded, against {r.real} held-out ones"

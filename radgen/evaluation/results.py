@@ -199,7 +199,7 @@ class Against:
     requests: str  # fingerprint of the real images, or else the prompts, that the images were drawn for; '' if unknown
     prompted: int | None = None  # images with a prompt; None in files of an earlier version
     paired: int | None = None  # images that belong to a real image of the split
-    clip: str | None = None  # with which captions were looked up; None for no CLIP
+    clip: str | None = None  # image-text model that looked up captions; None for none
     seed: int | None = None  # of resamplings and random subsets
 
 

@@ -340,7 +340,7 @@ def vae_scores(
     features: Features,
     n: int,  # training images that are reconstructed
 ) -> Reconstruction | None:  # None for a model of pixels
-    "What the VAE of a run costs, on as many training images as were generated."
+    "The reconstruction error of the VAE of a run, on as many training images as were generated."
     if not run.config.latents:
         return None
     vae, reference = saved_vae(run.final()).to(features.device), run_reference(run, split)

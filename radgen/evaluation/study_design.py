@@ -40,7 +40,7 @@ def detectable_accuracy(
         return 1.0
 
     def lack(p):
-        "Power at an accuracy, less what is wanted."
+        "Power at an accuracy, minus the requested power."
         return binom.sf(count - 1, n, p) - power
 
     return float(brentq(lack, 0.5, 1.0))

@@ -214,7 +214,7 @@ def usual_side(
     n: int,  # images that are looked at
     seed: int,
 ) -> int:  # pixels; 0 where none can be read
-    "The most frequent shorter side; if sizes vary, one that nine in ten images reach, as long as n remain."
+    "The most frequent shorter side; if fewer than half have it, a size that at least 90% (and n) images reach."
     sides = []
     for image in shuffled(side, seed).image[:n]:
         with suppress(ImageError):

@@ -249,7 +249,7 @@ def fooled_figure(
 def score_study(
     cfg: StudyScoreConfig,
 ) -> StudyScores:  # also in score.json
-    "Evaluate the answers of readers and write the report; raises `DataError` for files that cannot count."
+    "Evaluate the answers of readers and write the report; raises `DataError` for unusable files."
     key = read_key(cfg.study)
     table = read_all(cfg.answers, key)
     scores = study_scores(table, key, cfg.repeats, cfg.seed)

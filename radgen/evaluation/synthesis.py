@@ -115,7 +115,7 @@ def request_settings(
     cfg: SynthesiseConfig,  # with the precision that `auto` became
     run: Run,  # finished
 ) -> dict:
-    "What decides the data set, the content of files included, and its fingerprint."
+    "The settings that decide the data set, the content of files included, with their fingerprint."
     settings = {k: v for k, v in asdict(cfg).items() if k not in ("run", "out", "batch_size", "device")}
     if cfg.mix not in MIXES and Path(cfg.mix).is_file():
         settings["mix"] = {"table": Path(cfg.mix).name, "digest": file_digest(cfg.mix)}

@@ -119,7 +119,7 @@ def _run_block(stage: Stage, rows: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../../nbs/398_stages.ipynb #398-stages-013
 def run_stage(
-    stage: Stage,  # looks at each row for itself; at the top level of a module or a partial of such
+    stage: Stage,  # processes each row independently; a function at the top level of a module, or a partial of one
     table: pd.DataFrame,
     engine: str = "local",  # local, or ray for blocks of rows under Ray Data
     workers: int | None = None,  # cores that a Ray started here takes; None for all
@@ -212,7 +212,7 @@ def _measured(cfg: PrepareConfig, table: pd.DataFrame, grey: Grey) -> pd.DataFra
 
 # %% ../../nbs/398_stages.ipynb #398-stages-018
 def read_source(
-    cfg: PrepareConfig,  # with an absolute path of what is on disk
+    cfg: PrepareConfig,  # with an absolute data_path if the data are on disk
     n: int | None = None,  # at most so many rows of a table, None for all
 ) -> RawData:
     "The data with captions and concepts; raises `DataError` where no training row can be used."
@@ -246,7 +246,7 @@ def _selected(cfg: PrepareConfig, data: RawData, counts: pd.DataFrame) -> tuple[
 
 # %% ../../nbs/398_stages.ipynb #398-stages-020
 def run_stages(
-    cfg: PrepareConfig,  # with an absolute path of what is on disk
+    cfg: PrepareConfig,  # with an absolute data_path if the data are on disk
 ) -> Curated:
     "Read, count, select, measure, filter, drop leaks and near-duplicates, rewrite. Source: paper, pipeline 1-4."
     data = read_source(cfg)

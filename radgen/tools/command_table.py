@@ -48,7 +48,7 @@ class Group:
 
     text: str  # what they have in common, for --help
     commands: dict[str, Command]
-    usual: str = ""  # the subcommand that is meant where an option follows at once; '' for none
+    usual: str = ""  # the subcommand that is used where none is named; '' for none
 
 # %% ../../nbs/938_command_table.ipynb #938-command-table-029
 TABLE = (commands.run_experiment, commands.show_table)

@@ -125,7 +125,7 @@ class TrainableVae(nn.Module):
     def losses(
         self, x: torch.Tensor, noise: torch.Tensor, perceptual: nn.Module | None, adversarial: bool
     ) -> VaeLosses:
-        "The terms for images (B, 1, H, W) in -1..1 and the noise (B, C, h, w) of the draw."
+        "The terms for images (B, 1, H, W) in -1..1 and the noise (B, C, h, w) that samples the latents."
         moments = self.vae.encode(x).latent_dist
         again = self.vae.decode(moments.mean + moments.std * noise).sample.float()
         mean, log_variance = moments.mean.float(), moments.logvar.float()

@@ -157,7 +157,7 @@ def lr_factor(
     total: int,  # optimiser steps of the run
     schedule: str,  # 'constant_linear' (paper), 'warmup_linear' or 'warmup_cosine'
     frozen_share: float = 0.0,  # share of the run in which the factor is zero
-) -> float:  # multiplies the peak rate, 0..1
+) -> float:  # multiplies the peak learning rate, 0..1
     """Learning-rate schedule. Source: paper, diffusion (constant for half, then linear to 0);
     Loshchilov and Hutter 2017 (cosine)."""
     if step < frozen_share * total:
@@ -210,7 +210,7 @@ class Batches:
     rows: np.ndarray  # (N,) place of each image's text in the store
     cfg: ResolvedConfig
     processes: int = 1  # that share a step
-    rank: int = 0  # this one's number
+    rank: int = 0  # number of this process
     pin: bool = False  # whether batches go to a GPU
     shares: np.ndarray | None = None  # (N,) of the draws; each image once per epoch where None
     space: LatentSpace | None = None  # of the latents; None for pixels
@@ -256,7 +256,7 @@ def make_batches(
     prepared: Prepared,  # where images and texts come from
     device: torch.device | str = "cpu",  # where the text encoder runs, if a text is new
     processes: int = 1,  # that share a step
-    rank: int = 0,  # this one's number
+    rank: int = 0,  # number of this process
 ) -> Batches:
     """Open the training images and the embeddings of their texts, making what is missing; raises `ConfigError` where
     the draws cannot be balanced."""

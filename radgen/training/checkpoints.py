@@ -45,7 +45,7 @@ class CheckpointState:
 def run_fingerprint(
     run: Path,  # run folder
 ) -> str:
-    "The fingerprint of the fixed options and data of a run, of a denoiser or of a VAE."
+    "The fingerprint of the fixed options and data of a run that trains a denoiser or a VAE."
     return read_json(run / "config.json").get("id") or read_config(run)["id"]
 
 

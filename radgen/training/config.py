@@ -120,7 +120,7 @@ class ObjectiveOptions(ModelOptions):
     # muon orthogonalises the updates of matrices and convolutions, AdamW updates the rest [recipe]
     optimizer: OptimizerName | None = None
     lr: PeakRate | None = None  # peak learning rate [optimizer, recipe and size]
-    # course of the learning rate [recipe]
+    # schedule of the learning rate [recipe]
     lr_schedule: Literal["constant_linear", "warmup_linear", "warmup_cosine"] | None = None
     # attention where feature maps are at most this many pixels per side [recipe and size]
     attention_max: Natural | None = None
@@ -135,8 +135,8 @@ class LoopOptions(ObjectiveOptions):
     # draws weighted by inverse frequency: image types or concepts; none draws each image once per epoch
     balance: Literal["none", "types", "concepts"] = "none"
     text_drop: Probability = 0.1  # probability that a sample loses its text
-    # width of the EMA that becomes the finished model, relative to the length of the run, and changed afterwards by
-    # radgen ema; 0 for an EMA of decay --ema-decay [recipe]
+    # width of the EMA that becomes the finished model, relative to the length of the run; radgen ema
+    # can change it afterwards; 0 for an EMA of decay --ema-decay [recipe]
     ema_width: EmaWidth | None = None
     ema_decay: Probability = 0.9999  # decay of the EMA after its warm-up, where --ema-width is 0
     grad_accum: Count = 1  # batches per optimiser step
@@ -161,7 +161,7 @@ class TrainConfig(LoopOptions):
     preview_every: Natural | None = None  # images between grids of samples, 0 for none; by default ten epochs
     # images between rows of metrics.csv; by default a thousandth of the run, and at least 120
     log_every: Count | None = None
-    # keeps the curves as well, none for metrics.csv alone; by default tensorboard where it is installed
+    # program that keeps the curves as well, or none for metrics.csv alone; by default tensorboard where it is installed
     log_with: Literal["tensorboard", "wandb", "mlflow", "none"] | None = None
     seed: Whole = 0  # decides everything random
     runs: Path = Path("runs")  # folder of all runs

@@ -209,7 +209,7 @@ BEFORE: dict[str, Any] = {  # what radgen did before it had an option
     "optimizer": "adamw",
     "ema_width": 0.0,
 }
-IN_IMAGES = ("checkpoint_every", "valid_every", "preview_every", "log_every")  # in steps or epochs before `patch`
+IN_IMAGES = ("checkpoint_every", "valid_every", "preview_every", "log_every")  # runs without `patch`: steps or epochs
 
 
 def completed(
