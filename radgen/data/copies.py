@@ -68,7 +68,7 @@ def inject_copies(
     manifest |= {"copies": n, "seed": seed}
     if (out / "manifest.json").exists() and read_json(out / "manifest.json") == manifest:
         return out
-    check_out(out, "truth.csv", "folder for the copies")
+    check_out(out, "truth.csv", "folder for the near-duplicates")
     rng = np.random.default_rng(seed)
     rows = read_rows(folder).assign(copy_of="", how="")
     source = rows[rows.bad == ""].sample(n, random_state=seed)

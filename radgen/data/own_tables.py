@@ -272,7 +272,7 @@ def deal_missing_splits(
     if options.split_column == "hash":
         unknown = pd.Series(True, rows.index)
     if unknown.any() and not unknown.all():
-        print(f"{unknown.sum():,} rows do not say which split they are: they are taken for training.", file=sys.stderr)
+        print(f"{unknown.sum():,} rows do not name their split: they are assigned to training.", file=sys.stderr)
         return rows.assign(split=rows.split.mask(unknown, "train"))
     if not unknown.any():
         return rows

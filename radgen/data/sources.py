@@ -165,7 +165,7 @@ def _report_others(folder, read, options):
     "Print which tables of a folder are not read, and why."
     for path in _own_tables(folder):
         if path not in read:
-            why = _lacks(path, options) or "its name does not say a split."
+            why = _lacks(path, options) or "its name does not contain a split."
             print(f"{path.name} is not read: {why}", file=sys.stderr)
 
 

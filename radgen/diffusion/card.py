@@ -139,7 +139,7 @@ Its images may be shown where it is said that they are generated.
 
 **Not for diagnosis**, treatment, or any decision about a person; \
 not for passing off as the image of a patient; \
-not as the only data by which a medical product is trained or evaluated.
+not as the only data with which a medical product is trained or evaluated.
 
 ## Limits
 
@@ -150,7 +150,7 @@ For findings that are absent from them, the model draws an image all the same.
 - Images inherit the errors and the bias of the training data, and may come close to single training images: \
 compare them before they are passed on.
 - Each PNG that radgen writes holds its prompt, seed, index and the fingerprint of the weights, \
-with the word that it is synthetic. Other programs may drop this text."""
+with the statement that it is synthetic. Other programs may drop this text."""
 
 _USE = """## Use
 

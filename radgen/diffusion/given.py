@@ -40,10 +40,10 @@ def array_bytes(
             raise ConfigError(f"the {what} has numbers that are not finite: replace them.")
         if image.min() < 0 or image.max() > 1:
             least, most = image.min(), image.max()
-            raise ConfigError(f"the {what} has numbers from {least:g} to {most:g}: give bytes, or numbers of 0 to 1.")
+            raise ConfigError(f"the {what} has numbers from {least:g} to {most:g}: give bytes, or numbers from 0 to 1.")
         image = np.rint(255 * image).astype(np.uint8)
     elif image.dtype != np.uint8:
-        raise ConfigError(f"the {what} is an array of {image.dtype}: give bytes, or numbers of 0 to 1.")
+        raise ConfigError(f"the {what} is an array of {image.dtype}: give bytes, or numbers from 0 to 1.")
     return image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
 
 # %% ../../nbs/622_given_images.ipynb #622-given-images-017

@@ -68,7 +68,7 @@ def load_statistics(
             raise ValueError
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
         raise DataError(
-            f"{path} does not hold statistics of radgen compare ({type(e).__name__}): compute them anew with --save."
+            f"{path} does not hold statistics of radgen compare ({type(e).__name__}): compute them again with --save."
         ) from None
     return s
 
@@ -97,7 +97,7 @@ def pair_size(
     known = re.fullmatch(r"grey, (\d+) pixels", saved.image_kind)
     if known is None:
         raise DataError(
-            f"the statistics of {cfg.real} are of images in {saved.image_kind}: compute them anew with --save."
+            f"the statistics of {cfg.real} are of images in {saved.image_kind}: compute them again with --save."
         )
     return int(known[1])
 
@@ -140,7 +140,7 @@ def real_side(
     if saved.image_kind != kind:
         raise DataError(
             f"the statistics of {cfg.real} are of images in {saved.image_kind}, and --size asks for {cfg.size}: "
-            "leave --size out, or compute them anew with --save."
+            "leave --size out, or compute them again with --save."
         )
     return saved, None
 

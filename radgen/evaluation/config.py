@@ -71,7 +71,7 @@ class EvaluateConfig:
 
     run: Path | None = None  # runs/NAME; its samples are evaluated
     samples: Path | None = None  # of the run: folder written by radgen sample; by default the newest
-    images: Path | None = None  # instead of a run: folder of images that were drawn by anything
+    images: Path | None = None  # instead of a run: folder of images of any model
     # table of the images' prompts (CSV, TSV, JSON Lines or Parquet: file_name, prompt, and id where a prompt belongs
     # to a real image); by default metadata.csv or .jsonl in the folder, where there is one
     prompts: Path | None = None

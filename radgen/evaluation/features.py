@@ -156,7 +156,7 @@ def timm_network(
         return timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as e:
         raise AssetError(
-            f"the weights of {name} could not be had from the hub ({type(e).__name__}): "
+            f"the weights of {name} could not be fetched from the hub ({type(e).__name__}): "
             "download them on a machine with internet, or use --features vgg16."
         ) from e
 

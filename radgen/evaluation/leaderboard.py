@@ -219,7 +219,7 @@ def statement(
     if tested:
         said = _tested(m, tested)
     elif len(apart) < len(own):
-        said = f"{m.name}: no interval, so differences cannot be told from noise."
+        said = f"{m.name}: no interval, so differences cannot be distinguished from noise."
     else:
         said = f"{m.name}:"
     return " ".join([said, *[f"{c.a} and {c.b} {c.why}." for c in apart]])

@@ -37,7 +37,7 @@ class MemorisationAudit:
     share: float  # the same as a share, 0..1
     lower: float  # of its 95% interval, 0..1
     upper: float
-    share_held_out: float  # share of real held-out images marked, 0..1: the rate of false positives
+    share_held_out: float  # share of real held-out images marked, 0..1: the false-positive rate
 
 
 @dataclass(frozen=True)

@@ -110,11 +110,11 @@ def read_samples(
     paths = [folder / f"{i:06d}.png" for i in table["index"]]
     missing = [p for p in paths if not p.exists()]
     if missing:
-        raise DataError(f"{missing[0]} is missing ({len(missing)} of {len(paths)} images): sample anew.")
+        raise DataError(f"{missing[0]} is missing ({len(missing)} of {len(paths)} images): sample again.")
     try:
         images = [np.asarray(Image.open(p, formats=("PNG",)).convert("L")) for p in paths]
     except (OSError, SyntaxError) as e:
-        raise DataError(f"an image of {folder} cannot be read ({e}): sample anew.") from None
+        raise DataError(f"an image of {folder} cannot be read ({e}): sample again.") from None
     return np.stack(images), table
 
 # %% ../../nbs/760_scores.ipynb #760-scores-023

@@ -60,7 +60,7 @@ def _read_sample_rows(folder: Path) -> pd.DataFrame:
         images = [str(folder / f"{int(i):06d}.png") for i in table["index"]]
         return pd.DataFrame({"image": images, "id": table["id"], "caption": table["prompt"]})
     except (KeyError, ValueError) as e:
-        raise DataError(f"{folder / 'samples.csv'} is not a table of radgen sample ({e}): sample anew.") from None
+        raise DataError(f"{folder / 'samples.csv'} is not a table of radgen sample ({e}): sample again.") from None
 
 # %% ../../nbs/792_study_images.ipynb #792-study-images-024
 def _read_images(folder: Path) -> pd.DataFrame:

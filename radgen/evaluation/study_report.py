@@ -158,7 +158,7 @@ def verdict(
     note = f" Left out, since {few}: {', '.join(left_out)}." if left_out else ""
     shown = f"Mean accuracy {s.accuracy.value:.0%} ({s.accuracy.low:.0%} to {s.accuracy.high:.0%}), p = {s.p:.2g}"
     if s.p < LEVEL:
-        more = "the readers tell generated from real images more often than by chance."
+        more = "the readers distinguish generated from real images more often than by chance."
         less = "the readers take real images for generated ones, and generated for real, more than by chance."
         return f"{shown}: {more if s.accuracy.value > 0.5 else less}{note}"
     n = min(r.answered for r in s.readers if r.reader in s.counted)

@@ -259,7 +259,7 @@ def prepare(
     print(f"{rows.to_string(index=False)}\n", file=sys.stderr)
     if (curated.table.keeper != "").any():
         report = copies_report(curated.table).to_string()
-        print(f"Images that occur more than once (copies.csv; --copies {cfg.copies}):\n{report}\n", file=sys.stderr)
+        print(f"Near-duplicates (copies.csv; --copies {cfg.copies}):\n{report}\n", file=sys.stderr)
     with atomic_dir(cfg.out) as folder:
         write_prepared(folder, curated, rows, manifest, cfg)
     return load_prepared(cfg.out)

@@ -171,7 +171,7 @@ def _require_training_rows(data: RawData, source: Path):
     if (data.table.split == "train").any():
         return
     splits = ", ".join(sorted(set(data.table.split)))
-    why = f"all of its rows are of {splits}; give --split-column hash to deal them" if splits else "it has none"
+    why = f"all of its rows are of {splits}; give --split-column hash to assign them" if splits else "it has none"
     of_train = data.rejects[data.rejects.split == "train"]
     reasons = reason_kind((of_train if len(of_train) else data.rejects).reason).value_counts()
     if len(of_train) or (len(reasons) and not splits):
@@ -259,7 +259,7 @@ def run_stages(
     table = drop_leaks(table, cfg.groups)
     require_rows(table, after="dropping groups that are in a later split")
     table = drop_copies(find_copies(table, cfg.workers, grey=grey), cfg.copies)
-    require_rows(table, after="dropping copies")
+    require_rows(table, after="dropping near-duplicates")
     cache = cache_dir() / "captions.jsonl"
     table = transform_captions(
         table, data.names, cfg.llm, cache, cfg.llm_device, cfg.unanswered, cfg.allow_shorter, cfg.unstated

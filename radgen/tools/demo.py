@@ -83,7 +83,7 @@ def demo(
     train(stages.train)
     _say(4, f"{cfg.n} images for test captions")
     samples = sample(stages.sample)
-    curves = ", which draws again for the curves over guidance and steps" if cfg.curves else ""
+    curves = ", which samples again for the curves over guidance and steps" if cfg.curves else ""
     _say(5, f"evaluation{curves}")
     scores = evaluate(replace(stages.evaluate, samples=samples))
     print(f"Wall time {(time.time() - began) / 60:.1f} minutes.")

@@ -236,6 +236,6 @@ def ema_text(
     if "folder" in result:
         lines.append(
             f"{result['folder']} holds the EMA of width {result['width']:g} "
-            f"(relative error of its profile {result['error']:.1%}): sample and evaluate anew."
+            f"(relative error of its profile {result['error']:.1%}): sample and evaluate again."
         )
     return "\n".join(lines)

@@ -124,7 +124,7 @@ def check_checkpoint(
         if not (path / part).exists():
             raise DataError(f"{path}/{part} is missing")
         if file_digest(path / part) != state.sha256.get(part):
-            raise DataError(f"{path}/{part} does not have the sha256 that was written down")
+            raise DataError(f"{path}/{part} does not have the recorded sha256")
     return state
 
 # %% ../../nbs/650_checkpoints.ipynb #650-checkpoints-020
