@@ -217,6 +217,7 @@ def _counted(counts):
 
 def set_values(
     s: Scores,  # of a folder of images
+    channels: int = 1,  # of the images: 1 for grey, 3 for colour
 ) -> dict:
     "What the page says of the images; texts of files are quoted as they are."
     images, against = s.images, s.against
@@ -237,7 +238,8 @@ def set_values(
         left_out=_counted(images.left_out),
         resized=(
             f"Real and evaluated images were brought to {against.pixels} x {against.pixels} pixels by one function: "
-            "8-bit grey, the centre square, Lanczos interpolation with antialiasing"
+            f"{'8-bit grey' if channels == 1 else 'colours of 8 bits'}, the centre square, "
+            "Lanczos interpolation with antialiasing"
             f"{', equalised histograms' if against.equalize else ''}."
         ),
         numbers="evaluation.json",
@@ -257,7 +259,7 @@ def write_image_report(
         for name, figure in score_figures(reference, images, rows, scores).items():
             save_figure(figure, folder / "fig" / f"{name}.png")
         write_groups(folder, scores.groups)
-        write_pages(folder, "images", {**score_values(scores), **set_values(scores)})
+        write_pages(folder, "images", {**score_values(scores), **set_values(scores, reference.prepared.channels)})
         rows[["name", "id", "prompt", "other_id"]].to_csv(folder / "images.csv", index=False)
         left_out[["name", "fault"]].to_csv(folder / REPORT[1], index=False)
         write_json(folder / REPORT[0], scores)

@@ -19,6 +19,7 @@ from tyro.conf import Positional
 
 from ..core.errors import ConfigError
 from ..core.options import Count, Natural, Registry, Whole, listed, one_of, options
+from ..data.config import Channels
 from ..diffusion.config import SamplerName, Scale, Steps
 from ..networks.registry import DENOISERS
 from ..training.config import PrecisionName
@@ -128,6 +129,7 @@ class CompareConfig:
     # inception (FID), vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging Face hub
     # or its folder (none of them FID), or auto: inception where its weights are present, else vgg16
     features: FeaturesName = "auto"
+    channels: Channels = 1  # 1 for grey, colours as their luminance; 3 compares colours
     min_images: Natural = 50  # fewer images on either side are refused
     repeats: Count = 100  # resamplings behind the interval
     save: Path | None = None  # write the statistics of the real images here (.safetensors)
@@ -301,6 +303,8 @@ class StudyConfig:
     # pass both sides through JPEG of this quality, where the files of one side are JPEG
     jpeg: Annotated[int, Field(strict=True, ge=1, le=100)] | None = None
     equalize: bool = False  # equalise the histograms of both sides, as a training with --equalize True does
+    # 1 for grey, 3 for colour; by default 3 where a prepared folder or the samples of a model have colours
+    channels: Channels | None = None
     seed: Whole = 0  # decides which images are drawn
 
 

@@ -73,7 +73,7 @@ def comparison_figure(
     at = dict(zip(table.id, range(len(table))))
     types = [concept_facts(table.cuis[at[i]], reference.prepared.names).image_type for i in rows.id[: len(table)]]
     chosen = [i for i in spread_over(types, n) if i not in last] + list(last)
-    gap = np.full((max(1, real.shape[1] // 32), real.shape[2]), 255, np.uint8)
+    gap = np.full((max(1, real.shape[1] // 32), *real.shape[2:]), 255, np.uint8)
     pairs = [np.vstack([real[at[rows.id[i]]], gap, generated[i]]) for i in chosen]
     return image_grid(
         pairs,

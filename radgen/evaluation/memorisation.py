@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from scipy.stats import binomtest
 from tqdm import tqdm
 
+from ..core.devices import join_channels, split_channels
 from ..core.errors import ConfigError
 from ..core.figures import image_grid
+from ..data.grey import grey_version
 from .results import MemorisationAudit
 
 # %% ../../nbs/730_memorisation.ipynb #730-memorisation-006
@@ -62,14 +64,15 @@ def normalise_coarse(
 
 
 def shrink(
-    images: np.ndarray,  # (N, H, W) uint8
+    images: np.ndarray,  # (N, H, W) or (N, H, W, 3) uint8
     device: str | torch.device,
 ) -> torch.Tensor:  # (N, SIDE, SIDE) float
-    "Images at the size of the registration."
+    "Images at the size of the registration, colours as their luminance."
     small = []
     for i in range(0, len(images), SHRUNK):
-        x = torch.from_numpy(np.array(images[i : i + SHRUNK])).to(device).float()[:, None]
-        small.append(F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)[:, 0])
+        grey = torch.from_numpy(grey_version(np.array(images[i : i + SHRUNK]))).to(device)
+        x = split_channels(grey).float()
+        small.append(join_channels(F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)))
     return torch.cat(small)
 
 # %% ../../nbs/730_memorisation.ipynb #730-memorisation-021

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..core.devices import channels_of, split_channels
 from ..core.errors import ConfigError
 from .alignment import auroc
 from .config import FEWEST
@@ -20,9 +21,10 @@ from .results import TSTRScore
 # %% ../../nbs/750_tstr.ipynb #750-tstr-006
 def small_classifier(
     classes: int,
-) -> nn.Module:  # (B, 1, S, S) in -1..1 -> (B, classes), S at least 16
+    channels: int = 1,  # of the images: 1 for grey, 3 for colour
+) -> nn.Module:  # (B, channels, S, S) in -1..1 -> (B, classes), S at least 16
     "Four convolutions and a mean."
-    widths = (1, 16, 32, 64, 64)
+    widths = (channels, 16, 32, 64, 64)
     layers: list[nn.Module] = []
     for a, b in zip(widths, widths[1:]):
         layers += [nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2)]
@@ -39,11 +41,11 @@ def train_and_score(
     size: int = 32,  # pixels per side of its input
 ) -> np.ndarray:  # (M, C) scores
     "Train the small network and apply it to the test images."
-    x, x_test = (resize_to(torch.from_numpy(np.array(a))[:, None], size) for a in (images, test))
+    x, x_test = (resize_to(split_channels(torch.from_numpy(np.array(a))), size) for a in (images, test))
     rng, y = np.random.default_rng(seed), torch.from_numpy(labels).float()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = small_classifier(labels.shape[1])
+        net = small_classifier(labels.shape[1], channels_of(images))
     net = net.to(device)
     opt = torch.optim.AdamW(net.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(opt, 3e-3, total_steps=steps)

@@ -47,14 +47,23 @@ class VGG16Encoder(UNetSkeleton):
         c, net = self.config, VGG16Features(self.config.affine)
         self.scale = SCALE[c.affine]
         self.to_rgb, self.preprocess = nn.Conv2d(c.in_channels * c.patch**2, 3, 1), Preprocess(c.affine, self.scale)
-        nn.init.constant_(self.to_rgb.weight, 1 / self.to_rgb.in_channels)  # a copy, or the mean of each patch
-        nn.init.zeros_(self.to_rgb.bias)
+        self.start_rgb()
         self.vgg = nn.ModuleList([net.features[:4], net.features[4:9], net.features[9:16]])
         self.films = nn.ModuleList(FiLM(n, c.emb_dim) for n in widths[:3])
         self.norms = nn.ModuleList(group_norm(n) for n in widths[:3])
         # no attention at full size, as behind the UNet's stem
         self.bridges = nn.ModuleList(self.stage(n, n, i, attend=i > 0) for i, n in enumerate(widths[:3]))
         self.downs = nn.ModuleList(self.stage(widths[i - 1], widths[i], i) for i in range(3, len(widths)))
+
+    @torch.no_grad()
+    def start_rgb(self):
+        "Begin with a copy of the image, or the mean of each patch: of each colour for itself, of other channels together."
+        weight, area = self.to_rgb.weight, self.config.patch**2  # a patch's pixels of one channel lie side by side
+        if self.config.in_channels == 3:
+            weight.copy_(torch.eye(3).repeat_interleave(area, 1)[..., None, None] / area)
+        else:
+            weight.fill_(1 / weight.shape[1])
+        self.to_rgb.bias.zero_()
 
     def slices(self, x, emb=None) -> list[torch.Tensor]:
         "Outputs of the three VGG16 slices times `scale`; without `emb` as the source network gives them."

@@ -12,7 +12,7 @@ from typing import Literal
 
 from ..captions.config import LLM, Text, Unanswered, Unstated
 from ..core.options import Count, Natural, options
-from ..data.config import Bound, Bounds, Copies, Leaks, Rule, Unnamed
+from ..data.config import Bound, Bounds, Channels, Copies, Leaks, Rule, Unnamed
 from ..data.source_options import SourceOptions
 
 # %% ../../nbs/396_prepare_options.ipynb #396-prepare-options-006
@@ -50,3 +50,5 @@ class PrepareConfig(SourceOptions):
     unstated: Unstated = "unspecified"  # a caption without a finding ends so; normal: the paper's
     engine: Literal["local", "ray"] = "local"  # this machine's processes, or Ray
     workers: Count | None = None  # processes, one per core
+    # 1 for grey; 3 keeps red, green and blue (Doppler, endoscopy, fundus), in training, samples and evaluation as well
+    channels: Channels = 1

@@ -20,13 +20,14 @@ from .config import TrainVaeConfig
 # %% ../../nbs/685_autoencoder.ipynb #685-autoencoder-006
 def make_autoencoder(
     cfg: TrainVaeConfig,
+    channels: int = 1,  # of the images: 1 for grey, 3 for colour
 ) -> AutoencoderKL:  # with random weights
-    "A VAE of grey images whose latents are `factor` times smaller per side."
+    "A VAE whose latents are `factor` times smaller per side."
     levels = cfg.factor.bit_length()
     widths = [cfg.width * min(2**level, 4) for level in range(levels)]
     return AutoencoderKL(
-        in_channels=1,
-        out_channels=1,
+        in_channels=channels,
+        out_channels=channels,
         down_block_types=["DownEncoderBlock2D"] * levels,
         up_block_types=["UpDecoderBlock2D"] * levels,
         block_out_channels=widths,
@@ -50,7 +51,7 @@ class PerceptualLoss(nn.Module):
         self.layers = vgg.features[: DEPTHS[-1] + 1].requires_grad_(False)
 
     def maps(self, x: torch.Tensor) -> list[torch.Tensor]:
-        "Feature maps at `DEPTHS` of images (B, 1, H, W), each position of unit length."
+        "Feature maps at `DEPTHS` of images (B, 1 or 3, H, W), each position of unit length."
         found = []
         with torch.autocast(x.device.type, enabled=False):  # the scale of VGG16's input leaves 16 bits too coarse
             h = self.preprocess(x)
@@ -61,7 +62,7 @@ class PerceptualLoss(nn.Module):
         return found
 
     def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        "The distance of two batches (B, 1, H, W), a scalar."
+        "The distance of two batches (B, 1 or 3, H, W), a scalar."
         pairs = zip(self.maps(x), self.maps(other))
         return torch.stack([(a - b).square().sum(1).mean() for a, b in pairs]).mean()
 
@@ -77,17 +78,21 @@ def divergence(
 class PatchDiscriminator(nn.Module):
     "A score for each patch of 34 x 34 pixels, high where it looks real. Source: Isola et al. 2017, section 3.2.2."
 
-    def __init__(self, width: int = 32):  # channels of the first layer
+    def __init__(
+        self,
+        width: int = 32,  # channels of the first layer
+        channels: int = 1,  # of the images
+    ):
         super().__init__()
-        channels = [1, width, 2 * width, 4 * width]
+        widths = [channels, width, 2 * width, 4 * width]
         layers: list[nn.Module] = []
-        for level, (cin, cout) in enumerate(zip(channels, channels[1:])):
+        for level, (cin, cout) in enumerate(zip(widths, widths[1:])):
             stride = 2 if level < 2 else 1
             layers += [nn.Conv2d(cin, cout, 4, stride, 1), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 4, 1, 1))
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, 1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        "(B, 1, H, W) -> (B, 1, H/4 - 2, W/4 - 2)"
+        "(B, C, H, W) -> (B, 1, H/4 - 2, W/4 - 2)"
         return self.layers(x)
 
 
@@ -117,15 +122,19 @@ class VaeLosses(NamedTuple):
 class TrainableVae(nn.Module):
     "A VAE with a discriminator beside it, where one is asked for."
 
-    def __init__(self, cfg: TrainVaeConfig):
+    def __init__(
+        self,
+        cfg: TrainVaeConfig,
+        channels: int = 1,  # of the images: 1 for grey, 3 for colour
+    ):
         super().__init__()
-        self.vae = make_autoencoder(cfg)
-        self.critic = PatchDiscriminator() if cfg.adversarial else None
+        self.vae = make_autoencoder(cfg, channels)
+        self.critic = PatchDiscriminator(channels=channels) if cfg.adversarial else None
 
     def losses(
         self, x: torch.Tensor, noise: torch.Tensor, perceptual: nn.Module | None, adversarial: bool
     ) -> VaeLosses:
-        "The terms for images (B, 1, H, W) in -1..1 and the noise (B, C, h, w) of the draw."
+        "The terms for images (B, 1 or 3, H, W) in -1..1 and the noise (B, C, h, w) of the draw."
         moments = self.vae.encode(x).latent_dist
         again = self.vae.decode(moments.mean + moments.std * noise).sample.float()
         mean, log_variance = moments.mean.float(), moments.logvar.float()

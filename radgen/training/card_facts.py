@@ -75,6 +75,8 @@ def card_options(
 ) -> dict:  # option -> value
     "The options that the card lists; the VAE by its name, since its place is nobody else's."
     options = {name: getattr(cfg, name) for name in ON_CARD}
+    if cfg.channels > 1:
+        options["channels"] = cfg.channels
     if cfg.latents:
         place = Path(cfg.latents)
         name = (
