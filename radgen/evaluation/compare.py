@@ -101,8 +101,8 @@ def pair_size(
     known = re.fullmatch(rf"{KINDS[cfg.channels]}, (\d+) pixels", saved.image_kind)
     if known is None:
         raise DataError(
-            f"the statistics of {cfg.real} are of images in {saved.image_kind} and not in {KINDS[cfg.channels]}: "
-            "compute them anew with --save, or give the other --channels."
+            f"the statistics of {cfg.real} are of images in {saved.image_kind}: compute them anew with --save, "
+            f"or change --channels {cfg.channels}."
         )
     return int(known[1])
 

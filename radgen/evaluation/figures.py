@@ -82,7 +82,7 @@ def comparison_figure(
         size=1.7,
         wrap=28,
         lines=6,
-        row_labels=[f"generated{kind:>19}"] * len(pairs),
+        row_labels=[f"generated{kind:>19}"] * -(-len(pairs) // ncol),
         aspect=2,
     )
 

@@ -57,7 +57,7 @@ class VGG16Encoder(UNetSkeleton):
 
     @torch.no_grad()
     def start_rgb(self):
-        "Begin with a copy of the image, or the mean of each patch: of each colour for itself, of other channels together."
+        "Begin with a copy of the image, or the mean of each patch; of colours each for itself."
         weight, area = self.to_rgb.weight, self.config.patch**2  # a patch's pixels of one channel lie side by side
         if self.config.in_channels == 3:
             weight.copy_(torch.eye(3).repeat_interleave(area, 1)[..., None, None] / area)

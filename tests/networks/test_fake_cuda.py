@@ -56,8 +56,7 @@ def loss_and_guidance(name, recipe, width=384, channels=1, **options):
         ("paper", 768, {}),
         ("radgen", 512, {}),
         ("radgen", 384, dict(patch=2, prediction="flow")),
-        ("radgen", 384, dict(patch=4, optimizer="adamw")),
-        ("radgen", 384, dict(channels=3, patch=2)),
+        ("radgen", 384, dict(patch=4, optimizer="adamw", channels=3)),
     ],
 )
 @pytest.mark.parametrize("name", NAMES)

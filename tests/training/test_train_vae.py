@@ -65,8 +65,7 @@ def fail():
     [
         ("small", dict(perceptual=0.1)),
         ("small", dict(adversarial=0.1, adversarial_start=0.5)),
-        ("small", dict(factor=8)),
-        ("colour", dict(perceptual=0.1, adversarial=0.1, adversarial_start=0.5)),
+        ("colour", dict(factor=8, perceptual=0.1, adversarial=0.1, adversarial_start=0.5)),
     ],
     ids=str,
 )
