@@ -154,7 +154,7 @@ def image_digest(
 
 # %% ../../nbs/773_any_images.ipynb #773-any-images-002
 def real_warnings(
-    images: np.ndarray,  # (N, H, W) uint8
+    images: np.ndarray,  # (N, H, W[, 3]) uint8
     reference: Reference,
     folder: Path,  # for the message
 ) -> tuple[str, ...]:
@@ -249,7 +249,7 @@ def set_values(
 def write_image_report(
     out: Path,  # replaced as a whole
     reference: Reference,
-    images: np.ndarray,  # (N, H, W) uint8
+    images: np.ndarray,  # (N, H, W[, 3]) uint8
     rows: pd.DataFrame,  # of the images
     left_out: pd.DataFrame,  # rows with `fault`
     scores: Scores,
@@ -308,7 +308,7 @@ def announce(
 def image_key(
     cfg: EvaluateConfig,
     reference: Reference,
-    images: np.ndarray,  # (N, H, W) uint8
+    images: np.ndarray,  # (N, H, W[, 3]) uint8
     rows: pd.DataFrame,
     about: ImageSet,
     identity: str,  # of the features

@@ -128,7 +128,7 @@ def read_folder(
 def check_pair(
     cfg: CompareConfig,
     real: np.ndarray,
-    fake: np.ndarray,  # (N, S, S) uint8 each
+    fake: np.ndarray,  # (N, S, S[, 3]) uint8 each
 ):
     "Raise `DataError` for two sets of the same images."
     if sorted(map(bytes, real)) == sorted(map(bytes, fake)):
@@ -174,7 +174,7 @@ def read_pair(
 def real_statistics(
     cfg: CompareConfig,
     features: Features,
-    real: np.ndarray,  # (M, S, S) uint8
+    real: np.ndarray,  # (M, S, S[, 3]) uint8
 ) -> tuple[Statistics, np.ndarray]:  # and the features
     "The summary of the real images, which --save writes."
     f_real = features(real)

@@ -241,7 +241,7 @@ def make_features(
 
 # %% ../../nbs/705_features.ipynb #705-features-012
 def images_digest(
-    images: np.ndarray,  # (N, H, W) uint8, memory-mapped or not
+    images: np.ndarray,  # (N, H, W[, 3]) uint8, memory-mapped or not
 ) -> str:  # sha256 of size and bytes
     "What tells one set of images from another."
     h = hashlib.sha256(repr(images.shape).encode())
@@ -251,7 +251,7 @@ def images_digest(
 
 
 def cached_features(
-    images: np.ndarray,  # (N, H, W) uint8, memory-mapped or not
+    images: np.ndarray,  # (N, H, W[, 3]) uint8, memory-mapped or not
     features: Features,
     folder: str | Path,  # where the files are kept
 ) -> np.ndarray:  # (N, D) float32, memory-mapped

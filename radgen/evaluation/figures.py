@@ -60,7 +60,7 @@ def spread_over(
 
 def comparison_figure(
     reference: Reference,  # the real images
-    generated: np.ndarray,  # (N, H, W) uint8
+    generated: np.ndarray,  # (N, H, W[, 3]) uint8
     rows: pd.DataFrame,  # with the `id` of the real image and the `prompt`
     n: int = 18,  # pairs, of all image types evenly
     ncol: int = 6,  # pairs a row
@@ -88,7 +88,7 @@ def comparison_figure(
 
 # %% ../../nbs/770_report_figures.ipynb #770-report-figures-012
 def failures_figure(
-    generated: np.ndarray,  # (N, H, W) uint8
+    generated: np.ndarray,  # (N, H, W[, 3]) uint8
     rows: pd.DataFrame,  # with the `prompt`
     doubt: Sequence[float],  # (N,) probability that the probe gives to the requested image type
     n: int = 12,  # images
@@ -100,7 +100,7 @@ def failures_figure(
 # %% ../../nbs/770_report_figures.ipynb #770-report-figures-014
 def score_figures(
     reference: Reference,  # the real images
-    generated: np.ndarray,  # (N, H, W) uint8
+    generated: np.ndarray,  # (N, H, W[, 3]) uint8
     rows: pd.DataFrame,  # with the `id` of the real image and the `prompt`, '' where unknown
     scores: Scores,
 ) -> dict[str, plt.Figure]:  # name of the file -> figure

@@ -176,8 +176,8 @@ def fit_candidates(
 
 
 def find_replicas(
-    images: np.ndarray,  # (N, H, W) uint8, looked up
-    train: np.ndarray,  # (M, H, W) uint8, at least two
+    images: np.ndarray,  # (N, H, W[, 3]) uint8, looked up
+    train: np.ndarray,  # (M, H, W[, 3]) uint8, at least two
     device: str | torch.device = "cpu",
 ) -> pd.DataFrame:  # a row per image: neighbour, distance (0: a copy), ratio (to the median candidate), scale, x, y
     "The training image that each image is most likely a replica of, and the frame of the crop."
@@ -200,9 +200,9 @@ def lower_fence(
 
 # %% ../../nbs/730_memorisation.ipynb #730-memorisation-017
 def audit_memorisation(
-    generated: np.ndarray,  # (N, H, W) uint8
-    test: np.ndarray,  # (M, H, W) uint8, held-out real images
-    train: np.ndarray,  # (K, H, W) uint8
+    generated: np.ndarray,  # (N, H, W[, 3]) uint8
+    test: np.ndarray,  # (M, H, W[, 3]) uint8, held-out real images
+    train: np.ndarray,  # (K, H, W[, 3]) uint8
     device: str | torch.device = "cpu",
 ) -> tuple[MemorisationAudit, pd.DataFrame]:  # and `find_replicas` with `image` and `suspect`, most suspect first
     "How many generated images are replicas of training images, compared with held-out ones."
@@ -239,8 +239,8 @@ def privacy_line(
 
 
 def replicas_figure(
-    generated: np.ndarray,  # (N, H, W) uint8
-    train: np.ndarray,  # (M, H, W) uint8
+    generated: np.ndarray,  # (N, H, W[, 3]) uint8
+    train: np.ndarray,  # (M, H, W[, 3]) uint8
     table: pd.DataFrame,  # of `audit_memorisation`
     n: int = 6,  # pairs
 ) -> plt.Figure:

@@ -60,7 +60,7 @@ def similarity(
 # %% ../../nbs/735_reconstruction.ipynb #735-reconstruction-028
 def measure_reconstruction(
     vae: Any,  # of `load_vae`, on the device where it runs
-    training: np.ndarray,  # (N, S, S) uint8
+    training: np.ndarray,  # (N, S, S[, 3]) uint8
     f_train: np.ndarray,  # (N, D) their features
     f_test: np.ndarray,  # (M, D) features of the held-out images
     features: Features,

@@ -80,7 +80,7 @@ def page_values(
 # %% ../../nbs/775_report.ipynb #775-report-009
 def save_figures(
     run: Run,
-    generated: np.ndarray,  # (N, H, W) uint8
+    generated: np.ndarray,  # (N, H, W[, 3]) uint8
     rows: pd.DataFrame,  # of `read_samples`
     split: str,  # whose captions were drawn
     scores: Scores,

@@ -173,7 +173,7 @@ class Material:
 
     reference: Reference
     features: Features
-    generated: np.ndarray  # (N, H, W) uint8
+    generated: np.ndarray  # (N, H, W[, 3]) uint8
     rows: pd.DataFrame  # with the `id` of the real image and the `prompt`, '' where unknown
     f: np.ndarray  # (N, D) features of the generated images
     f_test: np.ndarray  # (M, D) of the real held-out images
@@ -205,7 +205,7 @@ def check_counts(
 
 
 def gather(
-    generated: np.ndarray,  # (N, H, W) uint8
+    generated: np.ndarray,  # (N, H, W[, 3]) uint8
     rows: pd.DataFrame,  # with `id` and `prompt`
     reference: Reference,  # the real images
     features: Features,
@@ -350,7 +350,7 @@ def vae_scores(
 
 # %% ../../nbs/760_scores.ipynb #760-scores-019
 def measure(
-    generated: np.ndarray,  # (N, H, W) uint8
+    generated: np.ndarray,  # (N, H, W[, 3]) uint8
     rows: pd.DataFrame,  # with `id` and `prompt`, '' where unknown
     reference: Reference,  # the real images
     features: Features,

@@ -32,9 +32,9 @@ def small_classifier(
 
 
 def train_and_score(
-    images: np.ndarray,  # (N, H, W) uint8
+    images: np.ndarray,  # (N, H, W[, 3]) uint8
     labels: np.ndarray,  # (N, C) bool
-    test: np.ndarray,  # (M, H, W) uint8
+    test: np.ndarray,  # (M, H, W[, 3]) uint8
     seed: int,
     steps: int = 300,  # of 64 images
     device: str | torch.device = "cpu",
@@ -76,11 +76,11 @@ def training_mix(
 
 # %% ../../nbs/750_tstr.ipynb #750-tstr-012
 def train_on_synthetic(
-    generated: np.ndarray,  # (N, H, W) uint8
+    generated: np.ndarray,  # (N, H, W[, 3]) uint8
     asked: np.ndarray,  # (N, C) bool, the concepts that their captions request
-    train: np.ndarray,  # (M, H, W) uint8, real training images
+    train: np.ndarray,  # (M, H, W[, 3]) uint8, real training images
     labels: np.ndarray,  # (M, C) bool
-    test: np.ndarray,  # (K, H, W) uint8, real test images
+    test: np.ndarray,  # (K, H, W[, 3]) uint8, real test images
     truth: np.ndarray,  # (K, C) bool
     seeds: tuple[int, ...] = (0, 1, 2),
     steps: int = 300,

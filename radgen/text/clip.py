@@ -87,7 +87,7 @@ def small_clip(
 class Pairs:
     "The images of a split and their captions, each distinct caption once."
 
-    images: np.ndarray  # (N, S, S) uint8, memory-mapped
+    images: np.ndarray  # (N, S, S[, 3]) uint8, memory-mapped
     caption: torch.Tensor  # (N,) int64, which of the U captions an image has
     ids: torch.Tensor  # (U, L) int64, tokens
     mask: torch.Tensor  # (U, L) int64, 1 at real tokens
@@ -116,7 +116,7 @@ class Pairs:
 
 # %% ../../nbs/440_clip.ipynb #440-clip-024
 def make_pairs(
-    images: np.ndarray,  # (N, S, S) uint8 at the model's size
+    images: np.ndarray,  # (N, S, S[, 3]) uint8 at the model's size
     texts: list[str],  # one per image
     tokenizer: CLIPTokenizer,  # of `load_clip`
 ) -> Pairs:

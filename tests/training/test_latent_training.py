@@ -146,6 +146,8 @@ def test_a_vae_of_colours_keeps_them_where_the_data_have_them(latent, vaes, colo
     pipe = RadGenPipeline.from_pretrained(alone)
     assert (run.config.channels, pipe.channels, load_run(alone).config.channels) == (3, 3, 3)
     assert pipe("head", num_inference_steps=2).images[0].mode == "RGB"
+    choose_ema(EmaConfig(run.dir, width=0.1, device="cpu"))
+    assert run.pipeline().channels == 3
     grey = train(replace(cfg, data_path=small.dir, name="grey")).pipeline()
     assert grey("head", num_inference_steps=2).images[0].mode == "L"
     with pytest.raises(ConfigError, match="is one of grey images and the data have colours: use a VAE for RGB"):
