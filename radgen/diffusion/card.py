@@ -254,7 +254,7 @@ def limits_section(
     kind, values = ("colour", "Colours") if colour else ("grey", "Grey values")
     return _SECTIONS.format(kind=kind, values=values)
 
-
+# %% ../../nbs/625_card.ipynb #625-card-021
 def model_card(
     about: dict,  # fields of `About`
     use: str | None = None,  # section on how to load the model; None for a folder of our pipeline

@@ -56,7 +56,7 @@ def check_colour(
             "use a VAE for RGB, or prepare the data with --channels 1."
         )
 
-
+# %% ../../nbs/617_latents.ipynb #617-latents-025
 def checked_vae(
     path: Path,  # for messages
     vae: Any,  # of one of the classes in `AUTOENCODERS`

@@ -30,7 +30,7 @@ def small_classifier(
         layers += [nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
 
-
+# %% ../../nbs/750_tstr.ipynb #750-tstr-013
 def train_and_score(
     images: np.ndarray,  # (N, H, W[, 3]) uint8
     labels: np.ndarray,  # (N, C) bool

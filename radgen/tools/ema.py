@@ -67,7 +67,7 @@ def write_width(
         write_json(run.dir / "config.json", {**read_config(run.dir), "ema_width": width})
     return error
 
-
+# %% ../../nbs/905_ema.ipynb #905-ema-029
 def pipeline_options(
     pipe: RadGenPipeline,
 ) -> dict:  # arguments of `RadGenPipeline` beside denoiser and scheduler
