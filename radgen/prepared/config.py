@@ -50,5 +50,4 @@ class PrepareConfig(SourceOptions):
     unstated: Unstated = "unspecified"  # a caption without a finding ends so; normal: the paper's
     engine: Literal["local", "ray"] = "local"  # this machine's processes, or Ray
     workers: Count | None = None  # processes, one per core
-    # 1 for grey; 3 keeps red, green and blue (Doppler, endoscopy, fundus), in training, samples and evaluation as well
-    channels: Channels = 1
+    channels: Channels = 1  # 1 for grey; 3 keeps colours (Doppler, endoscopy, fundus), also in training and samples
