@@ -168,8 +168,15 @@ def test_completion_knows_commands_and_options(shell, capsys):
         assert subprocess.run([shell, "-n"], input=script, text=True, capture_output=True).returncode == 0
 
 
-def test_mistake_is_one_sentence_and_status_2():
-    result = radgen("train", "--data-path", "nowhere", "--device", "cpu", cwd=ROOT)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param("train --data-path nowhere --device cpu", marks=pytest.mark.soak),  # loads torch
+        "captions audit nowhere",
+    ],
+)
+def test_mistake_is_one_sentence_and_status_2(arguments):
+    result = radgen(*arguments.split(), cwd=ROOT)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert result.stderr.strip().splitlines()[-1].startswith("radgen: there is no folder or file nowhere")

@@ -108,7 +108,7 @@ _READINGS = {
 
 
 def _reading_beside(short, low):
-    "What an abbreviation with several readings stands for in a lower-case text, None where no reading fits."
+    "The reading of an ambiguous abbreviation in a lower-case text; None if no reading fits."
     for long, words in _READINGS.get(short, ()):
         if words.search(low):
             return long

@@ -44,7 +44,7 @@ def _number_kinds(new: Evidence, own: Evidence, whole: Evidence) -> Iterator[str
 
 
 def _spread(sides: Iterable[SideFact]) -> set[str]:
-    "The sides that are named; 'bilateral' is both, and both are 'bilateral'."
+    "The sides that are named; 'bilateral' adds left and right, and left with right adds 'bilateral'."
     found = {s.side for s in sides}
     if "bila" in found:
         return found | BOTH_SIDES
@@ -79,7 +79,7 @@ def _invented(new: Evidence, whole: Evidence) -> bool:
 
 
 def _negation_kinds(new: Evidence, own: Evidence, whole: Evidence, empty: bool) -> Iterator[str]:
-    "What is denied here and not there, and the other way round."
+    "Negations that are invented, lost or left out."
     if _invented(new, whole):
         yield "negation invented"
     here = set().union(*map(_denied, new.negations))
@@ -189,7 +189,7 @@ def image_kinds(
 
 # %% ../../nbs/391_audit_kinds.ipynb #391-audit-kinds-014
 def _content(text: str) -> list[str]:
-    "The stems of a text's words that are no units, and no talk about the image or the patient."
+    "The stems of a text's words that are neither units nor about the image or the patient."
     reading = read(text)
     words = []
     unit_expected = False  # after a number with a unit
@@ -226,7 +226,7 @@ def says_normal(
     record: Record,  # of `read_rewriting`
     facts: Facts,  # resolved
 ) -> bool:
-    "Whether the condition is that all is well, and no more."
+    "Whether the condition only states that the image is normal."
     return bool(NORMAL.search(record.condition)) and not condition_phrase(record.condition, facts)
 
 

@@ -147,7 +147,7 @@ def _draw_agreement(ax: plt.Axes, table: pd.DataFrame, title: str) -> None:
 
 
 def _bar_text(share: float) -> str:
-    "What stands at the end of a bar."
+    "The label at the end of a bar."
     if share == 0:
         return " 0"
     return " <0.1%" if share < 0.0005 else f" {share:.1%}"
@@ -240,7 +240,7 @@ def examples(
 
 # %% ../../nbs/394_audit_report.ipynb #394-audit-report-012
 class Counter(Protocol):
-    "What the audit needs of an encoder; `TokenCounter` is one."
+    "A counter of an encoder's tokens; `TokenCounter` is one."
 
     limit: int  # the most tokens that the encoder can read
 
@@ -284,7 +284,7 @@ def same_rows(
 
 
 def _opening(cfg: AuditConfig, limit: int, files: dict[str, CaptionFile], kept: dict[str, CaptionFile]) -> str:
-    "What was counted, and how."
+    "The first lines of the report: the encoder, the files and the two readings."
     lines = [f"Audit of rewritten captions; tokens by {cfg.encoder}, which reads {limit}."]
     if len(files) > 1:
         sizes = ", ".join(f"{label} {len(file.table):,}" for label, file in files.items())

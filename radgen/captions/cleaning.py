@@ -201,7 +201,7 @@ _BEFORE_ARROW = re.compile(  # 'as indicated by the large white', read from righ
 
 
 def _without_arrows(text):
-    "Delete arrows with their colours and the words that point by them."
+    "Delete arrows with their colours and the words that refer to them."
     out, done = [], 0
     for arrow in _ARROW.finditer(text):
         inside_word = arrow.start() > 0 and text[arrow.start() - 1].isalnum()  # 'narrow'
@@ -222,7 +222,7 @@ _MARKS_IN_A_ROW = re.compile(r"([.,;:])(?: *[.,;:])+")
 def tidy(
     text: str,
 ) -> str:  # without spaces before punctuation, doubled punctuation, and any at the ends
-    "Mend what deleting leaves behind."
+    "Repair spacing and punctuation after deletions."
     text = " ".join(text.split())
     if " ." in text or " ," in text or " ;" in text or " :" in text or " )" in text:
         text = _SPACE_BEFORE_MARK.sub(r"\1", text)
@@ -262,7 +262,7 @@ def _cut(text):
 def clean_caption(
     text: str,  # a figure caption, any length
 ) -> str:  # at most `MAX_CHARS` characters, one line
-    "Remove figure numbers, panel letters, arrows, references, credits and odd spacing; only deletes."
+    "Remove figure numbers, panel letters, arrows, references, credits and odd spacing."
     text = _plain_characters(str(text)[: 8 * MAX_CHARS])
     text = text.replace("T2*", "T2-star").replace(" vs. ", " versus ")
     low = text.lower()

@@ -78,12 +78,12 @@ def _stems(phrase: str) -> frozenset[str]:
 
 # %% ../../nbs/348_concepts.ipynb #348-concepts-011
 def _label_key(label: str) -> str:
-    "A label without the ways in which its spelling varies: 'Pleural_Thickening' is 'pleural thickening'."
+    "A label in one spelling: 'Pleural_Thickening' is 'pleural thickening'."
     return " ".join(re.sub(r"[_-]", " ", label).lower().split())
 
 
 def _phrases(table: ConceptTable) -> Iterator[tuple[str, str, str]]:
-    "Section, entry and phrase, for each phrase of a finding and of what is none."
+    "Section, entry and phrase, for the phrases of [findings] and of [no_findings]."
     for name, finding in table.findings.items():
         yield from (("findings", name, phrase) for phrase in (name.lower(), *finding.phrases))
     for name, phrases in table.no_findings.items():
@@ -193,7 +193,7 @@ def _finding_cuis(statement: Statement) -> list[str]:
     said = dict.fromkeys([*statement.words, *bound])
     by_stem = _phrases_by_stem()
     found = [entry for stem in said for entry in by_stem.get(stem, ()) if entry[0] <= said.keys()]
-    taken = frozenset().union(*(stems for stems, cui in found if not cui))  # by what is no finding
+    taken = frozenset().union(*(stems for stems, cui in found if not cui))  # stems of phrases that are no finding
     found = [(stems, cui) for stems, cui in found if taken.isdisjoint(stems)]
     return [cui for stems, cui in found if not any(stems < other for other, _ in found)]
 
@@ -221,7 +221,7 @@ def _caption_cuis(caption: str) -> list[str]:
 def caption_concepts(
     captions: pd.Series,  # as published; a missing one has no concepts
 ) -> list[list[str]]:  # CUIs of each caption: image type, body parts, views, findings in order
-    "The concepts that captions affirm: not those that they deny, doubt or put into the past."
+    "The concepts that captions affirm, without denied, uncertain and past ones."
     return [_caption_cuis(caption) if isinstance(caption, str) else [] for caption in captions]
 
 # %% ../../nbs/348_concepts.ipynb #348-concepts-041

@@ -56,7 +56,7 @@ Unstated = Literal["unspecified", "normal"]
 # %% ../../nbs/355_caption_options.ipynb #355-caption-options-005
 @options
 class RewriteConfig:
-    "Options of the rewriting of captions alone."
+    "Options of `radgen captions rewrite`."
 
     data_path: Path  # a folder in ROCOv2 layout, with or without its images, or a CSV file with columns ID,Caption,CUIs
     out: Path  # folder for one CSV file per split (SPLIT_rewritten.csv) and cui_mapping.csv
@@ -64,14 +64,14 @@ class RewriteConfig:
     llm: LLM = "rules"
     names: Path | None = None  # CSV of CUI,Canonical name; by default cui_mapping.csv beside the data
     device: str = "auto"  # where a model of this process runs: auto, cuda, cuda:N, mps or cpu
-    # answers of language models, JSON lines; by default captions.jsonl in $RADGEN_CACHE or ~/.cache/radgen
+    # responses of language models, JSON lines; by default captions.jsonl in $RADGEN_CACHE or ~/.cache/radgen
     cache: Path | None = None
-    # where a question stays without an answer: stop, or rules (the rules write those captions)
+    # for a request without a response: stop, or rules (the rules write those captions)
     unanswered: Unanswered = "stop"
     # captions, or radiology reports: of a report the impression is read, else the findings (chapter 304)
     text: Text = "caption"
     allow_shorter: bool = False  # whether a language model may leave findings out
-    # what ends a caption that names no finding: 'Unspecified finding', or 'Normal' as in the paper
+    # last field of a caption that names no finding: 'Unspecified finding', or 'Normal' as in the paper
     unstated: Unstated = "unspecified"
 
 # %% ../../nbs/355_caption_options.ipynb #355-caption-options-008

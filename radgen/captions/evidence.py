@@ -41,7 +41,7 @@ def _is_content(reading, i):
 
 
 def _after(reading, j):
-    "The first content word from j on in the same clause, as a stem; talk about the image is passed over."
+    "The first content word from j on in the same clause, as a stem; words about the image are skipped."
     in_talk = False  # a body part after an image type belongs to it: 'CT of the chest'
     while j < len(reading.words) and not ends_clause(reading.gaps[j]):
         role = reading.meanings[j].role
@@ -53,7 +53,7 @@ def _after(reading, j):
 
 
 def _before(reading, i):
-    "The last content word before i in the same clause, as a stem; body parts, which may be talk, are passed over."
+    "The last content word before i in the same clause, as a stem; body parts are skipped, too."
     while i > 0 and not ends_clause(reading.gaps[i]):
         i -= 1
         if _is_content(reading, i) and reading.meanings[i].role is not Role.REGION:
@@ -62,7 +62,7 @@ def _before(reading, i):
 
 # %% ../../nbs/325_evidence.ipynb #325-evidence-012
 def _ends_negation(reading, k):
-    "Whether the reach of a negation ends before the word k."
+    "Whether the scope of a negation ends before the word k."
     gap = reading.gaps[k]
     return reading.words[k] in LEXICON.word_lists.denial_ends or ends_clause(gap) or gap.strip().startswith((",", ")"))
 
@@ -78,7 +78,7 @@ def _denied(reading, j):
 
 
 def _affirms_finding(reading):
-    "Whether a finding stands outside the reach of every negation."
+    "Whether a finding stands outside the scope of every negation."
     denied = False
     for k, word in enumerate(reading.words):
         if denied and _ends_negation(reading, k):
@@ -116,7 +116,7 @@ class NegationFact(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    "The facts of a text that no rewriting may change."
+    "The facts of a text that a rewritten caption must not change."
 
     numbers: tuple[NumberFact, ...]  # in order
     sides: tuple[SideFact, ...]  # in order

@@ -21,7 +21,7 @@ from ..data.tables import CURATED
 
 # %% ../../nbs/330_facts.ipynb #330-facts-011
 class Facts(NamedTuple):
-    "What is known about an image; '' where nothing is."
+    "The known facts about an image; '' where a fact is unknown."
 
     image_type: str = ""  # an entry of [image_types]
     region: str = ""  # body part: an entry of [regions], or two with 'and' between
@@ -30,9 +30,9 @@ class Facts(NamedTuple):
     sequence: str = ""  # of magnetic resonance: entries of [sequences] with 'and' between
     findings: tuple[str, ...] = ()  # names of the concepts that are findings
     sources: tuple[str, ...] = ("", "", "")  # of the first three: 'concept', 'caption', 'model' or ''
-    # for the first three, where the caption allows several values: between which a language model may choose
+    # for the first three: values among which a language model may choose, if the caption allows several
     options: tuple[tuple[str, ...], ...] = ((), (), ())
-    combined: str = ""  # what else was done with the image: 'angiography' of computed tomography
+    combined: str = ""  # what the image type is combined with: 'angiography' of computed tomography
 
     @property
     def label(self) -> str:
@@ -103,7 +103,7 @@ _ANGIOGRAPHIES = ("Computed tomography", "Magnetic resonance imaging")  # image 
 
 
 def _common_type(types):
-    "The most special of several image types, '' where they contradict each other."
+    "The most specific of several image types; '' if they contradict each other."
     if types <= {*_SPECIAL_FIRST}:
         return next((t for t in _SPECIAL_FIRST if t in types), "")
     if types == {"Magnetic resonance imaging", "Angiogram"}:
@@ -164,7 +164,7 @@ def own_text(
     text: str,  # from `plain_caption`
     image_type: str,  # an entry of [image_types]
 ) -> str:
-    "The caption without the sentences that speak of another kind of image only."
+    "The caption without the sentences that are only about another type of image."
     allowed = may_mention(image_type)
     if allowed.issuperset(seen(text).types):
         return text
@@ -175,7 +175,7 @@ def own_text(
             own.append(clause)
             named = named or bool(types)
     kept = "; ".join(own)
-    return kept if named or evidence(kept).finding else text  # if nothing else is left to go by, all of it
+    return kept if named or evidence(kept).finding else text  # the whole text if no type and no finding is left
 
 # %% ../../nbs/330_facts.ipynb #330-facts-009
 def possible_views(
@@ -237,14 +237,14 @@ def type_of(
 
 # %% ../../nbs/330_facts.ipynb #330-facts-017
 class Source(NamedTuple):
-    "What may be said about an image: all that the functions below need to know of a row."
+    "All information on a row that the rules, the language model and the verifier need."
 
     text: str  # the plain caption, without sentences about images of another kind
     facts: Facts
 
 
 def _open_fields(facts, said, types, image_type, view):
-    "Between which image types, body parts and views a language model may choose."
+    "The image types, body parts and views among which a language model may choose."
     regions = [*dict.fromkeys(said.regions + said.organs + list(facts.options[1]))][:6]
     open_types = types if not facts.image_type and len(types) > 1 else []
     open_regions = regions if not facts.region and not said.imaged and len(regions) > 1 else []
@@ -293,5 +293,5 @@ def source(
     cuis: list[str],  # the concepts of the image
     names: dict[str, str],  # CUI -> canonical name
 ) -> Source:
-    "Let the concepts speak first, and the caption where they are silent."
+    "The facts of an image: from its concepts, else from its caption."
     return source_from(caption, concept_facts(cuis, names))

@@ -37,7 +37,7 @@ def chat_text(
     tok,  # a tokenizer with a chat template
     chat: list[dict],  # messages; the first may be the system's
 ) -> str:
-    "A chat as the text that the model was trained on; without a system role, that text precedes the first question."
+    "A chat in the template of the model; without a system role, the instruction precedes the first request."
     options = dict(tokenize=False, add_generation_prompt=True)
     try:
         return tok.apply_chat_template(chat, **options)
@@ -53,7 +53,7 @@ def pad_between(
     shared: int,  # tokens of that beginning
     pad: int,  # the id that fills
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (B, L) ids and (B, L) mask, 1 where a token counts
-    "Rows of one length: the shared prefix, padding, the row's own end. With nothing shared it is padding at the left."
+    "Rows of one length: the shared prefix, padding, the row's own end. With nothing shared, padding is at the left."
     longest = max(len(row) for row in rows)
     ids, mask = [], []
     for row in rows:
@@ -70,7 +70,7 @@ class ChatModel:
     tok: Any  # tokenizer of transformers
     model: Any  # of transformers
     device: torch.device
-    ends: list[int]  # tokens that say the end; the first also pads
+    ends: list[int]  # tokens that end a text; the first is also the padding
     stops: list[int]  # these, and every token with a line break
     batch_size: int = BATCH  # chats at once; halved when the memory is full
 
@@ -256,7 +256,7 @@ class LocalModel:
         device: str = "auto",  # see `pick_device`
     ):
         self.name, self.device = name, device
-        self.key = f"{key}:line-{MAX_NEW_TOKENS}"  # the longest response changes responses, too
+        self.key = f"{key}:line-{MAX_NEW_TOKENS}"  # the limit of tokens changes responses, too
         self.failures: Counter = Counter()
         self.llm: ChatModel | None = None
 

@@ -56,13 +56,13 @@ def weights_digest(
     return digest.hexdigest()
 
 # %% ../../nbs/363_model_files.ipynb #363-model-files-008
-SUFFIXES = (".json", ".jinja", ".txt", ".model", ".safetensors")  # of the files that change what a model writes
+SUFFIXES = (".json", ".jinja", ".txt", ".model", ".safetensors")  # of the files that determine the output of a model
 
 
 def folder_key(
     folder: Path,  # a transformers model
 ) -> str:  # 16 hexadecimal digits
-    "The fingerprint of a model folder: the same for a copy elsewhere, another one after any training."
+    "The fingerprint of a model folder: the same for a copy elsewhere, and a different one after training."
     digests = []
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix in SUFFIXES:
@@ -71,11 +71,11 @@ def folder_key(
     return fingerprint(digests)
 
 # %% ../../nbs/363_model_files.ipynb #363-model-files-010
-WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # how the classes of models that write text end
+WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")  # class name endings of models that write text
 
 
 def _folder_fault(folder: Path) -> str:
-    "Why a folder cannot be a chat model that is safe to load; '' where nothing speaks against it."
+    "The reason why a folder is no chat model that is safe to load; '' if it is one."
     path = folder / "config.json"
     if not path.exists():
         advice = "give the folder that save_pretrained wrote, or a name on the hub"
@@ -95,7 +95,7 @@ def _folder_fault(folder: Path) -> str:
 
 
 def check_folder(
-    folder: Path,  # said to be a transformers model
+    folder: Path,  # supposed to hold a transformers model
 ):
     "Raise `ConfigError` where a folder cannot be a chat model that is safe to load."
     fault = _folder_fault(folder)
@@ -152,5 +152,5 @@ def unpack_gguf(
             )
             transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(d)
             model.save_pretrained(d)
-    except Exception as error:  # of many kinds: the reader trusts the file
+    except Exception as error:  # of many kinds: the parser of transformers trusts the file
         raise ConfigError(_unpacking_fault(error, file, home)) from None

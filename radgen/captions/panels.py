@@ -46,7 +46,7 @@ _PLACE = re.compile(
 
 
 def _split_at_places(caption):
-    "Split 'CT (left) and MRI (right)': each panel stands before its place, what is common after the last."
+    "Split 'CT (left) and MRI (right)': the text of a panel precedes its place, the common text follows the last."
     places = [*_PLACE.finditer(caption)]
     if len({place[0].lower() for place in places}) < 2:
         return Panels(caption, [])

@@ -60,11 +60,11 @@ LITTLE_WORDS = frozenset({Role.LINK, Role.ARTICLE, Role.CONJUNCTION, Role.REPORT
 # %% ../../nbs/316_phrases.ipynb #316-phrases-009
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    "What a phrase means; '' for what it does not name."
+    "The meaning of a phrase; a field that it does not name is ''."
 
     role: Role
     image_type: str = ""
-    type_hint: str = ""  # the image type with which it occurs only
+    type_hint: str = ""  # the only image type with which it occurs
     contrast: str = ""
     sequence: str = ""
     view: str = ""
@@ -73,7 +73,7 @@ class Meaning:
     organ: str = ""  # the body part in which it must be
     groups: frozenset[str] = frozenset()  # its groups of [words]
     unit: str | None = None  # of a number: 'mm', 'time', '' for none; None if it is no number
-    about_image: bool = False  # it talks about the image: a view next to it is meant as a view
+    about_image: bool = False  # it is about the image: a word such as "lateral" next to it is a view
 
 # %% ../../nbs/316_phrases.ipynb #316-phrases-017
 UNKNOWN = Meaning(Role.CONTENT)  # of a word that the lexicon does not have
@@ -180,7 +180,7 @@ def _precedence(entry: Entry) -> tuple[int, bool, int]:
 
 
 def _joined_senses(entries: Iterable[Entry]) -> dict[str, str]:
-    "The senses of single words together; the first has precedence, and what names content has no other."
+    "The joined senses of single words: the first takes precedence, and a word for content has no other sense."
     senses: dict[str, str] = {}
     for entry in entries:
         senses = entry.senses | senses

@@ -28,7 +28,7 @@ EXAMPLE = "write openai:<base url>#<model>, for instance openai:http://127.0.0.1
 def parse_server(
     where: str,  # '<base url>#<model>'
 ) -> tuple[str, str]:  # base url without a slash at its end, model
-    "Take a server's address apart; raises `ConfigError` for one that cannot be used."
+    "Parse the address of a server; raises `ConfigError` for one that cannot be used."
     base, _, model = where.partition("#")
     try:
         url = pydantic.TypeAdapter(pydantic.HttpUrl).validate_python(base)
@@ -59,7 +59,7 @@ VOLATILE = "created permission object status state n_ctx max_model_len loaded_co
 
 
 def _lasting(entry: Any) -> Any:
-    "An entry of a list of models without what changes from start to start."
+    "An entry of a list of models, without the fields that change from start to start."
     if not isinstance(entry, dict):
         return entry
     return {key: _lasting(value) for key, value in entry.items() if key not in VOLATILE}
@@ -77,7 +77,7 @@ def entry_revision(
 
 
 def ollama_digest(
-    tags: Any,  # the server's answer to GET /api/tags, None if it is not Ollama
+    tags: Any,  # the server's response to GET /api/tags, None if it is not Ollama
     name: str,  # of the model
 ) -> str:  # '' where there is none
     "The digest of the weights that Ollama reports."
@@ -98,8 +98,8 @@ def _model_list(names: list[str]) -> str:
 
 def find_model(
     model: str,  # requested
-    listed: Any,  # the server's answer to GET /models
-    tags: Any,  # its answer to GET /api/tags, None if it is not Ollama
+    listed: Any,  # the server's response to GET /models
+    tags: Any,  # its response to GET /api/tags, None if it is not Ollama
     base: str,  # address of the server
 ) -> tuple[str, str]:  # the model's name there, its revision
     "Find a model in the lists of a server; Ollama's 'llama3' is 'llama3:latest'."
@@ -120,7 +120,7 @@ LIMITS = ("max_tokens", "max_completion_tokens")  # the names of one parameter, 
 
 
 class Dialect(NamedTuple):
-    "What a server was found to accept."
+    "The parameters that a server accepts, as far as known."
 
     refused: frozenset[str] = frozenset()  # names of parameters that it rejects
     reasoning: bool = False  # whether its responses hold reasoning, which needs a larger limit
@@ -186,7 +186,7 @@ def _sentences(error, depth=6):
 def server_message(
     error: Any,  # the body of an error: JSON, or text
 ) -> str:  # '' where it says nothing
-    "What a server says about an error, in full; `one_line` makes it fit for a message."
+    "The full message of a server about an error; `one_line` shortens it."
     return "; ".join(dict.fromkeys(_sentences(error))).strip()
 
 # %% ../../nbs/368_protocol.ipynb #368-protocol-020

@@ -45,7 +45,7 @@ from ..data.tables import SPLITS, RawData, names_file, read_names, screen_rows
 # %% ../../nbs/385_rewrite.ipynb #385-rewrite-005
 @dataclass
 class Request:
-    "What a language model is asked about rows that are alike."
+    "The request for rows with equal captions and facts."
 
     chat: list[dict]
     schema: dict
@@ -86,13 +86,13 @@ def unreadable(
     responses: list[str],  # the first ones
     llm: Backend,
 ) -> ConfigError | None:  # None where most can be read
-    "The error for a language model that does not answer in the template."
+    "The error for a language model whose responses are not in the template."
     bad = [response for response in responses if parse(response) is None]
     if 2 * len(bad) <= len(responses):
         return None
     quoted = one_line(next(filter(str.strip, bad), "an empty text"), 120)
     return ConfigError(
-        f"{len(bad)} of the first {len(responses)} answers of {llm.key} cannot be read, for instance {quoted!r}: "
+        f"{len(bad)} of the first {len(responses)} responses of {llm.key} cannot be read, for instance {quoted!r}: "
         "choose another model, or correct the chat template and the reasoning options of its server. "
         "--llm rules needs no model."
     )
@@ -139,7 +139,7 @@ def make_retries(
     llm: Backend,
     allow_shorter: bool = False,  # whether findings may be left out
 ) -> tuple[list[str], dict[str, Request]]:  # for each row the key of its retry or ''; the retries by key
-    "The requests that return a rejected response with the reason."
+    "The retries: each sends a rejected response and the reason back to the model."
     retry_keys: list[str] = []
     retries: dict[str, Request] = {}
     for key, row in zip(keys, sources):
@@ -157,9 +157,9 @@ def make_retries(
 # %% ../../nbs/385_rewrite.ipynb #385-rewrite-020
 def decide(
     source: Source,
-    responses: list[str | None],  # in order, empty where no model was asked; None where a response did not come
+    responses: list[str | None],  # in order, empty where no request was sent; None where a response did not come
     allow_shorter: bool = False,  # whether findings may be left out
-) -> tuple[Record | None, str]:  # the record, and the verdict: 'ok', or 'fallback:REASON: WORDS'
+) -> tuple[Record | None, str]:  # record; 'ok', 'ok:retry', 'fallback:REASON: WORDS', 'rules' or 'invalid'
     "The first response that may be used, else the rules."
     if not responses:
         record = rewrite_by_rules(source)
@@ -180,7 +180,7 @@ def deciders(
     record: Record | None,
     source: Source,
 ) -> str:  # for example 'concept,caption,-'
-    "Who decided type, body part and view: concept, caption, model, or '-' for nobody."
+    "The source of type, body part and view: concept, caption, model, or '-' for none."
     if record is None:
         return "-,-,-"
     facts, names = source.facts, []
@@ -197,9 +197,9 @@ def _undone(missing: int, requested: int, llm: Backend, cache: str | Path | None
     why = ", ".join(f"{reason} x {n:,}" for reason, n in llm.failures.most_common(4)) or "no reason given"
     kept = "nothing was kept, since there is no cache"
     if cache:
-        kept = f"the other answers are in {cache}, and the same command asks only for what is missing"
+        kept = f"the other responses are in {cache}, and the same command requests only those that are missing"
     advice = "To go on without them let the rules write those captions (unanswered=rules)."
-    return ConfigError(f"{missing:,} of {requested:,} questions stayed without an answer ({why}): {kept}. {advice}")
+    return ConfigError(f"{missing:,} of {requested:,} requests had no response ({why}): {kept}. {advice}")
 
 
 def ask_model(
@@ -217,14 +217,14 @@ def ask_model(
         keys, requests = make_requests(sources, llm)
         sent = send(requests, llm, responses, allow_shorter=allow_shorter)
         retry_keys, retries = make_retries(keys, sources, requests, responses, llm, allow_shorter)
-        sent += send(retries, llm, responses, "second chances", allow_shorter, check=False)
+        sent += send(retries, llm, responses, "retries", allow_shorter, check=False)
     every = requests | retries
     n_cached = len(cached & every.keys())
     n_recorded = len(every) - n_cached - sent
     print(
-        f"captions: {len(sources):,} rows, {len(requests):,} questions to {llm.key} "
-        f"and {len(retries):,} second chances: {n_cached:,} answers from the cache, "
-        f"{n_recorded:,} from the replay file, {sent:,} asked now.",
+        f"captions: {len(sources):,} rows, {len(requests):,} requests to {llm.key} "
+        f"and {len(retries):,} retries: {n_cached:,} responses from the cache, "
+        f"{n_recorded:,} from the replay file, {sent:,} sent now.",
         file=sys.stderr,
     )
     missing = len(every.keys() - responses.known.keys())
@@ -237,7 +237,7 @@ def as_captions(
     table: pd.DataFrame,  # caption
     text: str,  # 'caption', or 'report' for radiology reports
 ) -> pd.DataFrame:
-    "The table with what is read of each report as its caption."
+    "The table with the text of each report (chapter 304) as its caption."
     if text != "report":
         return table
     captions = [caption if not_english(str(caption)) else report_text(str(caption)) for caption in table.caption]
@@ -245,7 +245,7 @@ def as_captions(
 
 
 def _read_sources(table, names):
-    "What may be said about each image, nothing where the language is another; and that language or ''."
+    "The source of each row, empty for another language; and that language, '' for English."
     bar = tqdm(
         zip(table.caption, table.cuis),
         total=len(table),
@@ -268,7 +268,7 @@ def transform_captions(
     device: str = "auto",  # where a model of this process runs
     unanswered: str = "stop",  # where a response is missing: 'stop' with an error, or 'rules' write the caption
     allow_shorter: bool = False,  # whether findings may be left out
-    unstated: str = "unspecified",  # what ends a caption that names no finding: 'unspecified', or the paper's 'normal'
+    unstated: str = "unspecified",  # last field if no finding is named: 'unspecified', or the paper's 'normal'
 ) -> pd.DataFrame:  # the same rows with `transformed`, `verdict` and `sources` (see `deciders`); '' where left out
     "Rewrite captions into the template; a verifier accepts, or rules write. Source: paper, caption transformation."
     model = backend(llm, device) if isinstance(llm, str) else llm
@@ -293,7 +293,7 @@ def write_replay(
     names: dict[str, str],  # CUI -> canonical name
     path: str | Path | None = None,  # the replay file; by default the one in the package
 ) -> int:  # responses in the file
-    "Record SmolLM2's responses for the rows, sorted by key; what the file holds is not asked again."
+    "Record SmolLM2's responses for the rows, sorted by key; requests in the file are not sent again."
     path, llm = Path(path or replay_path()), backend("smollm2")
     assert llm is not None
     sources = [source(caption, cuis, names) for caption, cuis in zip(table.caption, table.cuis)]
@@ -302,7 +302,7 @@ def write_replay(
         keys, requests = make_requests(sources, llm)
         send(requests, llm, responses)
         _, retries = make_retries(keys, sources, requests, responses, llm)
-        send(retries, llm, responses, "second chances", check=False)
+        send(retries, llm, responses, "retries", check=False)
     wanted = sorted({**requests, **retries})
     with atomic_path(path) as p, open(p, "w", encoding="utf-8", newline="\n") as f:
         for key in wanted:

@@ -27,7 +27,7 @@ def spells(
     short: str,  # lower case
     words: list[str],  # lower case
 ) -> bool:
-    "Whether each word gives its first letter to a short form, and the rest of it is in the words, in order."
+    "Whether a short form's letters stand in the words in order, the first letter of every word among them."
     if not short or not words:
         return not short and not words
     if words[0][0] != short[0]:
@@ -46,7 +46,7 @@ def written_out(
     long: Reading,  # that may have the words
     short: Reading,  # that may have the abbreviation
 ) -> set[str]:  # words of the first, lower case
-    "Words that stand for an abbreviation of another text; HRCT is also begun by 'high resolution'."
+    "Words that spell out an abbreviation of another text; 'high resolution' alone counts for HRCT, too."
     forms = [form.lower() for form in ABBREVIATION.findall(short.text)]
     forms += [form.removesuffix("s") for form in forms] + [re.sub(r".*\d", "", form) for form in forms]  # T2WI: wi
     found = set()
@@ -76,7 +76,7 @@ Difference = tuple[str, str]  # kind, word
 
 
 def _free(words: list[Word], state: str) -> list[bool]:
-    "For each place of a word, whether it is out of the reach of a state's phrases."
+    "For each place of a word, whether it is outside the scope of a state's phrases."
     return [not word.states & {state, f"{state}?"} for word in words]
 
 
@@ -85,7 +85,7 @@ def state_differences(
     old: Reading,  # of the published one
     spelled: set[str],  # words that were abbreviations
 ) -> Iterator[Difference]:
-    "Words that one text denies and the other affirms, and what is no longer possible or historical."
+    "Words that one text denies and the other affirms, or that lose the state possible or historical."
     for stem, here in new.by_stem.items():
         there = old.by_stem.get(stem)
         if not there or here[0].text in spelled or "no" in spelled:  # NT: no treatment

@@ -25,7 +25,7 @@ _PREFIXES = (
 
 
 class Spelling(NamedTuple):
-    "What is written in one way."
+    "A pattern, and the spelling that replaces its matches."
 
     guards: tuple[str, ...]  # the pattern is tried where one of these is in the lower-case text
     pattern: re.Pattern[str]

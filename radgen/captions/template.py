@@ -46,8 +46,8 @@ _CLOSING = re.compile(r"[<\[]/(?:think|thinking|thought|reasoning)[>\]]", re.I)
 
 
 def without_reasoning(
-    text: str,  # an answer
-) -> str:  # '' if it is reasoning alone
+    text: str,  # a response
+) -> str:  # '' if it contains reasoning only
     "Remove the reasoning that a language model wrote before its answer."
     text = _CLOSING.split(text)[-1].strip()
     before, *after = _OPENING.split(text)
@@ -122,15 +122,15 @@ def _line_fields(text):
     return lines[0] if lines else []
 
 # %% ../../nbs/335_template.ipynb #335-template-008
-MAX_TEXT = 20_000  # characters of an answer with all that stands around it
+MAX_TEXT = 20_000  # characters of a whole response
 MAX_ANSWER = 1600  # characters of its record
 _NO_CAPTION = re.compile(r"[\x00-\x1f\x7f<>|`{}\\\[\]$^@]|https?:|__")
 
 
 def parse(
-    text: str,  # a line in the template or a JSON object with the names of the fields, in whatever stands around it
+    text: str,  # a line in the template, or a JSON object with the names of the fields, with any text around it
 ) -> Record | None:  # None if there is neither, or 'invalid'
-    "Take the template apart; the inverse of `render`."
+    "Parse a caption in the template; the inverse of `render`."
     text = str(text)
     if len(text) > MAX_TEXT:
         return None

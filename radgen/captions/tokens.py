@@ -69,7 +69,7 @@ def _continues(phrase, words, i):
 
 # %% ../../nbs/327_tokens.ipynb #327-tokens-015
 class Kind(StrEnum):
-    "What a token is."
+    "The kind of a token."
 
     WORD = "word"  # value: a stem
     SIDE = "side"
@@ -96,7 +96,7 @@ ATTRIBUTES = (Kind.SIDE, Kind.NUMBER, Kind.LEVEL, Kind.GRADE, Kind.DEGREE, Kind.
 
 
 class Token(NamedTuple):
-    "A word or phrase with what it means."
+    "A word or phrase with its meaning."
 
     kind: Kind
     value: Any = ""
@@ -231,7 +231,7 @@ def _not_seen(words, i):
 
 
 def _read_modifier(words, i):
-    "A modifier of what is said: a negation, a hedge, a change."
+    "A modifier of a finding: a negation, a hedge, a change."
     length, acts = _MODIFIERS.find(words, i)
     end = _not_seen(words, i)
     if end > i + length:
@@ -266,7 +266,7 @@ _ENDINGS = ("ium", "eal", "ial", "at", "ar", "um", "us", "is", "i", "a", "e", "u
 
 @lru_cache(2**16)
 def _stem(word):
-    "The stem of a word; what makes an adjective of a Latin noun goes, too: 'lingular', 'lingula'."
+    "The stem of a word without Latin noun and adjective endings: 'lingular', 'lingula'."
     root = stem(word.replace("yngeal", "ynx"))
     for _ in range(2):  # 'cochlear', 'cochleae'
         ending = next((e for e in _ENDINGS if root.endswith(e) and len(root) - len(e) >= 4), "")
@@ -301,7 +301,7 @@ def _single(word):
 
 
 def _read_same(words, i):
-    "The tokens of a phrase of [same_as], in the words that it is the same as."
+    "The tokens of a phrase of [same_as], from the words that replace it."
     length, others = _SAME.find(words, i)
     if not length:
         return None
@@ -318,7 +318,7 @@ _READERS = (_read_grade, _read_number, _read_modifier)
 
 
 def _read_joint(words, i):
-    "'as well as', 'accompanied by': as one word would join."
+    "The joint that a phrase stands for: 'as well as', 'accompanied by'."
     length, kinds = _JOINTS.find(words, i)
     return ([Token(Kind(kinds[0]))], i + length) if length else None
 

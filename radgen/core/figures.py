@@ -50,12 +50,12 @@ LINE = 0.14  # inches per line of a title
 
 def _extent(
     image: np.ndarray,  # (H, W) or (H, W, 3)
-    x: float,  # left edge of the room for the image, in inches
+    x: float,  # left edge of the space for the image, in inches
     y: float,  # its upper edge
     width: float,
     height: float,
 ) -> tuple[float, float, float, float]:  # left, right, bottom, top: y runs downwards
-    "Where an image lies that fills its room as far as its proportions allow."
+    "The edges of an image that is scaled to its space without a change of its proportions."
     scale = min(width / image.shape[1], height / image.shape[0])
     w, h = scale * image.shape[1], scale * image.shape[0]
     left, top = x + (width - w) / 2, y + (height - h) / 2

@@ -47,20 +47,20 @@ def atomic_path(
 def _is_running(
     pid: str,  # number of a process, from the name of its folder
 ) -> bool:
-    "Whether a process of this number runs here; True where it is no number."
+    "Whether a process with this id runs on this machine; True where `pid` is not a number."
     import psutil  # only a folder that a killed process left needs it
 
     return not pid.isdecimal() or psutil.pid_exists(int(pid))
 
 
 def _parked(path: Path) -> Path:
-    "Where the old folder lies while the new one takes its place."
+    "The temporary path of the old folder during a replacement."
     return path.parent / f".old-{path.name}"
 
 
 def replace_folder(
     new: Path,  # a whole folder beside `path`, or below the folder that `path` lies in
-    path: Path,  # whose place it takes
+    path: Path,  # the folder to replace
 ):
     "Rename `new` to `path`, and delete the folder that was there."
     old = _parked(path)
@@ -72,7 +72,7 @@ def replace_folder(
 
 
 def _clean_up(path: Path, prefix: str):
-    "Bring back a folder that a kill left under its other name, and delete what killed processes left here."
+    "Restore a folder that a kill left under its `.old-` name, and delete temporary folders of killed processes."
     if _parked(path).exists() and not path.exists():
         os.rename(_parked(path), path)
     for left in path.parent.glob(glob.escape(prefix) + "*"):
@@ -102,9 +102,9 @@ def atomic_dir(
 def check_out(
     out: Path,  # the folder that a command is about to write
     mark: str,  # a file that every folder of its kind holds
-    option: str = "--out",  # where the user said so
+    option: str = "--out",  # the option that named the folder
 ):
-    "Raise `ConfigError` where something that is not ours would be replaced."
+    "Raise `ConfigError` where files that radgen did not write would be replaced."
     if not out.exists() or (out / mark).exists():
         return
     if not out.is_dir():
@@ -117,7 +117,7 @@ def check_out(
 
 # %% ../../nbs/010_files.ipynb #010-files-013
 def _plain(value: Any) -> Any:
-    "A value that `json` does not know, as one that it knows."
+    "Convert a value that `json` cannot serialise to one that it can."
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if isinstance(value, Path):
@@ -158,7 +158,7 @@ def read_json(
 def fingerprint(
     *objs: Any,  # anything `to_json` accepts
 ) -> str:  # 16 hexadecimal digits
-    "The sha256 of the objects' canonical JSON, shortened: equal exactly when the objects are."
+    "The sha256 of the objects' canonical JSON, shortened: equal when their JSON is equal."
     text = json.dumps(objs, sort_keys=True, default=_plain, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -180,7 +180,7 @@ def _digest_at(place: str, size: int, changed: int) -> str:
 def known_digest(
     path: str | Path,  # a file, perhaps of gigabytes
 ) -> str:  # 64 hexadecimal digits
-    "The sha256 of a file, which is read once in a process, and again where its size or its time has changed."
+    "The sha256 of a file, read once per process, and again if its size or modification time has changed."
     place = os.path.realpath(path)
     stat = os.stat(place)
     return _digest_at(place, stat.st_size, stat.st_mtime_ns)

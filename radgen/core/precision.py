@@ -58,7 +58,7 @@ def usable_precision(
     name: str,  # 'auto', 'no', 'bf16' or 'fp16', chosen on another device
     device: str | torch.device,  # where to compute
 ) -> str:  # 'auto' in place of fp16 off a GPU
-    "The precision in which something was computed elsewhere, where this device has it."
+    "A precision that was chosen on another device, or 'auto' where this device does not have it."
     return "auto" if name == "fp16" and torch.device(device).type != "cuda" else name
 
 # %% ../../nbs/035_precision.ipynb #035-precision-011
@@ -75,7 +75,7 @@ def autocast(
 def speed_up(
     device: str | torch.device,  # where to compute
 ) -> None:
-    "TF32 for products in float32, and the fastest algorithm of each convolution; nothing off CUDA."
+    "TF32 for products in float32, and the fastest algorithm of each convolution; no effect off CUDA."
     if torch.device(device).type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -93,7 +93,7 @@ def _row_ends(path, version, column):
 
 
 def _leaves(meta, column):
-    "The numbers of the columns in the file of which a column consists: `image.bytes` and `image.path`."
+    "The numbers of the stored columns that make up a column: `image.bytes` and `image.path`."
     paths = [meta.schema.column(i).path for i in range(meta.num_columns)]
     return [i for i, path in enumerate(paths) if path == column or path.startswith(f"{column}.")]
 
@@ -243,7 +243,7 @@ MAX_FIELDS = 200  # columns of a table
 
 
 def _valid(text):
-    "Text without the halves of characters that JSON may hold and no file does."
+    "Text without lone surrogates, which JSON may contain and a UTF-8 file may not."
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -258,7 +258,7 @@ def _json_cells(text):
 
 # %% ../../nbs/149_archives.ipynb #149-archives-025
 def _is_json(text):
-    "Whether a text, which begins with its extension, is JSON."
+    "Whether a pair of extension and content is JSON."
     return text[0].rpartition(".")[2] == "json"
 
 

@@ -139,7 +139,7 @@ def _json_rows(path):
 
 # %% ../../nbs/158_cells.ipynb #158-cells-013b
 def json_rows(path):
-    "Its rows; raises `DataError` where a row is no object."
+    "The rows of a JSON or JSON Lines file; raises `DataError` where a row is no object."
     try:
         for number, row in enumerate(_json_rows(path), 1):
             if not isinstance(row, dict):
@@ -171,7 +171,7 @@ def cells_of_paths(
     path: Path,  # a Parquet file
     column: str,  # one of its `image_columns`
 ) -> pd.Series | None:  # the names of the files; None where the cells hold the images themselves
-    "What a column of structs holds whose bytes were left out when it was written: names of files."
+    "The names of files in a column of structs that was written without the bytes of the images."
     file = _parquet_file(path)
     first = next(file.iter_batches(10, columns=[column]), None)
     cells = first.to_pylist() if first else []
@@ -260,7 +260,7 @@ def first_rows(
     path: Path,  # a table
     n: int = 100,  # rows
 ) -> pd.DataFrame:  # all columns of text, by their keys, all cells str; of two columns with one key the first
-    "The beginning of a table, to look at; cheap for any length."
+    "The first rows of a table; fast for a table of any length."
     kind = READERS.get(path.suffix.lower(), _read_csv)
     if kind is _read_json:
         rows = list(islice(json_rows(path), n))

@@ -59,7 +59,7 @@ class Columns:
         return list(dict.fromkeys(key for key in (*single, *self.caption, *self.labels) if key))
 
     def described(self) -> str:
-        "What was taken for what, in words."
+        "The chosen column of each role, in words."
         parts = []
         for field in fields(self):
             value = getattr(self, field.name)
@@ -84,7 +84,7 @@ def looks_like_images(
 def looks_like_splits(
     cells: pd.Series,  # text
 ) -> bool:
-    "Whether half of the cells that are not empty are names of splits; the numbers of folds are none."
+    "Whether half of the cells that are not empty are names of splits; numbers of folds do not count."
     given = cells[cells.str.strip() != ""]
     return bool(len(given) and (given.map(split_named) != "").mean() >= 0.5)
 
@@ -92,7 +92,7 @@ def looks_like_splits(
 def looks_like_cuis(
     cells: pd.Series,  # text
 ) -> bool:
-    "Whether half of the cells that are not empty hold a CUI, well formed or nearly so; an empty column may."
+    "Whether half of the cells that are not empty hold a CUI, well formed or nearly so; True for an empty column."
     given = cells[cells.str.strip() != ""]
     first = given.map(lambda cell: next((part for part in BETWEEN.split(cell) if part), ""))
     return given.empty or bool(first.str.fullmatch(r"[Cc]\d+").mean() >= 0.5)
@@ -154,7 +154,7 @@ def guess_columns(
     options: SourceOptions,
     where: str,  # the file, for messages
 ) -> Columns:
-    "Which column is which; raises `DataError` where there is none for the image or for the text."
+    "Choose the column of each role; raises `DataError` where there is none for the image or for the text."
     given = {
         kind: _named(f"{kind}-column", getattr(options, f"{kind}_column"), keys, where)
         for kind in ("image", "caption", "cuis", "id", "group")

@@ -61,7 +61,7 @@ def choose_cuis(
     exclude: tuple[str, ...] = (),  # CUIs that are never chosen
     unnamed: Unnamed = "drop",  # what to do with CUIs that have no name
 ) -> list[str]:  # CUIs: the k most frequent that are not excluded, then the included ones
-    "The concepts to train on; raises `ConfigError` where the options cannot be met."
+    "The concepts to train on; raises `ConfigError` where the options cannot be satisfied."
     ranked = ranking(counts, unnamed)
     ranked = ranked[~ranked.cui.isin(exclude)]
     fault = _list_fault(counts, include, exclude, unnamed) or _number_fault(counts, k, include, len(ranked), unnamed)
@@ -125,7 +125,7 @@ def kept_by_k(
     counts: pd.DataFrame,  # of `count_cuis`
     unnamed: Unnamed = "drop",  # what to do with CUIs that have no name
 ) -> np.ndarray:  # kept_by_k(...)[k - 1] images are kept with the k most frequent concepts
-    "How many rows the paper's rule keeps, for every k at once."
+    "The number of rows that the paper's rule keeps, for every k at once."
     cuis = ranking(counts, unnamed).cui
     rank = dict(zip(cuis, range(1, len(cuis) + 1)))
     beyond = len(cuis) + 1 if unnamed == "keep" else 0  # a concept that train does not have
@@ -166,7 +166,7 @@ def plot_choice(
     top: int = 50,  # concepts on the left chart
     unnamed: Unnamed = "drop",  # what to do with CUIs that have no name
 ) -> plt.Figure:
-    "The frequencies of the first concepts with the knee, and what the paper's rule keeps at each k."
+    "The frequencies of the first concepts with the knee, and the share of images kept by the paper's rule at each k."
     chosen, at = set(selected), knee(counts, top, unnamed)
     curve = kept_by_k(table, counts, unnamed) / max(len(table), 1)
     fig, axs = plt.subplots(1, 2, figsize=(8.6, 3.3), width_ratios=(1.5, 1), layout="constrained")

@@ -144,7 +144,7 @@ def decoding_fault(
     e: Exception,  # of pydicom
     syntax: str,  # UID of the transfer syntax
 ) -> str:
-    "What an exception of pydicom's decoders means, in one sentence."
+    "The reason in an exception of pydicom's decoders, as one sentence."
     name = pydicom.uid.UID(syntax).name.split(",")[0]
     first, found, plugins = str(e).partition("by all available plugins:")
     if "cannot reshape" in first:
@@ -210,7 +210,7 @@ def dicom_header(
 # %% ../../nbs/147_dicom.ipynb #147-dicom-032
 JPEG = "1.2.840.10008.1.2.4."  # how the transfer syntaxes of JPEG, JPEG-LS and JPEG 2000 begin
 CODESTREAM = b"\xff\x4f\xff\x51"  # how JPEG 2000 begins, in a file behind other boxes
-NO_SIZE = (0xC4, 0xC8, 0xCC)  # markers between those of frame headers
+NO_SIZE = (0xC4, 0xC8, 0xCC)  # markers in the same range that begin no frame header
 JPEG_HEADER = 1_000_000  # bytes in which the frame header stands
 
 

@@ -61,7 +61,7 @@ def folder_files(
 def stem_of(
     path: Path,
 ) -> str:  # its folder and name without the ending, also of scan.nii.gz
-    "What an image and its text have in common."
+    "The part of the path that an image and its text share."
     name = path.name.lower()
     ending = max((s for s in IMAGE_SUFFIXES + (".txt",) if name.endswith(s)), key=len, default="")
     return str(path)[: len(str(path)) - len(ending)]
@@ -98,7 +98,7 @@ def text_pairs(
 
 
 def _folder_texts(folders, texts):
-    "The text files of folders of images, where most have one; a list of the files of a split is none."
+    "The text files of folders of images, where most have one; a text that is named like a split does not count."
     found = {folder: texts[str(folder)] for folder in folders if str(folder) in texts}
     found = {folder: text for folder, text in found.items() if folder.name.lower() not in SPLIT_NAMES}
     return found if 2 * len(found) > len(folders) else {}
@@ -112,7 +112,7 @@ def group_in_path(
     image: str,  # relative to the folder of the data
     text: str,  # its text file, likewise
 ) -> str:  # '' where neither says it
-    "What must stay in one split: a folder that is called like a patient, else like a case, else images with one text."
+    "The group that stays in one split: a folder named like a patient, else like a case, else images with one text."
     folders = image.split("/")[:-1]
     split = split_in_path(image)
     for pattern in (PATIENT, CASE):
@@ -127,7 +127,7 @@ def read_pairs(
     options: SourceOptions,
     n: int | None = None,  # images, None for all
 ) -> pd.DataFrame:  # rows as `screen_rows` takes them
-    "A row per image; the split is the name of a folder on its way, or dealt by patient, else by the image's name."
+    "A row per image; the split is that of a folder in its path, or assigned by patient, else by the image's name."
     pairs = text_pairs(folder)[:n]
     names = pd.Series([str(image.relative_to(folder)) for image, _ in pairs], dtype=str)
     texts = [_text_of(text) for _, text in pairs]
@@ -244,7 +244,7 @@ SLICED = {"CT", "MR", "PT", "NM"}  # modalities whose series are stacks of slice
 
 
 def _place(header):
-    "Where a slice lies along the normal of its stack; its number where the header does not say."
+    "The position of a slice along the normal of its stack; its number where the header has none."
     with suppress(TypeError, ValueError, IndexError):
         position, orientation = header.get("ImagePositionPatient"), header.get("ImageOrientationPatient")
         normal = np.cross(np.asarray(orientation[:3], float), np.asarray(orientation[3:], float))
@@ -278,7 +278,7 @@ def _headers(folder, n):
 def is_dicom_folder(
     folder: Path,
 ) -> bool:
-    "Whether a folder holds a DICOM file, by the ending of its name or, among the first thousands, by its mark."
+    "Whether a folder holds a DICOM file, by its extension or, among the first 5,000 files, by its signature."
     files = list(folder_files(folder, inside=True))
     if any(path.suffix.lower() in DICOM_SUFFIXES for path in files):
         return True

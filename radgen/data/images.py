@@ -46,7 +46,7 @@ def _reason(e):
     return f"unreadable: {message or type(e).__name__}"
 
 # %% ../../nbs/150_images.ipynb #150-images-033
-# Nothing that runs another program or is no image.
+# Image formats whose decoders run no other program.
 FORMATS = ("JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP", "PPM", "JPEG2000")
 
 
@@ -170,11 +170,11 @@ def _head(source):
 # %% ../../nbs/150_images.ipynb #150-images-016
 MAGIC = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*", b"MM\0*", b"RIFF")  # how figures begin
 HEAD = 132  # bytes from which a format is recognised
-IN_MEMORY = 64_000_000  # bytes; larger files are read where they lie
+IN_MEMORY = 64_000_000  # bytes; larger files are not read into memory whole
 
 
 def _is_dicom(path, head):
-    "By its mark; an old file without the mark by its name, unless it begins like a figure."
+    "Whether a file is DICOM: by its signature, or by its name where it has none and does not begin like a figure."
     if head[128:132] == b"DICM":
         return True
     return not head.startswith(MAGIC) and Path(path).suffix.lower() in DICOM_SUFFIXES
@@ -223,7 +223,7 @@ def _load(image, rule, colour=False):
         return _decode(image, rule, colour)
     except ImageError as e:
         why = e.why.removeprefix("image ")
-    except Exception as e:  # what a decoder makes of hostile bytes has no list
+    except Exception as e:  # a decoder may raise anything for hostile bytes
         why = _reason(e)
     raise ImageError(image, why)
 
@@ -240,7 +240,7 @@ def image_grey(
     image: Image.Image,  # opened or made by Pillow
     grey: Grey = Grey(),  # how values of more than 8 bits are shown
 ) -> np.ndarray:  # (H, W) uint8, 0 black .. 255 white
-    "The 8-bit grey of an image in memory: colours on black, and as a photograph's orientation says."
+    "The 8-bit grey of an image in memory: transparent pixels are black, and the EXIF orientation is applied."
     return np.array(_opened(image, partial(to_grey, grey=grey), colour=False))
 
 # %% ../../nbs/150_images.ipynb #150-images-039
@@ -280,7 +280,7 @@ def measure_range(
     grey: Grey = Grey(),  # its percentiles are used
     most: int = 200,  # images that are read, evenly chosen
 ) -> tuple[float, float] | None:  # for the field `range` of `Grey`; None where each image has a usable window
-    "What becomes black and white in all images of a data set that have no usable window."
+    "The values that become black and white in all images of a data set that have no usable window."
     meter = RangeMeter(grey)
     for i in np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)):
         try:

@@ -31,7 +31,7 @@ def _file_fault(name, path, root):
 
 
 def _endings(root, names):
-    "The ending of the files that names without one mean, '' where names have endings."
+    "The extension that is missing from the names; '' where they have one."
     for name in names[:20]:
         if name.lower().endswith(IMAGE_SUFFIXES):
             return ""
@@ -54,7 +54,7 @@ def find_files(
 
 
 def _with_folders(names, root):
-    "The names with the folders of which a table says nothing; #FRAME may follow a name."
+    "The names with the folders that a table omits; #FRAME may follow a name."
     files = names.map(lambda name: member(name)[0])
     first = [file for file in files[:20] if file]
     if not first or any("/" in file or os.path.exists(os.path.join(root, file)) for file in first):
@@ -90,7 +90,7 @@ def location_advice(
     located: pd.DataFrame,  # of `locate_images`
     root: Path,  # folder of the images
 ) -> str:  # '' where nothing is wrong with most of the rows
-    "What to do where most of the images are not where they are looked for."
+    "Advice where most of the images are not found."
     faults = located.fault.value_counts()
     if faults.get("image is a link", 0) * 2 > len(cells):
         advice = "fetch the images first and give the table the names of the files"

@@ -45,7 +45,7 @@ def corrupt(
     image: np.ndarray,  # uint8
     bad: str,  # one of `BAD`, or ''
 ) -> np.ndarray:  # uint8
-    "What goes wrong with figures: nearly black, overexposed, pure noise. A truncated file is cut when it is written."
+    "Make an image near-blank, saturated or pure noise. A truncated file is cut when it is written."
     if bad == "near-blank":
         return (image * 0.03 + rng.integers(0, 6)).astype(np.uint8)
     if bad == "saturated":
@@ -56,7 +56,7 @@ def corrupt(
 
 # %% ../../nbs/140_phantoms.ipynb #140-phantoms-011
 def draw_kind(rng: np.random.Generator) -> Kind:
-    "A kind of image, as often as its share says."
+    "A kind of image, with a probability proportional to its share."
     shares = np.array([kind.share for kind in KINDS.values()])
     return KINDS[rng.choice(list(KINDS), p=shares / shares.sum())]
 

@@ -31,7 +31,7 @@ def thorax(c, low, heart):
 
 
 def thorax_overlays(c, ap):
-    "What adds to the lungs: vessels, ribs, clavicles, shoulder blades in AP, and the arms."
+    "Structures that add to the lungs: vessels, ribs, clavicles, shoulder blades in AP, and the arms."
     for s in (-1, 1):
         for p in arc(0.16 * s, -0.02, 0.22 * s, 0.26, -60, 70, 6):
             c.line([(0.14 * s, -0.04), p], 0.025, 40, 0.5, soft=4, add=True)
@@ -46,7 +46,7 @@ def thorax_overlays(c, ap):
 
 # %% ../../nbs/120_projections.ipynb #120-projections-012
 def thorax_finding(c, f, low):
-    "Fluid hides the angle of the diaphragm; a pneumothorax is black beside a fine white line."
+    "Fluid hides the costophrenic angle; a pneumothorax is black beside a fine white line."
     s, r = f.sign, f.radius
     x, y = s * c.rng.uniform(0.36, 0.5), c.rng.uniform(-0.35, 0.12)
     if f.name == "nodule":

@@ -27,7 +27,7 @@ LAYOUT = (
 def is_rocov2(
     folder: Path,
 ) -> bool:
-    "Whether a folder has this layout, or a part of it that shows what was meant."
+    "Whether a folder has this layout, or enough of it to recognise the intention."
     return folder.is_dir() and any((folder / f"train_{part}.csv").exists() for part in ("captions", "concepts"))
 
 

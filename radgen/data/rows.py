@@ -20,7 +20,7 @@ from .tables import SPLITS
 def drop_rows(
     table: pd.DataFrame,  # one row per image; `keep` and `reason` are used where it has them
     why: pd.Series,  # a reason for each row, '' to leave it as it is
-) -> pd.DataFrame:  # a copy with `keep` and `reason` updated; what was dropped before stays as it was
+) -> pd.DataFrame:  # a copy with `keep` and `reason` updated; rows dropped before stay as they were
     "Mark the rows that have a reason as dropped."
     keep = table.keep if "keep" in table else pd.Series(True, table.index, dtype=bool)
     reason = table.reason if "reason" in table else pd.Series("", table.index, dtype=str)
@@ -71,7 +71,7 @@ def split_rows(
 
 # %% ../../nbs/165_rows.ipynb #165-rows-015
 IMAGE_BATCH = 64  # images that a process takes at a time
-ALONE = 4096  # up to so many images, one process is faster than several
+ALONE = 4096  # up to this number of images, one process is faster than several
 
 
 def _one_by_one(fn, batches, n):

@@ -74,7 +74,7 @@ def expand_images(
 
 # %% ../../nbs/170_sources.ipynb #170-sources-009
 def _screen(rows, columns, path, options):
-    "The rows of one's own data as a table; concepts are required where the data are to have them."
+    "The rows of one's own data as a table; rows need concepts where a column of concepts is used."
     wanted = options.concepts in ("auto", "data") and bool(columns and columns.cuis)
     if wanted and options.concepts == "auto" and not (rows.cell.str.strip() != "").any():
         wanted = False  # a column of concepts that is empty
@@ -165,7 +165,7 @@ def _report_others(folder, read, options):
     "Print which tables of a folder are not read, and why."
     for path in _own_tables(folder):
         if path not in read:
-            why = _lacks(path, options) or "its name does not say a split."
+            why = _lacks(path, options) or "its name does not contain a split."
             print(f"{path.name} is not read: {why}", file=sys.stderr)
 
 
@@ -223,7 +223,7 @@ def _read_saved(path, options, n):
 # %% ../../nbs/170_sources.ipynb #170-sources-011a
 @dataclass(frozen=True)
 class Layout:
-    "A way in which images with text lie on a disk."
+    "A layout of images and text on the disk."
 
     name: str
     shape: str  # what it looks like
@@ -315,7 +315,7 @@ def unknown_source(
     path: Path,  # that no layout fits
     options: SourceOptions,
 ) -> DataError:  # to be raised
-    "What to do with a source that radgen cannot read: the nearest layout with the difference, and all layouts."
+    "The error for a source that radgen cannot read: the nearest layout, what it lacks, and all layouts."
     if path.is_file():
         advice = OTHER_FILES.get(path.suffix.lower(), "give --data-path the table or the folder that it belongs to")
         nearest = f"It is a file of another kind: {advice}."
@@ -331,7 +331,7 @@ def unknown_source(
 def local_source(
     options: SourceOptions,
 ) -> Path:
-    "Where a source lies on the disk, the hub's data fetched; raises `DataError` where it does not exist."
+    "The path of a source on the disk, fetched from the hub if need be; raises `DataError` where it does not exist."
     source = options.data_path.as_posix()
     if source.startswith("hf:"):
         return fetch_hub(source[3:], options.streaming, options.limit)

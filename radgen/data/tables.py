@@ -27,7 +27,7 @@ CUI = re.compile(r"C\d{7}", re.ASCII)
 # %% ../../nbs/160_tables.ipynb #160-tables-011
 @dataclass
 class RawData:
-    "What a reader found: the rows it can use, the rows it cannot, and the names of concepts."
+    "The rows of a source that can be used, the rows that cannot, and the names of concepts."
 
     table: pd.DataFrame  # id, caption, cuis (list of str), image (file, or FILE#PART), split; group where known
     rejects: pd.DataFrame  # id as the source has it, split, reason
@@ -83,14 +83,14 @@ def split_cuis(
     return pd.Series(lists[codes], cells.index, dtype=object), wrong
 
 # %% ../../nbs/160_tables.ipynb #160-tables-044
-LEGAL = r"[A-Za-z0-9_-](?:\.?[A-Za-z0-9_-])*"  # what can be a file name and leads nowhere else
+LEGAL = r"[A-Za-z0-9_-](?:\.?[A-Za-z0-9_-])*"  # a file name that cannot lead out of its folder
 LONGEST = 100  # characters of an ID
 
 
 def safe_ids(
     ids: pd.Series,  # text
 ) -> pd.Series:  # names of files; '' stays ''
-    "IDs as names of files; what is legal stays as it is."
+    "IDs as names of files; a legal ID stays as it is."
     ids = ids.str.strip()
     legal = ids.str.fullmatch(LEGAL) & (ids.str.len() <= LONGEST)
     changed = ids[~legal & (ids != "")]
@@ -113,11 +113,11 @@ def _mark_duplicates(ids, ranks, reason):
     order = np.argsort(ranks, kind="stable")
     earlier = (rows.id.where(first).iloc[order].duplicated(keep="last") & first.iloc[order]).sort_index()
     reason[again.to_numpy()] = "duplicate ID"
-    reason[earlier.to_numpy()] = "duplicate ID: in a later split, too"
+    reason[earlier.to_numpy()] = "duplicate ID: the row in an earlier split is kept"
 
 
 def _faults(rows, ranks, malformed, needs):
-    "What can be wrong with a row, in the order in which it is looked for: where it is, the reason, what is quoted."
+    "The faults of rows in the order of the checks: which rows have it, the reason, the value that is quoted."
     yield ranks == len(SPLITS), "unknown split: ", rows.split
     yield rows.id == "", "no ID", None
     if "fault" in rows:
@@ -134,7 +134,7 @@ def _faults(rows, ranks, malformed, needs):
 
 
 def _text_faults(rows, ranks, malformed, needs):
-    "The first reason of each row to reject it, as far as its text tells; '' for a good row."
+    "The first reason to reject each row, from its text alone; '' for a good row."
     reason = np.full(len(rows), "", object)
     for bad, why, quoted in _faults(rows, ranks, malformed, needs):
         hit = np.flatnonzero(np.asarray(bad, bool) & (reason == ""))
@@ -178,7 +178,7 @@ def names_file(
     source: str | Path,  # of the data
     names: str | Path | None = None,  # the file that the options give
 ) -> Path | None:  # the file of names: that one, or the one next to the data, or None
-    "Where the names of concepts come from."
+    "The file with the names of concepts."
     if names:
         return Path(names)
     folder = Path(source) if Path(source).is_dir() else Path(source).parent

@@ -13,7 +13,7 @@ from .canvas import Canvas, arc, finish_dsa, finish_us
 
 # %% ../../nbs/125_ultrasound.ipynb #120-projections-013
 def abdominal_wall(c):
-    "Two bright layers below the probe."
+    "Two bright layers below the transducer."
     for y in (-0.86, -0.80):
         c.line(arc(0, -1.4, 0.9, 1.4 + y, 50, 130), 0.05, 165, 0.8, soft=5)
 
@@ -57,7 +57,7 @@ def us_finding(c, f, s):
 
 
 def us_abdomen(rng, f):
-    "Liver, with a kidney or the gallbladder where the finding says so."
+    "Liver, with a kidney or the gallbladder where `f.organ` names it."
     c = Canvas(rng, 96 * (1 + rng.normal(0, 0.1)), pose=0.6)
     abdominal_wall(c)
     liver_vessels(c)

@@ -25,7 +25,7 @@ from .files import ImageError, clause
 MAX_VOLUME = 2_000_000_000  # bytes of voxels: 3,800 slices of a CT
 HEADER = 1_000_000  # bytes, more than any header has
 COMPRESSION = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}  # as NRRD spells it
-LPS = np.diag([-1.0, -1.0, 1.0])  # from left, back, head, in which most formats count, to right, front, head
+LPS = np.diag([-1.0, -1.0, 1.0])  # from left, back, head (the axes of most formats) to right, front, head
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _data_file(path, name):
     return file
 
 # %% ../../nbs/144_volume_headers.ipynb #144-volume-headers-009
-QUIET = logging.Logger("nifti", logging.CRITICAL + 1)  # nibabel's, for what it repairs in a header
+QUIET = logging.Logger("nifti", logging.CRITICAL + 1)  # silent, for nibabel's repairs of a header
 
 
 def _nifti_header(path):
@@ -140,13 +140,13 @@ def _meta_fields(path):
 
 
 def _numbers(fields, *names):
-    "The numbers of the first of several fields that is there, or None."
+    "The numbers in the first of several fields that exists, or None."
     found = [fields[name] for name in names if name in fields]
     return np.array(found[0].split(), float) if found else None
 
 
 def _is_true(fields, *names):
-    "Whether one of several fields says so."
+    "Whether one of several fields is true."
     return any(fields.get(name, "").lower() in ("true", "1") for name in names)
 
 # %% ../../nbs/144_volume_headers.ipynb #144-volume-headers-012
@@ -253,7 +253,7 @@ def _nrrd(path):
 
 # %% ../../nbs/144_volume_headers.ipynb #144-volume-headers-016
 def _check_layout(path, layout):
-    "Refuse a header that cannot be that of a scan, before anything is allocated."
+    "Reject a header that cannot be that of a scan, before anything is allocated."
     voxels = "x".join(map(str, layout.shape))
     if layout.dtype.kind not in "iuf":
         raise ImageError(path, "unreadable: its voxels are colours or complex numbers, not grey values")
@@ -273,7 +273,7 @@ def _check_layout(path, layout):
 def stamp(
     path: str | Path,  # a file
 ) -> tuple[int, int]:  # its size and the time of its last change
-    "What tells a file from one that has taken its place."
+    "Size and time, which distinguish a file from one that has replaced it."
     stat = os.stat(path)
     return stat.st_size, stat.st_mtime_ns
 
@@ -291,7 +291,7 @@ def _cached_layout(path, version):
 def read_layout(
     path: str | Path,  # a volume
 ) -> Layout:
-    "Where the voxels of a volume are; raises `ImageError` where it cannot be used."
+    "Read the checked layout of a volume; raises `ImageError` where it cannot be used."
     path = str(path)
     if not os.path.isfile(path):
         raise ImageError(path, "unreadable: not a file" if os.path.exists(path) else "missing")
@@ -305,6 +305,6 @@ def read_layout(
         why = "unreadable: truncated or damaged"
     except KeyError as e:
         why = f"unreadable: its header lacks or misspells {ascii(e.args[0])[:40]}"
-    except Exception as e:  # what a library makes of hostile bytes has no list
+    except Exception as e:  # a library may raise anything for hostile bytes
         why = f"unreadable: its header is damaged ({clause(str(e)) or type(e).__name__})"
     raise ImageError(path, why)

@@ -61,7 +61,7 @@ LONGEST = 10_000  # characters of a prompt
 def clean_prompt(
     text: str,  # as it was typed
 ) -> str:  # with single spaces for all white space
-    "A text that an image can be generated from; raises `ConfigError` for one that is empty, too long or not Unicode."
+    "Clean a prompt; raises `ConfigError` for one that is empty, too long or not Unicode."
     text = " ".join(text.split())
     if not text:
         raise ConfigError(
@@ -139,7 +139,7 @@ class GenerationRequest(SamplingTrajectory):
     def negatives(
         self,
         prompts: int,  # P
-    ) -> tuple[str, ...] | None:  # one a prompt
+    ) -> tuple[str, ...] | None:  # one per prompt
         "The negative prompts, one for each prompt."
         texts = self.negative_prompt
         check_negative(self.guidance_scale, texts)
@@ -179,7 +179,7 @@ class EditingOptions:
         self,
         way: str,  # a key of `STRENGTHS`
     ) -> float:  # 0..1
-        "The strength that was given, or the usual one."
+        "The strength that was given, or the default of `STRENGTHS`."
         return STRENGTHS[way] if self.strength is None else self.strength
 
 

@@ -231,7 +231,7 @@ def _not_data(folder: str, names: list[str]) -> list[str]:
 
 # %% ../../nbs/626_finetuned_pipelines.ipynb #626-finetuned-pipelines-018
 def _move_into(folder: Path, new: Path):
-    "Move what a folder holds into another one, over what has the same name there."
+    "Move the contents of a folder into another one, replacing entries of the same name."
     for path in new.iterdir():
         old = folder / path.name
         if old.is_dir():
@@ -282,7 +282,7 @@ def finetuned_index(
     folder: Path,  # of a saved model
     record: FinetunedRecord,
 ) -> dict:  # as `read_index`
-    "What a fine-tuned pipeline is made of, in the form of our own pipelines; its base is not read."
+    "The index of a fine-tuned pipeline, in the form of our own pipelines; its base is not read."
     if not record.rank:
         open_pipeline(str(folder))  # raises where a part is missing
     elif not (folder / LORA_FILE).is_file():
@@ -319,7 +319,7 @@ def check_base(
     base: PipelineFolder,  # of `base_folder`
     parts: tuple[str, ...] = ("UNet or text encoder", "VAE", "noise schedule"),  # that are compared
 ):
-    "Raise `DataError` where a LoRA would be combined with another pipeline than the one it was trained on."
+    "Raise `DataError` where a LoRA would be combined with a pipeline other than the one it was trained on."
     if not record.rank:
         return
     found = {
@@ -340,7 +340,7 @@ def finetuned_vae(
     folder: Path,  # of a saved model
     record: FinetunedRecord,
 ) -> Any:  # as `load_vae`
-    "The VAE of a fine-tuned pipeline, for which its UNet is not read."
+    "The VAE of a fine-tuned pipeline; the UNet is not read."
     base = base_folder(folder, record)
     check_base(folder, record, base, ("VAE",))
     return vae_of(base)

@@ -30,7 +30,7 @@ def guided(
     x_t: torch.Tensor,  # (B, C, H, W)
     t: torch.Tensor,  # (B,)
     text: TextEmbedding,  # what to show
-    scale: float = 2.0,  # 0 ignores the text, 1 is plain conditional, more follows it harder
+    scale: float = 2.0,  # 0 ignores the text, 1 is unguided, more follows the text more closely
     negative: TextEmbedding | None = None,  # what to lead away from, B texts; None for the null text
     rescale: float = 0.0,  # 0..1, how far contrast is brought back to the conditional prediction's
 ) -> torch.Tensor:  # (B, C, H, W)

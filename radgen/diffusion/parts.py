@@ -95,7 +95,7 @@ class MovablePipeline(PixelsOrLatents):
 
     @property
     def fingerprint(self) -> str:
-        "Of the denoiser's weights, as they are when it is first read, or were before a cast to another number type."
+        "The fingerprint of the denoiser's weights, computed when it is first read or before the first cast."
         if self._fingerprint is None:
             self._fingerprint = weights_fingerprint(self.denoiser.state_dict())
         return self._fingerprint

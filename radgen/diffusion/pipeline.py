@@ -81,7 +81,7 @@ def labelled_images(
     plan: ImagePlan,  # of the request
     task: ImageTask | None = None,  # where images are given
 ) -> list[Image.Image]:
-    "Images that say what they are."
+    "PIL images with their records in `.info`."
     records = (image_record(request, plan, image, task) for image in range(len(pixels)))
     return [labelled_image(x, model, record) for x, record in zip(pixels, records)]
 
@@ -196,7 +196,7 @@ def why_not_loaded(
     folder: Path,  # of a saved pipeline
     error: Exception,  # that loading it raised
 ) -> str:
-    "A sentence for an error of loading: radgen's own, or one that names what a foreign file provoked."
+    "The message of a failed load: radgen's own, or one that names the error that a foreign file raised."
     if isinstance(error, RadgenError):
         return str(error)
     said = f"{type(error).__name__}: {first_line(error, 200)}"
@@ -244,7 +244,7 @@ class LoadedPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        "Load a folder or hub name that `save_pretrained` wrote; raises `DataError` where it is missing or unsound."
+        "Load a folder or hub name that `save_pretrained` wrote; raises `DataError` where it is missing or damaged."
         refuse_code(kwargs)
         folder = local_folder(pretrained_model_name_or_path, **take(kwargs, HUB_OPTIONS))
         index = read_index(folder)
@@ -275,7 +275,7 @@ def read_task(
     mask: Any,  # for each or for all, or None
     request: dict,  # options of the call; what concerns the image is removed, and a sampler may be added
 ) -> ImageTask | None:  # None without an image
-    "What a call says of its images; raises `RadgenError` where it cannot be met."
+    "The task of the images in a call; raises `RadgenError` for a request that cannot be met."
     if image is None:
         if mask is not None:
             raise ConfigError("a mask needs an image: give both.")
@@ -313,7 +313,7 @@ class CalledPipeline(MovablePipeline):
         image: Any = None,  # image to image: one image or one for each prompt, of any kind that radgen reads
         mask: Any = None,  # inpainting: white where the image is drawn anew, of the size of its image
         prompt_embeds: TextEmbedding | None = None,  # P rows of `encode`, used instead of encoding `prompt`
-        image_size: int | None = None,  # pixels per side; only the model's own will do
+        image_size: int | None = None,  # pixels per side; only the model's own size is accepted
         precision: str = "auto",  # auto (as in training: bf16 on a GPU that has it), no, bf16 or fp16
         **request_options,  # all other fields of `GenerationRequest`, and with an image those of `EditingOptions`
     ) -> ImagePipelineOutput:  # images: P*n PIL images, or (P*n, H, W[, 3]) uint8 on the CPU
@@ -342,7 +342,7 @@ class EditingPipeline(CalledPipeline):
         precision: str = "auto",  # as in `__call__`
         **request_options,  # fields of `GenerationRequest` and `EditingOptions`
     ) -> ImagePipelineOutput:  # as of `__call__`
-        "Change what the prompts say differently, and keep the rest; raises `ConfigError`."
+        "Change an image where the two prompts differ, and keep the rest; raises `ConfigError`."
         if "sampler" in request_options:
             raise ConfigError("an edit inverts its own steps and takes no sampler: leave sampler out.")
         size, source = self.image_size, from_prompt or ""
@@ -379,7 +379,7 @@ def update_card(
     folder: str | Path,  # of `save_pretrained`
     **about,  # fields of `About`; a dictionary adds to the one that is there, None takes the entry out
 ):
-    "Change what a saved model says of itself, in model_index.json and README.md at once."
+    "Change `about` of a saved model, in model_index.json and README.md at once."
     index = read_index(folder)
     merged = check_about(index.get("about") or {})
     for key, value in about.items():

@@ -24,7 +24,7 @@ from ..text.embedding import TextEmbedding
 
 # %% ../../nbs/600_process.ipynb #600-process-035
 class Prediction(NamedTuple):
-    "What a network predicts, with a and s for the factors of image and noise in x_t = a x0 + s noise."
+    "One kind of prediction; a and s are the factors of image and noise in x_t = a x0 + s noise."
 
     target: Callable  # (a, s, x0, noise) -> what the network should predict
     x0: Callable  # (a, s, x_t, prediction) -> the clean image it implies
@@ -142,7 +142,7 @@ def move_schedule(
     schedule: NoiseSchedule,  # changed
     device: torch.device | str,
 ) -> NoiseSchedule:  # the same
-    "Keep the table of alpha_bar on a device, so that no step sends it; the flow schedule computes and has none."
+    "Keep the table of alpha_bar on a device, so that no step transfers it; flow has no table."
     if isinstance(schedule, DDPMScheduler):
         schedule.alphas_cumprod = schedule.alphas_cumprod.to(device)
     return schedule
@@ -195,7 +195,7 @@ def q_sample(
 def example_image(
     size: int,  # pixels per side
 ) -> torch.Tensor:  # (1, 1, size, size) in -1..1
-    "A small drawing of a skull, so that there is something to destroy."
+    "A small drawing of a skull, the clean image of the examples."
     axis = (2 * torch.arange(size) + 1) / size - 1
     yy, xx = torch.meshgrid(axis, axis, indexing="ij")
     r = ((xx / 0.7) ** 2 + (yy / 0.85) ** 2).sqrt()
@@ -266,7 +266,7 @@ def exact_prediction(
     t: torch.Tensor,  # (B,)
     x0: torch.Tensor,  # (B, C, H, W) or one image
 ) -> torch.Tensor:  # (B, C, H, W)
-    "What a network predicts that knows the clean images."
+    "The prediction of a network that knows the clean images."
     a, s = alpha_sigma(schedule, t, x_t)
     return target(schedule, x0, t, (x_t - a * x0) / s)
 

@@ -69,7 +69,7 @@ def load_statistics(
             raise ValueError
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
         raise DataError(
-            f"{path} does not hold statistics of radgen compare ({type(e).__name__}): compute them anew with --save."
+            f"{path} does not hold statistics of radgen compare ({type(e).__name__}): compute them again with --save."
         ) from None
     return s
 
@@ -101,7 +101,7 @@ def pair_size(
     known = re.fullmatch(rf"{KINDS[cfg.channels]}, (\d+) pixels", saved.image_kind)
     if known is None:
         raise DataError(
-            f"the statistics of {cfg.real} are of images in {saved.image_kind}: compute them anew with --save, "
+            f"the statistics of {cfg.real} are of images in {saved.image_kind}: compute them again with --save, "
             f"or change --channels {cfg.channels}."
         )
     return int(known[1])
@@ -146,7 +146,7 @@ def real_side(
     if cfg.size not in (None, side):
         raise DataError(
             f"the statistics of {cfg.real} are of images in {saved.image_kind}, and --size asks for {cfg.size}: "
-            "leave --size out, or compute them anew with --save."
+            "leave --size out, or compute them again with --save."
         )
     return saved, None
 
@@ -156,7 +156,7 @@ def read_pair(
     real: pd.DataFrame | None,  # rows of the images, None where statistics are given
     saved: Statistics | None,
 ) -> tuple[np.ndarray | None, np.ndarray]:  # (M, S, S) and (N, S, S) uint8
-    "Read both sides at one size, and print what a distance measures besides."
+    "Read both sides at one size, and print differences of the files as warnings."
     rows = folder_rows(cfg.fake)
     sides = [facts_of(table.image[table.fault == ""].tolist()) for table in (rows, real) if table is not None]
     size = pair_size(cfg, sides, saved)
@@ -188,7 +188,7 @@ def real_statistics(
 def compare(
     cfg: CompareConfig,
 ) -> dict:  # name of the measure -> number
-    "Compare generated images with real ones; raises `DataError` for folders that do not go together."
+    "Compare generated images with real ones; raises `DataError` for folders that cannot be compared."
     if cfg.real.resolve() == cfg.fake.resolve():
         raise ConfigError(f"--real and --fake are both {cfg.real}: a folder is at distance 0 from itself.")
     saved, rows = real_side(cfg)

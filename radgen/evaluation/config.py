@@ -72,29 +72,29 @@ class EvaluateConfig:
 
     run: Path | None = None  # runs/NAME; its samples are evaluated
     samples: Path | None = None  # of the run: folder written by radgen sample; by default the newest
-    images: Path | None = None  # instead of a run: folder of images that were drawn by anything
+    images: Path | None = None  # instead of a run: folder of images of any model
     # table of the images' prompts (CSV, TSV, JSON Lines or Parquet: file_name, prompt, and id where a prompt belongs
     # to a real image); by default metadata.csv or .jsonl in the folder, where there is one
     prompts: Path | None = None
     data: Path | None = None  # folder written by radgen prepare: the real images that --images is compared with
     split: Literal["valid", "test"] = "test"  # of --data: the held-out images
-    # pixels per side to which real and generated images are brought (centre square, Lanczos); by default the largest
+    # pixels per side to which real and generated images are resized (centre square, Lanczos); by default the largest
     # size at which at most 5% of the images of either side are enlarged, at most 256
     size: Annotated[int, Field(strict=True, ge=16, le=4096)] | None = None
     # equalise the histograms of --images and of the real images, as a training with --equalize True does
     equalize: bool = False
     out: Path | None = None  # folder of the report on --images; by default IMAGES-evaluation beside the images
-    # inception (FID), vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging Face hub
-    # or its folder (none of them FID), or auto: inception where its weights are present, else vgg16
+    # inception (FID); not FID: vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging
+    # Face hub or its folder; or auto: inception where its weights are present, else vgg16
     features: FeaturesName = "auto"
-    min_images: Natural = 50  # fewer images on either side are refused
+    min_images: Natural = 50  # fewer images on either side are rejected
     # image-text model with both towers, to look for the image of each caption: clip, the Hugging Face id of a CLIP, a
     # SigLIP or another dual encoder of transformers, or its folder
     clip: str | None = None
-    curves: Natural = 100  # of a run: images a point of the curves over guidance and steps, 0 for none
-    # of a run: training and as many held-out images whose losses tell whether an image was trained on, 0 for none
+    curves: Natural = 100  # of a run: images per point of the curves over guidance and steps, 0 for none
+    # of a run: training images, and as many held-out ones, for membership inference by the loss; 0 for none
     membership: Natural = 200
-    classifiers: bool = True  # also train small classifiers on the generated images, to see of what use they are
+    classifiers: bool = True  # also train small classifiers on the generated images (train on synthetic, test on real)
     seed: Whole = 0  # of random subsets
     device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
 
@@ -123,14 +123,14 @@ class CompareConfig:
 
     real: Path  # folder of real images at any depth, or a .safetensors file written with --save
     fake: Path  # folder of generated images at any depth
-    # pixels per side to which both sides are brought (centre square, Lanczos); by default the size of the images where
+    # pixels per side to which both sides are resized (centre square, Lanczos); by default the size of the images where
     # all have one, and else the largest at which at most 5% of the images of either side are enlarged, at most 256
     size: Annotated[int, Field(strict=True, ge=16, le=4096)] | None = None
-    # inception (FID), vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging Face hub
-    # or its folder (none of them FID), or auto: inception where its weights are present, else vgg16
+    # inception (FID); not FID: vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging
+    # Face hub or its folder; or auto: inception where its weights are present, else vgg16
     features: FeaturesName = "auto"
     channels: Channels = 1  # 1 for grey, colours as their luminance; 3 compares colours
-    min_images: Natural = 50  # fewer images on either side are refused
+    min_images: Natural = 50  # fewer images on either side are rejected
     repeats: Count = 100  # resamplings behind the interval
     save: Path | None = None  # write the statistics of the real images here (.safetensors)
     seed: Whole = 0  # of random subsets
@@ -140,7 +140,7 @@ class CompareConfig:
 def two_or_more(
     paths: tuple,  # of an option
 ) -> tuple:  # the same
-    "Accept at least two; raises `ValueError` for less."
+    "Accept at least two; raises `ValueError` for fewer."
     if len(paths) < 2:
         raise ValueError("give two or more.")
     return paths
@@ -165,10 +165,10 @@ class CheckVaeConfig:
     image_size: Count = 64  # pixels per side
     equalize: bool = False  # equalise histograms, as a training with --equalize True does
     n: Count = 1000  # training images that are encoded and decoded, at most
-    # inception (FID), vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging Face hub
-    # or its folder (none of them FID), or auto: inception where its weights are present, else vgg16
+    # inception (FID); not FID: vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging
+    # Face hub or its folder; or auto: inception where its weights are present, else vgg16
     features: FeaturesName = "auto"
-    min_images: Natural = 50  # fewer images of a split are refused
+    min_images: Natural = 50  # fewer images of a split are rejected
     device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
 
 # %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-027
@@ -183,7 +183,7 @@ class SynthesiseConfig:
     by: Literal["types", "concepts"] = "types"  # the labels: image types, or the concepts that were kept
     prompts: Path | None = None  # text file with a prompt per line, instead of captions of training images and a mix
     attempts: Count = 4  # images drawn per image wanted, at most
-    # share of the real held-out images of a label that its check passes; the rest of the generated ones is rejected
+    # the check of a label accepts this share of its real held-out images; generated images that fail it are rejected
     recall: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.95
     guidance: Scale = 2.0  # classifier-free guidance scale: 0 ignores the text, 1 is unguided
     steps: Steps = 25  # sampler steps
@@ -200,7 +200,7 @@ class SynthesiseConfig:
 
 # %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-010
 BUDGETS: dict[str, dict] = {  # what each decides, unless the command line does
-    # two cores: four to nine minutes a cell on one of them; stand-ins for the text encoders
+    # two cores: four to nine minutes per cell on one of them; stand-ins for the text encoders
     "cpu": dict(
         size="small",
         image_size=32,
@@ -210,7 +210,7 @@ BUDGETS: dict[str, dict] = {  # what each decides, unless the command line does
         device="cpu",
         encoders={"radbert": "minilm", "clip": "mpnet"},
     ),
-    # one GPU: an hour or less a cell
+    # one GPU: an hour or less per cell
     "evening": dict(size="paper", image_size=64, batch_size=16, steps=20_000, n=2000),
     # as published; one image for each test caption
     "paper": dict(size="paper", image_size=64, batch_size=12, epochs=100, n=None),
@@ -234,11 +234,11 @@ class ExperimentConfig:
     "Options of a table of experiments."
 
     data_path: Path  # prepared folder, or one in ROCOv2 layout
-    # minutes a cell on two cores, an hour on a GPU, or as published
+    # minutes per cell on two cores, an hour on a GPU, or as published
     budget: Literal["cpu", "evening", "paper"] = "paper"
-    seeds: Annotated[tuple[Whole, ...], AfterValidator(not_empty)] = (0, 1, 2)  # trainings a cell
+    seeds: Annotated[tuple[Whole, ...], AfterValidator(not_empty)] = (0, 1, 2)  # trainings per cell
     models: Annotated[tuple[Denoiser, ...], AfterValidator(not_empty)] = ("UNet", "VGG16UNet")  # denoisers
-    # texts: caption, with concept names, transformed, all three
+    # caption modes: caption, with concept names, transformed, all three
     caption_modes: Annotated[tuple[Literal[0, 1, 2, 3], ...], AfterValidator(not_empty)] = (0, 1, 2, 3)
     # text encoders: radbert, clip, minilm or mpnet (stand-ins), a Hugging Face id, or a folder
     encoders: Annotated[tuple[str, ...], AfterValidator(not_empty)] = ("radbert",)
@@ -252,18 +252,18 @@ class ExperimentConfig:
     recipe: Literal["radgen", "paper"] = "radgen"  # today's choices, or the published method
     steps: Count | None = None  # optimiser steps [budget]
     epochs: Count | None = None  # passes over the training images instead [budget]
-    n: Count | None = None  # images drawn a cell; captions are taken again where there are fewer [budget]
+    n: Count | None = None  # images drawn per cell; captions are repeated where there are fewer [budget]
     guidance: Annotated[float, Field(strict=True, ge=0, le=100)] = 2.0  # classifier-free guidance scale
     sampler_steps: Annotated[int, Field(strict=True, ge=1, le=1000)] = 20  # steps of DPM-Solver++
-    # inception (FID), vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging Face hub
-    # or its folder (none of them FID), or auto: inception where its weights are present, else vgg16
+    # inception (FID); not FID: vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging
+    # Face hub or its folder; or auto: inception where its weights are present, else vgg16
     features: FeaturesName = "auto"
-    min_images: Natural = 50  # fewer images on either side are refused
+    min_images: Natural = 50  # fewer images on either side are rejected
 
 # %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-014
 @options
 class Table3(ExperimentConfig):
-    "The paper's table: two denoisers by four texts."
+    "The paper's table: two denoisers by four caption modes."
 
     name: str = "table3"
 
@@ -278,7 +278,7 @@ class Table4(ExperimentConfig):
 
 @options
 class Table5(ExperimentConfig):
-    "Planned by the paper: larger images, with its best text."
+    "Planned by the paper: larger images, with its best caption mode."
 
     caption_modes: Annotated[tuple[Literal[0, 1, 2, 3], ...], AfterValidator(not_empty)] = (3,)
     scales: Annotated[tuple[Count, ...], AfterValidator(not_empty)] = (1, 2, 4)
@@ -296,7 +296,8 @@ class StudyConfig:
     out: Path = Path("reader-study")  # folder for the page, the key and the design
     captions: bool = True  # show the captions and request a score from 1 to 5
     split: Literal["train", "valid", "test"] = "test"  # of a prepared folder
-    # texts of a prepared folder, as in train; by default those that the generated images were drawn for, else 2
+    # captions of a prepared folder, as in radgen train; by default those that the generated images were drawn
+    # for, else 2
     caption_mode: Literal[0, 1, 2, 3] | None = None
     # pixels per side; smaller images are left out; by default the usual width of the side with smaller images
     size: Annotated[int, Field(strict=True, ge=16, le=2048)] | None = None
@@ -328,7 +329,7 @@ TASKS = Registry(
     },
 )
 Task = Annotated[str, AfterValidator(one_of(TASKS)), listed(TASKS)]
-FEWEST = 20  # images of a side from which a classifier learns anything
+FEWEST = 20  # real or synthetic images that a classifier needs to learn anything
 
 
 def real_size(
@@ -355,10 +356,10 @@ class UtilityConfig:
     # to a real image); by default metadata.csv or .jsonl in the folder, where there is one
     prompts: Path | None = None
     split: Literal["valid", "test"] = "test"  # of --data: the real images on which all classifiers are tested
-    # what the classifiers are asked for: type (of the image), finding, side (of the finding; phantoms alone), concepts
+    # what the classifiers predict: type (of the image), finding, side (of the finding; phantoms alone), concepts
     # (those by which the images were selected)
     tasks: Annotated[tuple[Task, ...], AfterValidator(not_empty)] = ("type", "finding", "side", "concepts")
-    # real training images, several sizes; all is every one, and larger numbers than there are images are left out
+    # sizes of the real training set: numbers of images or all; numbers that exceed it are left out
     sizes: Annotated[tuple[RealSize, ...], AfterValidator(not_empty)] = ("50", "100", "200", "all")
     # synthetic images that are added, in multiples of the real ones; multiples that the images do not suffice for are
     # left out

@@ -88,7 +88,7 @@ def cell_choices(
 # %% ../../nbs/810_experiments.ipynb #810-experiments-016
 def cells(
     cfg: ExperimentConfig,
-) -> list[ResolvedConfig]:  # one a training
+) -> list[ResolvedConfig]:  # one per training
     "The trainings of a table; raises `ConfigError` for values that cannot work."
     n, choices = images_per_cell(cfg), cell_choices(cfg)
     if n is not None and n < cfg.min_images:
@@ -129,7 +129,7 @@ def training_steps(
 def cell_cost(
     tr: ResolvedConfig,
 ) -> dict:  # steps, PFLOP, GiB
-    "What one training will cost; a training step is three forward passes."
+    "Cost of one training; a training step counts as three forward passes."
     steps = training_steps(tr)
     precision = choose_precision(tr.precision, pick_device(tr.device))
     peak = peak_memory(
@@ -147,7 +147,7 @@ def cell_cost(
 # %% ../../nbs/810_experiments.ipynb #810-experiments-010a
 def plan(
     cfg: ExperimentConfig,
-) -> pd.DataFrame:  # a row a kind of cell: model, encoder, pixels, cells, steps, batch, PFLOP a cell, GiB at the peak
+) -> pd.DataFrame:  # one row per kind of cell: model, encoder, pixels, cells, steps, batch, PFLOP per cell, peak GiB
     "What a table will cost, without training anything."
     kinds: dict[tuple, list[ResolvedConfig]] = {}
     for tr in cells(cfg):
@@ -160,7 +160,7 @@ def plan(
 # %% ../../nbs/810_experiments.ipynb #810-experiments-013
 @dataclass(frozen=True)
 class CellResult:
-    "One training of a table; the fields are the columns of results.csv, but the first."
+    "One training of a table; all fields but the first are columns of results.csv."
 
     asked: str  # fingerprint of options and data
     model: str
@@ -180,7 +180,7 @@ class CellResult:
     floor: float  # real-real baseline, and its spread over subsets
     floor_std: float
     recall: float
-    copies: float  # share of replicas of training images
+    copies: float  # share of memorised training images
     train_seconds: float
     report: str  # path of the report, from the folder of the table
 
@@ -230,7 +230,7 @@ def run_cell(
     tr: ResolvedConfig,  # of `cells`
     cfg: ExperimentConfig,
 ) -> CellResult:
-    "Train, sample and evaluate one cell, whatever of it is missing."
+    "Run those steps of one cell, of training, sampling and evaluation, that are not done yet."
     folder, done, key = tr.runs / tr.name, tr.runs / "cells" / f"{tr.name}.json", cell_key(tr, cfg)
     if done.exists():
         row = read_json(done)
@@ -257,7 +257,7 @@ def run_cell(
 def start_worker(
     device: str,
 ):
-    "Prepare a process: its standard output is the parent's log, and a CPU among several has one thread."
+    "Prepare a process: its standard output goes to standard error, and on a CPU it uses one thread."
     sys.stdout = sys.stderr
     if device == "cpu":
         torch.set_num_threads(1)

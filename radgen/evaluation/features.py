@@ -43,14 +43,14 @@ class Features:
     "A network that turns the bytes of images into feature vectors."
 
     name: str  # how a distance on these features is called in every report
-    source: str  # which weights, and the size at which images are passed to them
+    source: str  # of the weights, and the size at which the network gets the images
     net: torch.nn.Module  # uint8 (B, 3, H, W) -> (B, D)
     is_fid: bool = False  # Inception's, and no others
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def identity(self) -> str:
-        "What two sets must have in common to be compared."
+        "The name and source that two sets of features must share to be compared."
         return f"{self.name}, {self.source}"
 
     @torch.inference_mode()
@@ -156,7 +156,7 @@ def timm_network(
         return timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as e:
         raise AssetError(
-            f"the weights of {name} could not be had from the hub ({type(e).__name__}): "
+            f"the weights of {name} could not be fetched from the hub ({type(e).__name__}): "
             "download them on a machine with internet, or use --features vgg16."
         ) from e
 
@@ -243,7 +243,7 @@ def make_features(
 def images_digest(
     images: np.ndarray,  # (N, H, W[, 3]) uint8, memory-mapped or not
 ) -> str:  # sha256 of size and bytes
-    "What tells one set of images from another."
+    "The fingerprint of a set of images."
     h = hashlib.sha256(repr(images.shape).encode())
     for i in range(0, len(images), 1024):
         h.update(np.ascontiguousarray(images[i : i + 1024]).data)
@@ -255,7 +255,7 @@ def cached_features(
     features: Features,
     folder: str | Path,  # where the files are kept
 ) -> np.ndarray:  # (N, D) float32, memory-mapped
-    "Features from their file, or into it."
+    "Read features from their file, or compute them and write it."
     path = Path(folder) / f"{fingerprint(features.identity, images_digest(images))}.npy"
     if not path.exists():
         with atomic_path(path) as p:

@@ -63,7 +63,7 @@ def comparison_figure(
     generated: np.ndarray,  # (N, H, W[, 3]) uint8
     rows: pd.DataFrame,  # with the `id` of the real image and the `prompt`
     n: int = 18,  # pairs, of all image types evenly
-    ncol: int = 6,  # pairs a row
+    ncol: int = 6,  # pairs per row
     kind: str = "real",  # what the images above are called
     last: dict[int, str] | None = None,  # more generated images, at the end: index -> words before the caption
 ) -> plt.Figure:

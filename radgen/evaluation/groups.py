@@ -34,7 +34,7 @@ from ..prepared.folder import Prepared
 # %% ../../nbs/757_groups.ipynb #757-groups-006
 @dataclass(frozen=True)
 class Members:
-    "What the images of one side have, or what their captions request."
+    "Concepts and image types of the images of one side, or those that their captions request."
 
     concepts: np.ndarray  # (N, C) bool, the concepts of the prepared folder
     types: np.ndarray  # (N,) of str, '' for no image type
@@ -160,7 +160,7 @@ def concept_reads(
     a: ConceptAlignment,  # of all images
     seed: int,
 ) -> dict:  # fields of `GroupScores`
-    "Whether the probe finds a concept, or the concepts of one image type."
+    "AUROC of the probe for a concept, or its mean over the concepts within one image type."
     if a.known is None or (group.column is not None and not a.known[group.column]):
         return {}
     sides = (

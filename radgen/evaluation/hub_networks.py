@@ -102,7 +102,7 @@ def load_processor(
         raise AssetError(f"the image processor of {folder} does not prepare images of three channels: copy it again.")
 
     def prepare(u: torch.Tensor) -> torch.Tensor:
-        "What the network takes."
+        "The input of the network."
         return processor(images=u.contiguous(), return_tensors="pt")["pixel_values"]
 
     return prepare
@@ -150,7 +150,7 @@ class HubVision(torch.nn.Module):
 def weights_identity(
     folder: Path,  # of `model_folder`
 ) -> str:  # 16 hexadecimal digits
-    "What tells one checkpoint from another: weights, configuration and preprocessing."
+    "The fingerprint of a checkpoint: weights, configuration and preprocessing."
     files = weight_files(sorted(os.listdir(folder)))
     settings = [file for file in ("config.json", *PROCESSORS) if (folder / file).is_file()]
     return fingerprint([(file, known_digest(folder / file)) for file in (*settings, *files)])

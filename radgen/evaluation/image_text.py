@@ -81,7 +81,7 @@ def clip_input(
     "The preprocessing of CLIP: bicubic interpolation, and the mean and deviation of its training images."
 
     def prepare(u: torch.Tensor) -> torch.Tensor:
-        "What CLIP takes."
+        "The input of CLIP."
         x = F.interpolate(u.float(), (side, side), mode="bicubic", antialias=True).clamp(0, 255).round() / 255
         return v2.functional.normalize(x, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
 
@@ -92,7 +92,7 @@ DUAL_FILES = (*VISION_FILES, "*token*.json", "vocab.json", "vocab.txt", "merges.
 
 
 def _towers(model: Any, tokenizer: Any, prepare: Callable) -> DualEncoder:
-    "A model with what it takes."
+    "A model with its tokenizer and its preprocessing."
     config = model.config
     limit = getattr(getattr(config, "text_config", config), "max_position_embeddings", 77)
     padding = "max_length" if "siglip" in config.model_type else True
@@ -111,7 +111,7 @@ def load_dual_encoder(
     name: str,  # 'clip', an id of the Hugging Face hub, or a folder
     device: str | torch.device = "cpu",
 ) -> DualEncoder:
-    "Both towers of a model; raises `RadgenError` where it has not both or cannot be loaded."
+    "Both towers of a model; raises `RadgenError` where one is missing or cannot be loaded."
     named = name in ENCODERS and not os.path.isdir(name)
     folder = Path(encoder_source(name)) if named else model_folder(name, "image-text model", DUAL_FILES)
     if named or holds_clip(folder, both=True):

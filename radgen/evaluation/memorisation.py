@@ -59,7 +59,7 @@ def normalise(
 def normalise_coarse(
     x: torch.Tensor,  # (N, H, W)
 ) -> torch.Tensor:  # (N, H*W/4)
-    "The same at half the resolution, where noise has averaged out."
+    "Images as in `normalise`, at half the resolution, where noise has averaged out."
     return normalise(F.avg_pool2d(x[:, None], 2)[:, 0])
 
 
@@ -120,7 +120,7 @@ def candidates(
     q: torch.Tensor,  # (N, SIDE, SIDE) images that are looked up
     x: torch.Tensor,  # (M, SIDE, SIDE) training images
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (N, C) indices and (N, C, 3) frames
-    "The training images that are most similar to each, with the crop where they are."
+    "The training images that are most similar to each image, with the crop that fits best."
     frames, u = all_frames().to(q.device), normalise(q)
     found = torch.empty(len(q), 0, device=q.device)
     places, crops = found.long(), found.to(torch.int16)
@@ -182,7 +182,7 @@ def find_replicas(
 ) -> pd.DataFrame:  # a row per image: neighbour, distance (0: a copy), ratio (to the median candidate), scale, x, y
     "The training image that each image is most likely a replica of, and the frame of the crop."
     if len(train) < 2:
-        raise ConfigError(f"{len(train)} training images are too few to tell a copy from a likeness.")
+        raise ConfigError(f"{len(train)} training images are too few to distinguish a replica from a similar image.")
     x, rows = shrink(train, device), []
     for part in shrink(images, device).split(LOOKED_UP):
         pieces = zip(*[whole.split(SHRUNK) for whole in (part, *candidates(part, x))])
@@ -194,7 +194,7 @@ def find_replicas(
 def lower_fence(
     values: np.ndarray,  # positive
 ) -> float:
-    "Below it lie outliers, on a logarithmic scale. Source: Tukey 1977."
+    "The bound below which values are outliers, on a logarithmic scale. Source: Tukey 1977."
     a, b = np.percentile(np.log(values), [25, 75])
     return float(np.exp(a - 1.5 * (b - a)))
 

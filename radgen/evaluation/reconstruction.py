@@ -66,7 +66,7 @@ def measure_reconstruction(
     features: Features,
     most: int,  # training images that are reconstructed
 ) -> Reconstruction:
-    "What a VAE costs on training images, by their distance from held-out ones and by pixels."
+    "The error of a VAE on training images, by their distance from held-out ones and by pixels."
     chosen = evenly(len(training), most)
     images = np.array(training[chosen])
     others = reconstructed(vae, images)
@@ -81,7 +81,7 @@ def measure_reconstruction(
 def check_vae(
     cfg: CheckVaeConfig,
 ) -> Reconstruction:
-    "Measure what a VAE costs on prepared images; raises `RadgenError` where it does not fit them."
+    "Measure the error of a VAE on prepared images; raises `RadgenError` where it does not fit them."
     vae, device = open_vae(cfg.vae), pick_device(cfg.device)
     factor, prepared = pixels_per_position(vae.config), load_prepared(cfg.data_path)
     if cfg.image_size % factor:
@@ -106,7 +106,7 @@ def check_vae(
 def reconstruction_rows(
     r: Reconstruction | None,  # None for a model of pixels
 ) -> list[Row]:  # of the table of scores
-    "What the VAE of a model costs; no row for a model of pixels."
+    "The reconstruction error of a VAE as rows; no row for a model of pixels."
     if r is None:
         return []
     about = f"{r.images} training images, encoded and decoded, against {r.real} held-out ones"

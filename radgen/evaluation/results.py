@@ -24,7 +24,7 @@ class PRDC:
 
     precision: float  # share of generated images within the neighbourhoods of real ones, 0..1
     recall: float  # share of real images within the neighbourhoods of generated ones, 0..1
-    density: float  # neighbourhoods of real images that hold a generated one, over k; from 0, may exceed 1
+    density: float  # mean number of real neighbourhoods that hold a generated image, over k; from 0, may exceed 1
     coverage: float  # share of real images whose neighbourhood holds a generated one, 0..1
 
 
@@ -37,7 +37,7 @@ class MemorisationAudit:
     share: float  # the same as a share, 0..1
     lower: float  # of its 95% interval, 0..1
     upper: float
-    share_held_out: float  # share of real held-out images marked, 0..1: the rate of false positives
+    share_held_out: float  # share of real held-out images marked, 0..1: the false-positive rate
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Curves:
 # %% ../../nbs/702_results.ipynb #702-results-000
 @dataclass(frozen=True)
 class Reconstruction:
-    "What a VAE alone costs: training images, encoded and decoded."
+    "The reconstruction error of a VAE alone, on training images that are encoded and decoded."
 
     features: str  # what the distance is called: 'FID' for Inception alone
     images: int  # training images that were reconstructed
@@ -199,7 +199,7 @@ class Against:
     requests: str  # fingerprint of the real images, or else the prompts, that the images were drawn for; '' if unknown
     prompted: int | None = None  # images with a prompt; None in files of an earlier version
     paired: int | None = None  # images that belong to a real image of the split
-    clip: str | None = None  # with which captions were looked up; None for no CLIP
+    clip: str | None = None  # image-text model that looked up captions; None for none
     seed: int | None = None  # of resamplings and random subsets
 
 
@@ -221,7 +221,7 @@ class ImageSet:
     other_ids: int = 0  # ids that name no image of the split
 
 # %% ../../nbs/702_results.ipynb #702-results-020
-# what the rows of a report are called that need prompts, or prompts that belong to real images
+# names of the rows of a report that need prompts, or prompts that belong to real images
 MS_SSIM = "intra-prompt MS-SSIM"
 CONCEPTS = "requested concepts (AUROC)"
 TYPES = "requested image type"
@@ -230,7 +230,7 @@ TSTR = "train on synthetic, test on real (AUROC)"
 CLIP = "captions that find their image (CLIP, recall at 5)"
 SIMILARITY = "similarity of image and caption (CLIP, cosine)"
 REIDENTIFIED = "recognised as a training patient"
-MEMBERSHIP = "training images told by their loss (AUROC)"
+MEMBERSHIP = "membership inference by loss (AUROC)"
 
 # %% ../../nbs/702_results.ipynb #702-results-024
 @dataclass(frozen=True)
@@ -305,7 +305,7 @@ class Scores(ProbedScores):
     report: str = ""  # path of the report
 
 # %% ../../nbs/702_results.ipynb #702-results-022
-ENOUGH = 3  # images a feature from which FD-infinity is free of bias
+ENOUGH = 3  # images per feature from which FD-infinity is free of bias
 
 
 def is_extrapolated(

@@ -18,7 +18,7 @@ from scipy.stats import binom, binomtest
 from ..core.errors import ConfigError
 
 # %% ../../nbs/790_study_design.ipynb #790-study-design-006
-LEVEL, POWER = 0.05, 0.8  # of the test, two-sided, and how often it is to reject chance
+LEVEL, POWER = 0.05, 0.8  # two-sided level of the test, and its power
 
 
 def critical_count(
@@ -40,7 +40,7 @@ def detectable_accuracy(
         return 1.0
 
     def lack(p):
-        "Power at an accuracy, less what is wanted."
+        "Power at an accuracy, minus the requested power."
         return binom.sf(count - 1, n, p) - power
 
     return float(brentq(lack, 0.5, 1.0))
@@ -69,7 +69,7 @@ def effective_answers(
 
 @dataclass(frozen=True)
 class DesignRow:
-    "What some readers can show."
+    "What a number of readers can show."
 
     readers: int
     correlation: float  # assumed between two readers' answers to one image, 0..1

@@ -60,14 +60,14 @@ def _read_sample_rows(folder: Path) -> pd.DataFrame:
         images = [str(folder / f"{int(i):06d}.png") for i in table["index"]]
         return pd.DataFrame({"image": images, "id": table["id"], "caption": table["prompt"]})
     except (KeyError, ValueError) as e:
-        raise DataError(f"{folder / 'samples.csv'} is not a table of radgen sample ({e}): sample anew.") from None
+        raise DataError(f"{folder / 'samples.csv'} is not a table of radgen sample ({e}): sample again.") from None
 
 # %% ../../nbs/792_study_images.ipynb #792-study-images-024
 def _read_images(folder: Path) -> pd.DataFrame:
     "Any source with captions, or the images of a plain folder."
     options = SourceOptions(folder, concepts="none")
     if any(layout.fits(folder, options) for layout in LAYOUTS):
-        with redirect_stderr(io.StringIO()):  # how rows are dealt to splits is of no interest here
+        with redirect_stderr(io.StringIO()):  # messages about the splits do not matter here
             table = read_data(options).table
         return table[["image", "id", "caption"]].reset_index(drop=True)
     images = [str(p) for p in folder_files(folder, inside=True) if p.name.lower().endswith(IMAGE_SUFFIXES)]
@@ -164,7 +164,7 @@ def read_side(
 # %% ../../nbs/792_study_images.ipynb #792-study-images-011
 def equal_png(
     pixels: np.ndarray,  # (H, W) or (H, W, 3) uint8
-) -> bytes:  # as long for every image of the same size
+) -> bytes:  # of equal length for all images of one size
     "An image as an uncompressed PNG file without metadata."
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
@@ -222,7 +222,7 @@ def usual_side(
     n: int,  # images that are looked at
     seed: int,
 ) -> int:  # pixels; 0 where none can be read
-    "The most frequent shorter side of some images; of many sizes one that nine in ten images have, where n remain."
+    "The most frequent shorter side; if fewer than half have it, a size that at least 90% (and n) images reach."
     sides = []
     for image in shuffled(side, seed).image[:n]:
         with suppress(ImageError):
@@ -262,7 +262,7 @@ def drawing_order(
     cfg: StudyConfig,
     taken: list[Drawn],  # of the other side
 ) -> pd.DataFrame:  # rows of the side
-    "A random order in which images whose id or caption was shown before come last."
+    "A random order in which images whose id or caption occurred before come last."
     rows = shuffled(side, cfg.seed)
     captions = rows.caption.str.strip()
     seen = rows.id.isin({d.id for d in taken} - {""}) | captions.isin({d.caption.strip() for d in taken} - {""})
@@ -332,7 +332,7 @@ def draw_images(
     return sorted([*genuine, *generated], key=lambda d: d.digest), size, remarks
 
 # %% ../../nbs/792_study_images.ipynb #792-study-images-018
-GREYS = 25  # difference of the medians of two sides that is reported, of 255
+GREYS = 25  # smallest difference of the medians of both sides that is reported, of 255
 
 
 def file_remarks(

@@ -35,7 +35,7 @@ class LabelCheck:
     label: str
     auroc: float | None = None  # on validation images, None where it is not defined
     threshold: float | None = None  # least probability of an image that passes; None where nothing is rejected
-    why: str = ""  # nothing is rejected
+    why: str = ""  # why nothing is rejected; '' where the probe rejects
 
 
 def calibrate(
@@ -127,8 +127,8 @@ def training_bound(
 def earlier_copy(
     files: Sequence[str],  # images, those that were kept before first
     ids: Sequence[str],  # of them
-) -> pd.Series:  # the id of an earlier image that each is a copy of, '' for none
-    "Which images show what an earlier one shows."
+) -> pd.Series:  # the id of the earlier near-duplicate of each image, '' for none
+    "The earlier image of which each image is a near-duplicate."
     table = pd.DataFrame({"id": list(ids), "image": list(files), "split": "train", "keep": True, "reason": ""})
     measured = measure_images(table, workers=1, progress=False)
     found = find_copies(measured, workers=1, progress=False)
@@ -150,7 +150,7 @@ class ImageChecks:
         images: np.ndarray,  # (N, H, W[, 3]) uint8
         requested: pd.DataFrame,  # (N, labels) of `requested_labels`
     ) -> pd.DataFrame:  # a row per image: probability, ratio, neighbour, and reason where it is rejected
-        "Check images one by one; copies of each other are found afterwards."
+        "Check images one by one; near-duplicates of each other are found afterwards."
         found = least_shown(self.probe, self.features(images), requested)
         found["ratio"], found["neighbour"] = np.nan, ""
         if self.bound is not None:

@@ -68,7 +68,7 @@ def training_mix(
     n: int,  # images to train on
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:  # sorted indices of generated and of real images
-    "Which images a classifier is trained on."
+    "The images that a classifier is trained on."
     g, r = rng.permutation(generated)[:n], rng.permutation(real)[:n]
     chosen = {"real": (0, n), "generated": (n, 0), "half of each": (n // 2, n - n // 2)}
     from_generated, from_real = chosen[name]
@@ -89,9 +89,9 @@ def train_on_synthetic(
     "Train on generated, on real and on half of each, with as many images; test on real ones."
     n, some = min(len(generated), len(train)), truth.any(0) & ~truth.all(0)
     if n < FEWEST:
-        raise ConfigError(f"{n} images a side are too few to train a classifier.")
+        raise ConfigError(f"{n} images per side are too few to train a classifier.")
     if not some.any():
-        raise ConfigError("no concept tells one test image from another, so no classifier can be tested.")
+        raise ConfigError("no concept distinguishes the test images, so no classifier can be tested.")
     scores = []
     for seed in seeds:
         for name in ("real", "generated", "half of each"):

@@ -27,7 +27,7 @@ REAL, SYNTHETIC = "real", "synthetic"
 
 
 class Mixture(NamedTuple):
-    "What a classifier is trained on."
+    "A combination of real and synthetic images to train on."
 
     name: str
     real: bool  # whether the real images are there

@@ -53,7 +53,7 @@ def left_out_mixtures(
     real: int,  # training images
     synthetic: int,  # images
 ) -> list[str]:  # sentences
-    "What the numbers of images do not suffice for; raises `ConfigError` where that is every mixture."
+    "Sizes and multiples with too few images; raises `ConfigError` where no mixture is possible."
     sizes, lines = real_sizes(cfg.sizes, real), []
     if min(sizes) * min(cfg.times) > synthetic:
         raise ConfigError(
@@ -76,7 +76,7 @@ def images_key(
     images: UtilityImages,
     cfg: UtilityConfig,
 ) -> str:
-    "Fingerprint of all that a training depends on beside its size, mixture and seed."
+    "Fingerprint of all that a training depends on besides its size, mixture and seed."
     arrays = [images_digest(x) for x in (images.train, images.synthetic, images.test)]
     tables = (images.train_labels, images.synthetic_labels, images.test_labels)
     labels = [images_digest(x.to_numpy().astype(np.uint8)[None]) for x in tables]

@@ -28,7 +28,7 @@ def in_format_of(
     x: torch.Tensor,  # (B, C, H, W)
     y: torch.Tensor,  # of the same shape
 ) -> torch.Tensor:  # y, copied only where its memory format is another one
-    "`y` in channels_last where `x` is."
+    "`y`, in channels_last if `x` is in channels_last."
     last = torch.channels_last
     if x.is_contiguous(memory_format=last) and not y.is_contiguous(memory_format=last):
         return y.contiguous(memory_format=last)
@@ -106,7 +106,7 @@ def zero(
 def group_norm(
     channels: int,  # of the feature map
 ) -> GroupNorm:
-    "As many groups as divide the channels, at most 32, of two channels or more."
+    "Group normalisation with as many groups as divide the channels, at most 32, each of two channels or more."
     for groups in (32, 24, 16, 12, 8, 6, 4, 3, 2):
         if channels % groups == 0 and channels // groups >= 2:
             return GroupNorm(groups, channels)
@@ -138,7 +138,7 @@ class ResBlock(nn.Module):
 def plain_middle(
     cin: int,  # channels in
     cout: int,  # channels out
-    emb_dim: int,  # makes no difference
+    emb_dim: int,  # not used
 ) -> DoubleConv:
     "The paper's block of the bottleneck, which receives no embedding."
     return DoubleConv(cin, cout)

@@ -24,7 +24,7 @@ def example_inputs(
     batch: int = 1,  # B
     length: int = 64,  # tokens per text
 ) -> tuple[torch.Tensor, torch.Tensor, TextEmbedding]:  # x_t, t, text on the default device and of the default type
-    "Inputs of the shapes that the model's configuration names."
+    "Random inputs with the shapes of the model's configuration."
     c = model.config
     text = TextEmbedding(
         torch.randn(batch, length, c.text_dim),
@@ -65,7 +65,7 @@ def named_blocks(
 
 
 def record_output(
-    outputs: dict,  # where the first tensor that the block returns is put
+    outputs: dict,  # receives the first tensor that the block returns
     name: str,  # of the block
 ) -> Callable:  # a forward hook
     "A hook that keeps what a block returns."
@@ -116,7 +116,7 @@ def block_table(
 
 # %% ../../nbs/550_cost.ipynb #550-cost-017
 DEEP = dict(use_linear_projection=True, attention_head_dim=(5, 10, 20, 20))
-PRETRAINED_UNETS: dict[str, dict] = {  # what differs from the defaults of UNet2DConditionModel, all of them at factor 8
+PRETRAINED_UNETS: dict[str, dict] = {  # changes to the defaults of UNet2DConditionModel; 8 pixels per latent position
     "SD 1.5": dict(cross_attention_dim=768),
     "SD 2.1": dict(cross_attention_dim=1024, **DEEP),
     "SDXL": dict(

@@ -28,7 +28,7 @@ WIDTH, MIDDLE_WIDTH, HEIGHT, STEP = 1.5, 1.36, 0.82, 2.05  # of a box, of a midd
 def boxes(
     table: pd.DataFrame,  # of `block_table`
 ) -> pd.DataFrame:  # a row for each box
-    "The table with what has no box of its own added to the box where it belongs."
+    "The table without the blocks of `HOME`, whose counts are added to the box that contains them."
     table = table.copy()
     for _, row in table[table.role.isin(HOME)].iterrows():
         number = int(row.block.split()[-1]) - 1 if row.block[-1].isdigit() else 0
@@ -39,7 +39,7 @@ def boxes(
 # %% ../../nbs/560_drawing.ipynb #560-drawing-015
 @dataclass
 class Layout:
-    "Where the boxes of a network stand."
+    "The positions of the boxes of a network."
 
     table: pd.DataFrame  # of `boxes`
     corners: dict[Any, tuple[float, float]]  # row of the table -> lower left corner of its box
@@ -109,7 +109,7 @@ def draw_encoder_arrows(
     vgg: list,  # corners of VGG16's slices, empty for the plain UNet
     downs: list,  # corners of stem or bridges and of the steps down
 ):
-    "Arrows down the half that shrinks; slices of VGG16 are handed over by bridges."
+    "Draw the arrows down the encoder, and those from VGG16's slices through the bridges."
     for i, ((x, y), (x2, y2)) in enumerate(zip(downs, downs[1:]), 1):
         if not vgg or i >= len(vgg):
             draw_arrow(ax, (x + WIDTH / 2, y), (x2 + WIDTH / 2, y2 + HEIGHT))
@@ -121,9 +121,9 @@ def draw_encoder_arrows(
 
 def draw_decoder_arrows(
     ax: plt.Axes,  # where to draw
-    downs: list,  # corners of the half that shrinks
+    downs: list,  # corners of the encoder
     mids: list,  # of the middle
-    ups: list,  # of the half that grows
+    ups: list,  # of the decoder
     out: tuple[float, float],  # of the output
 ):
     "Arrows through the middle and up, and the skips across."
@@ -190,7 +190,7 @@ def draw_margins(
         ax.text(*at, f"{size} px", fontsize=8, color="#678", ha="center")
     totals = (
         f"{kind}, blocks of '{model.config.block}'\n{table.parameters.sum() / 1e6:.1f} M parameters\n"
-        f"{table.gflop.sum():.1f} GFLOP a pass and image"
+        f"{table.gflop.sum():.1f} GFLOP per pass and image"
     )
     at = (4 * STEP + WIDTH, min(layout.heights.values()) - 1.0)
     ax.text(*at, totals, fontsize=8.5, ha="right", va="center")

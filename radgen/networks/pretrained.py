@@ -32,7 +32,7 @@ AFFINE = Registry(
 
 
 class Preprocess(nn.Module):
-    "The scale and the shift of each colour that a training of VGG16 expects."
+    "The scale and the shift of each colour that a set of VGG16 weights expects."
 
     a: torch.Tensor
     b: torch.Tensor
@@ -85,7 +85,7 @@ def best_vgg_weights() -> str:  # 'torchvision' or 'keras'
 def download_vgg(
     path: Path,  # of `vgg_file`
 ):
-    "Download torchvision's weights and check them; raises `AssetError` where they cannot be had."
+    "Download torchvision's weights and check them; raises `AssetError` where that fails."
     path.parent.mkdir(parents=True, exist_ok=True)
     url, digest = torchvision.models.VGG16_Weights.IMAGENET1K_V1.url, path.stem.split("-")[1]
     try:
@@ -153,7 +153,7 @@ def weights_path(
 def vgg16_features(
     weights: str | Path = "auto",  # 'torchvision', 'keras' (stand-in), a file in torchvision's layout, or 'auto'
 ) -> VGG16Features:
-    "Load VGG16's convolution stack, frozen; raises `AssetError` where weights cannot be had or are not VGG16's."
+    "Load VGG16's convolution stack, frozen; raises `AssetError` for weights that are missing or not VGG16's."
     weights = best_vgg_weights() if weights == "auto" else weights
     if weights == "keras":
         net = VGG16Features("keras", "VGG16 (Keras, ImageNet; stand-in for torchvision's)")

@@ -19,10 +19,10 @@ from ..core.options import Registry, one_of
 
 # %% ../../nbs/515_registry.ipynb #515-registry-007
 def image_size_only(
-    preset: str = "radgen",  # 'paper' or 'radgen'; makes no difference
+    preset: str = "radgen",  # 'paper' or 'radgen'; not used
     size: str = "paper",  # of the network; makes no difference
     sample_size: int = 64,  # pixels per side
-    patch: int = 1,  # pixels per side that the network takes as channels; only 1 makes no difference
+    patch: int = 1,  # pixels per side that the network takes as channels; passed on unless it is 1
 ) -> dict:  # keyword arguments of a denoiser
     "The options of a denoiser that has no presets."
     return {"sample_size": sample_size} if patch == 1 else {"sample_size": sample_size, "patch": patch}
@@ -43,7 +43,7 @@ class DenoiserEntry:
     network: Any  # the class, or 'module:Class'
     preset: Callable[..., dict] | str = image_size_only  # gives keyword arguments of the class, or 'module:function'
     pretrained: bool = False  # whether the network starts from the ImageNet weights of VGG16
-    frozen_share: float = 0.0  # share of the run in which these weights stay as they are: 0, 0.5 or 1
+    frozen_share: float = 0.0  # share of the run in which these weights are frozen: 0, 0.5 or 1
 
     @property
     def location(self) -> tuple[str, str]:
@@ -80,7 +80,7 @@ PRETRAINED = DenoiserEntry("radgen.networks.pretrained_unet:PretrainedUNet")
 
 
 def denoiser_entry(
-    name: str,  # a key of `DENOISERS`, or diffusers: and a pipeline
+    name: str,  # a key of `DENOISERS`, or diffusers:PIPELINE
 ) -> DenoiserEntry:
     "What the value of `--model` stands for."
     return PRETRAINED if is_pipeline(name) else DENOISERS[name]

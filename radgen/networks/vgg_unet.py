@@ -18,7 +18,7 @@ from .unet import UNet, UNetSkeleton, unet_options
 
 # %% ../../nbs/540_vgg_unet.ipynb #540-vgg-unet-006
 class FiLM(nn.Module):
-    "Feature-wise scale and shift by an embedding, an identity at the start. Source: Perez et al. 2018."
+    "Feature-wise scale and shift by an embedding, an identity at initialisation. Source: Perez et al. 2018."
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ def load_vgg_weights(
 def split_parameters(
     model: nn.Module,  # any denoiser
 ) -> tuple[list, list]:  # trainable parameters: of pretrained VGG16 slices, and all others
-    "A model's pretrained and its fresh parameters; no pretrained ones for the plain UNet and for frozen slices."
+    "A model's pretrained and its new parameters; no pretrained ones for the plain UNet and for frozen slices."
     pretrained: list[nn.Parameter] = []
     fresh: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():

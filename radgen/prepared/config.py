@@ -22,13 +22,13 @@ class PrepareConfig(SourceOptions):
 
     out: Path  # prepared folder to write
     _: KW_ONLY
-    # most frequent concepts to keep (paper: 10), or knee for the knee of the curve; where the data have
-    # no concepts and --concepts is auto, no image is dropped for those that its caption names
+    # most frequent concepts to keep (paper: 10), or knee for the knee of the curve; concepts that
+    # --concepts auto reads from captions drop no image
     k: Natural | Literal["knee"] = 10
     rule: Rule = "all"  # keep an image if all its concepts are chosen (paper) or if any is
     include: tuple[str, ...] = ()  # CUIs chosen whatever their rank
     exclude: tuple[str, ...] = ()  # CUIs whose images are dropped
-    unnamed: Unnamed = "drop"  # CUIs without a name do not count (paper), or do
+    unnamed: Unnamed = "drop"  # drop CUIs without a name (paper), or keep them
     min_entropy: Bound = Bounds.min_entropy  # bits or a share (1%); images below show too little
     max_entropy: Bound = Bounds.max_entropy  # bits; images above are noise
     min_brightness: Bound = Bounds.min_brightness  # mean grey 0..255; images below are black
@@ -44,10 +44,10 @@ class PrepareConfig(SourceOptions):
     # openai:http://127.0.0.1:11434/v1#llama3 for Ollama
     llm: LLM = "smollm2"
     llm_device: str = "auto"  # where a model of this process runs: auto, cuda, cuda:N, mps or cpu
-    unanswered: Unanswered = "stop"  # where an answer is missing: stop, or let the rules write
-    text: Text = "caption"  # of a report the impression is read, else the findings
+    unanswered: Unanswered = "stop"  # where a response is missing: stop, or let the rules write
+    text: Text = "caption"  # captions, or radiology reports: of a report the impression is read, else the findings
     allow_shorter: bool = False  # whether a language model may leave findings out
-    unstated: Unstated = "unspecified"  # a caption without a finding ends so; normal: the paper's
+    unstated: Unstated = "unspecified"  # last words of a caption without a finding; normal as in the paper
     engine: Literal["local", "ray"] = "local"  # this machine's processes, or Ray
     workers: Count | None = None  # processes, one per core
     channels: Channels = 1  # 1 for grey; 3 keeps colours (Doppler, endoscopy, fundus), also in training and samples

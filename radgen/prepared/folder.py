@@ -33,7 +33,7 @@ from ..data.tables import names_file
 def file_stamp(
     path: str | Path,
 ) -> str:  # size in bytes and time in nanoseconds; 'none' where there is no file
-    "What a file looks like from outside."
+    "The size and modification time of a file, read without opening it."
     try:
         stat = os.stat(path)
     except (OSError, ValueError):

@@ -38,7 +38,7 @@ from .config import PrepareConfig
 from .folder import file_stamp
 
 # %% ../../nbs/398_stages.ipynb #398-stages-007
-SLICE = 10_000  # images between two writings of the store, or a twentieth if that is more
+SLICE = 10_000  # images between two writes of the store, or a twentieth of all images if that is more
 Stage = Callable[[pd.DataFrame], pd.DataFrame]  # from a table to a table
 
 
@@ -119,7 +119,7 @@ def _run_block(stage: Stage, rows: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../../nbs/398_stages.ipynb #398-stages-013
 def run_stage(
-    stage: Stage,  # looks at each row for itself; at the top level of a module or a partial of such
+    stage: Stage,  # processes each row independently; a function at the top level of a module, or a partial of one
     table: pd.DataFrame,
     engine: str = "local",  # local, or ray for blocks of rows under Ray Data
     workers: int | None = None,  # cores that a Ray started here takes; None for all
@@ -171,7 +171,7 @@ def _require_training_rows(data: RawData, source: Path):
     if (data.table.split == "train").any():
         return
     splits = ", ".join(sorted(set(data.table.split)))
-    why = f"all of its rows are of {splits}; give --split-column hash to deal them" if splits else "it has none"
+    why = f"all of its rows are of {splits}; give --split-column hash to assign them" if splits else "it has none"
     of_train = data.rejects[data.rejects.split == "train"]
     reasons = reason_kind((of_train if len(of_train) else data.rejects).reason).value_counts()
     if len(of_train) or (len(reasons) and not splits):
@@ -212,7 +212,7 @@ def _measured(cfg: PrepareConfig, table: pd.DataFrame, grey: Grey) -> pd.DataFra
 
 # %% ../../nbs/398_stages.ipynb #398-stages-018
 def read_source(
-    cfg: PrepareConfig,  # with an absolute path of what is on disk
+    cfg: PrepareConfig,  # with an absolute data_path if the data are on disk
     n: int | None = None,  # at most so many rows of a table, None for all
 ) -> RawData:
     "The data with captions and concepts; raises `DataError` where no training row can be used."
@@ -232,7 +232,7 @@ def _selected(cfg: PrepareConfig, data: RawData, counts: pd.DataFrame) -> tuple[
         return data.table.assign(keep=True, reason=""), []
     selected = selected_cuis(cfg, counts)
     if not selects_by_concepts(data, cfg):
-        return data.table.assign(keep=True, reason=""), selected  # what the evaluation asks for
+        return data.table.assign(keep=True, reason=""), selected  # which the evaluation uses
     select = partial(
         select_rows,
         selected=selected,
@@ -246,9 +246,9 @@ def _selected(cfg: PrepareConfig, data: RawData, counts: pd.DataFrame) -> tuple[
 
 # %% ../../nbs/398_stages.ipynb #398-stages-020
 def run_stages(
-    cfg: PrepareConfig,  # with an absolute path of what is on disk
+    cfg: PrepareConfig,  # with an absolute data_path if the data are on disk
 ) -> Curated:
-    "Read, count, select, measure, filter, drop leaks and copies, rewrite. Source: paper, pipeline 1-4."
+    "Read, count, select, measure, filter, drop leaks and near-duplicates, rewrite. Source: paper, pipeline 1-4."
     data = read_source(cfg)
     counts = count_cuis(data.table, data.names)
     table, selected = _selected(cfg, data, counts)
@@ -259,7 +259,7 @@ def run_stages(
     table = drop_leaks(table, cfg.groups)
     require_rows(table, after="dropping groups that are in a later split")
     table = drop_copies(find_copies(table, cfg.workers, grey=grey), cfg.copies)
-    require_rows(table, after="dropping copies")
+    require_rows(table, after="dropping near-duplicates")
     cache = cache_dir() / "captions.jsonl"
     table = transform_captions(
         table, data.names, cfg.llm, cache, cfg.llm_device, cfg.unanswered, cfg.allow_shorter, cfg.unstated

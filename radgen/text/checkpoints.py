@@ -30,7 +30,7 @@ WEIGHTS = (  # the first kind that is there is what transformers loads
     r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?",
     r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?",
 )
-SETTINGS = (  # configuration, tokenizer, pooling: all files beside the weights that bear on a vector
+SETTINGS = (  # configuration, tokenizer, pooling: all files beside the weights that affect a vector
     r"(config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|[\w-]*vocab[\w-]*)\.json"
     r"|[^/]*\.(txt|model|spm|codes)|1_Pooling/config\.json"
 )
@@ -67,7 +67,7 @@ def missing_files(
 def own_folder(
     name: str,  # of an encoder
 ) -> Path:
-    "Where a person without a hub puts the files of an encoder."
+    "The folder in which a user without access to the hub puts the files of an encoder."
     return cache_dir() / "encoders" / name
 
 
@@ -83,7 +83,7 @@ def encoder_on_disk(
     name: str,  # a name in `ENCODERS` or an id of the hub (owner/name)
     weights: bool = True,  # False where the tokenizer is enough
 ) -> str | None:  # folder, None where nothing or not all is here
-    "Where an encoder lies on this machine, without asking another."
+    "The folder of an encoder on this machine, found without a network request."
     from huggingface_hub import try_to_load_from_cache
 
     hub = hub_id(name)
@@ -98,11 +98,11 @@ def encoder_on_disk(
 
 # %% ../../nbs/410_checkpoints.ipynb #410-checkpoints-018
 def encoder_source(
-    # a name in `ENCODERS`, an id of the hub (owner/name), a folder saved by transformers, or diffusers: and a pipeline
+    # a name in `ENCODERS`, an id of the hub (owner/name), a folder saved by transformers, or diffusers:PIPELINE
     name: str,
     weights: bool = True,  # False where the tokenizer is enough
 ) -> str:  # folder that holds configuration, tokenizer and weights
-    "Where an encoder is loaded from, fetched if need be; raises `AssetError` with the way out where it cannot be had."
+    "Where an encoder is loaded from, after a download if needed; raises `AssetError` where it is not available."
     if is_pipeline(name):
         return str(open_pipeline(name).path / ("text_encoder" if weights else "tokenizer"))
     hub = hub_id(name)
@@ -157,7 +157,7 @@ def _hub_files(hub: str, seconds: float = 5) -> list[str]:
     answer: Future = Future()
 
     def ask() -> None:
-        "Put the answer or the error where it is awaited."
+        "Pass the response or the error to the waiting thread."
         try:
             answer.set_result(HfApi().model_info(hub, timeout=seconds))
         except Exception as e:
@@ -201,7 +201,7 @@ def load_tokenizer(
     name: str,  # as for `encoder_source`
     folder: str | None = None,  # where `encoder_source` found it
 ) -> Any:  # a tokenizer of transformers
-    "The tokenizer of an encoder, which needs no weights; raises `AssetError` where it cannot be had."
+    "The tokenizer of an encoder, which needs no weights; raises `AssetError` where it is not available."
     from transformers import AutoTokenizer
 
     folder = folder or encoder_source(name, weights=False)
@@ -218,7 +218,7 @@ def load_tokenizer(
 def token_lengths(
     tokenizer: Any,  # of `load_tokenizer`
     texts: list[str],
-) -> list[int]:  # of each text, markers among them
+) -> list[int]:  # of each text, special tokens included
     "How many tokens texts have before truncation."
     lengths: list[int] = []
     for i in range(0, len(texts), 2048):

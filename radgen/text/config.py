@@ -22,13 +22,13 @@ class ClipConfig:
     out: Path  # folder to write; radgen train --use-clip True --encoder OUT takes it
     # clip (openai/clip-vit-base-patch32), the id of another CLIP on the Hugging Face hub, or a folder that holds one
     model: str = "clip"
-    # 0 caption, 1 + concept names, 2 transformed, 3 all three; as the diffusion model will be given
+    # 0 caption, 1 + concept names, 2 transformed, 3 all three; the mode in which the diffusion model will be trained
     caption_mode: Literal[0, 1, 2, 3] = 2
     epochs: Count = 20  # passes over the training pairs, at most
     batch_size: Annotated[int, Field(strict=True, ge=2)] = 128  # pairs compared with each other in a step
     lr: Annotated[float, Field(strict=True, gt=0, lt=1)] = 1e-5  # peak learning rate of AdamW
     weight_decay: NonNegative = 0.1  # of AdamW, on matrices alone
-    # share of the steps in which the learning rate rises; half a cosine takes it down to zero
+    # share of the steps in which the learning rate rises; then it falls to zero along half a cosine
     warmup: Probability = 0.1
     patience: Count = 3  # epochs without a lower validation loss, after which it stops
     device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu

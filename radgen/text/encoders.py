@@ -93,13 +93,13 @@ def _positions(model: torch.nn.Module) -> int:
     "The most tokens that a network has positions for."
     for name, module in model.named_modules():
         if name.endswith(("position_embeddings", "position_embedding")) and isinstance(module, torch.nn.Embedding):
-            padding = module.padding_idx  # RoBERTa counts positions from behind the padding's number
+            padding = module.padding_idx  # RoBERTa's positions start after the index of the padding token
             return module.num_embeddings - (0 if padding is None else padding + 1)
     return sys.maxsize
 
 
 def _read_limit(name: str, tokenizer: Any, model: torch.nn.Module, max_length: int) -> int:
-    "The tokens that an encoder reads of a caption; raises `ConfigError` for a limit that it cannot keep."
+    "How many tokens of a caption an encoder reads; raises `ConfigError` for a limit that is not possible."
     most, markers = min(tokenizer.model_max_length, _positions(model)), tokenizer.num_special_tokens_to_add()
     if max_length <= markers:
         needed = f"{markers} are markers: allow at least {markers + 1}"
@@ -150,7 +150,7 @@ class TextEncoder:
         device: str = "cpu",  # where it runs
         precision: str = "auto",  # of its matrix products, as for `choose_precision`
     ):
-        "Load weights and tokenizer; raises `AssetError` with the way out where they cannot be had."
+        "Load weights and tokenizer; raises `AssetError` where they are not available."
         folder = encoder_source(name)
         self.name, self.pooling, self.wanted = name, pooling_of(name, folder), precision
         model, self.tokenizer = load_network(name, folder)
@@ -177,5 +177,5 @@ class TextEncoder:
             return embed_tokens(self.model, ids, mask, self.pooling).to(torch.float32)
 
     def lengths(self, texts: list[str]) -> list[int]:  # more than `max_length` where a text loses its end
-        "The number of tokens of each text before truncation, markers included."
+        "The number of tokens of each text before truncation, special tokens included."
         return [max(n, 1) for n in token_lengths(self.tokenizer, check_texts(texts))]

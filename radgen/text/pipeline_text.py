@@ -25,7 +25,7 @@ class PipelineTowers:
 
     def __init__(
         self,
-        name: str,  # diffusers: and a folder or OWNER/NAME
+        name: str,  # diffusers:FOLDER or diffusers:OWNER/NAME
         device: str | torch.device = "cpu",  # where it runs
         precision: str = "auto",  # of its matrix products, as for `choose_precision`
     ):
@@ -79,17 +79,17 @@ class PipelineText(PipelineTowers):
         )
 
     def lengths(self, texts: list[str]) -> list[int]:  # more than `max_length` where a text loses its end
-        "The number of tokens of each text before truncation and padding, markers included."
+        "The number of tokens of each text before truncation and padding, special tokens included."
         return token_lengths(self.tokenizer, check_texts(texts))
 
 # %% ../../nbs/428_pipeline_text.ipynb #428-pipeline-text-010
 def make_encoder(
-    name: str,  # as for `TextEncoder`, or diffusers: and a pipeline
+    name: str,  # as for `TextEncoder`, or diffusers:PIPELINE
     max_length: int = 64,  # tokens a caption is cut to; a pipeline decides it itself
     device: str | torch.device = "cpu",  # where it runs
     precision: str = "auto",  # of its matrix products
 ) -> TextEncoder | PipelineText:
-    "The text encoder of this name; raises `RadgenError` where it cannot be had."
+    "The text encoder of this name; raises `RadgenError` where it is not available."
     if is_pipeline(name):
         return PipelineText(name, device, precision)
     return TextEncoder(name, max_length, str(device), precision)
@@ -110,7 +110,7 @@ def text_sizes(
 def text_revision(
     folder: PipelineFolder,
 ) -> str:  # 64 hexadecimal digits
-    "The sha256 of the files that bear on a vector: weights, configurations and tokenizers."
+    "The sha256 of the files that affect a vector: weights, configurations and tokenizers."
     seen = hashlib.sha256()
     for part in folder.text_parts:
         tokenizer = folder.path / part.replace("text_encoder", "tokenizer")

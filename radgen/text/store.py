@@ -44,7 +44,7 @@ def store_bytes(
 
 # %% ../../nbs/430_store.ipynb #430-store-009
 def _revision(name: str, folder: Path) -> str:
-    "What tells one content of an encoder's folder from another."
+    "The revision of an encoder's files: a package label, a commit of the hub, or a checksum."
     if name in ENCODERS and name in ASSETS:
         return ASSETS[name].label
     if folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name):
@@ -61,7 +61,7 @@ def store_key(
     max_length: int = 64,  # tokens
     dtype: str = "bf16",  # 'bf16' or 'f32'
 ) -> dict:  # name of the setting -> its value
-    "Everything that could change a stored vector."
+    "The settings that determine a stored vector, up to rounding."
     STORED[dtype]  # raises `ConfigError` for an unknown type
     if is_pipeline(name):  # wherever it lies: a fine-tuned model carries the same text encoder
         known = {"encoder": "diffusers", "source": "diffusers", "revision": text_revision(open_pipeline(name))}
@@ -90,7 +90,7 @@ class Part(NamedTuple):
 
 
 def _part_fault(part: Part, width: int, dtype: str) -> str:
-    "Which array of a part has not the size or type that the others ask for; '' where all fit."
+    "Which array of a part does not have the size or type that the others require; '' where all fit."
     texts, tokens, stored = len(part.hashes), int(part.lengths[:, 0].sum()), STORED[dtype]
     wanted = {
         "hashes": ((texts, 16), np.uint8),
@@ -110,7 +110,7 @@ def open_part(
     width: int,  # of the encoder
     dtype: str,  # 'bf16' or 'f32'
 ) -> Part:
-    "Map a part; raises `DataError` where it is not whole."
+    "Map a part; raises `DataError` where it is incomplete."
     try:
         arrays = [
             np.load(path / f"{k}.npy", mmap_mode="r" if k in ("tokens", "pooled") else None) for k in Part._fields
@@ -153,7 +153,7 @@ def _to_torch(array: np.ndarray) -> torch.Tensor:
 def text_hash(
     text: str,
 ) -> bytes:  # 16
-    "By what a text is found in a store."
+    "The hash by which a store finds a text."
     return hashlib.sha256(text.encode()).digest()[:16]
 
 
@@ -199,7 +199,7 @@ class EmbeddingStore(TextIndex):
         path: str | Path,  # folder written by `build_store`
         key: dict | None = None,  # of `store_key`: what it must have been written for
     ):
-        "Open a store, memory-mapped; raises `DataError` where it is not whole and `ConfigError` where it is another's."
+        "Open a memory-mapped store; raises `DataError` where it is incomplete and `ConfigError` where its key differs."
         path = Path(path)
         self.info = read_json(path / "store.json")
         _check_key(path, self.info, key or {})

@@ -28,7 +28,7 @@ from .store import STORED, EmbeddingStore, open_part, store_bytes, store_key, te
 
 # %% ../../nbs/432_store_writer.ipynb #432-store-writer-007
 class CaptionEncoder(Protocol):
-    "What a store needs of an encoder; `TextEncoder` and `PipelineText` are two."
+    "The interface that a store needs; `TextEncoder` and `PipelineText` implement it."
 
     width: int  # D of its vectors
     max_length: int  # tokens that it reads
@@ -44,7 +44,7 @@ def kept_tokens(
     encoder: CaptionEncoder,
     full: np.ndarray,  # (N,) tokens of each text before truncation
 ) -> np.ndarray:  # (N,)
-    "How many vectors of each text are stored: as many as there are positions where vectors at the padding count."
+    "How many vectors of each text are stored; all positions for an encoder whose padding is used."
     padded = getattr(encoder, "padded", False)  # of pipelines
     return np.full_like(full, encoder.max_length) if padded else np.minimum(full, encoder.max_length)
 
@@ -119,7 +119,7 @@ def _add(store: EmbeddingStore, encoder: CaptionEncoder, texts: list[str], batch
 # %% ../../nbs/432_store_writer.ipynb #432-store-writer-010
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    "Keep others from writing the store at `path`; waits for one who does."
+    "Lock the store at `path` against other processes; waits for one that holds the lock."
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{path}.lock")
     try:
@@ -134,7 +134,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _is_whole(path: Path, width: int, dtype: str) -> bool:
-    "Whether a part can be read; says why where it cannot."
+    "Whether a part can be read; prints the reason where it cannot."
     try:
         open_part(path, width, dtype)
     except DataError as e:
@@ -144,14 +144,14 @@ def _is_whole(path: Path, width: int, dtype: str) -> bool:
 
 
 def _begin(path: Path, key: dict, width: int) -> None:
-    "Write what a new store is for."
+    "Write the key and the width of a new store."
     if any(path.glob("part-*")):
         raise DataError(f"{path} holds parts and no store.json, so nobody knows which encoder wrote them: delete it.")
     write_json(path / "store.json", key | {"width": width})
 
 
 def _open(path: Path, key: dict) -> EmbeddingStore | None:
-    "The store at `path`, or None where there is none or a part of it is not whole."
+    "The store at `path`, or None where there is none or a part of it is incomplete."
     try:
         return EmbeddingStore(path, key)
     except DataError:
@@ -166,7 +166,7 @@ def fill_store(
     batch_size: int = 64,  # captions per forward pass
     part_size: int = 4096,  # texts per part
 ) -> EmbeddingStore:
-    "Open the store at `path` after adding the texts it lacks and replacing parts that are not whole."
+    "Open the store at `path` after adding the texts it lacks and replacing incomplete parts."
     texts = list(dict.fromkeys(check_texts(texts)))
     store = _open(path, key)
     if store is not None and not store.missing(texts):

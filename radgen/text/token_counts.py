@@ -22,7 +22,7 @@ class TokenCounter:
         self,
         encoder: str = "minilm",  # as for `TextEncoder`
     ):
-        "Load the tokenizer; raises `AssetError` with the way out where it cannot be had."
+        "Load the tokenizer; raises `AssetError` where it is not available."
         self.encoder = encoder
         self.tokenizer = load_tokenizer(encoder)
         self.limit: int = self.tokenizer.model_max_length  # the most tokens that the encoder can read

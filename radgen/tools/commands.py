@@ -41,7 +41,7 @@ def run_doctor(cfg: DoctorConfig) -> dict:
 
 
 def run_demo(cfg: DemoConfig) -> Any:
-    "All stages on the embedded phantoms."
+    "All stages on phantoms."
     from radgen.tools.demo import demo
 
     return demo(cfg)
@@ -182,7 +182,7 @@ def run_experiment(cfg: ExperimentConfig) -> list[dict]:
 
 
 def run_app(cfg: AppConfig) -> None:
-    "Serve the page."
+    "Serve the web page of a run."
     from radgen.tools.app import serve
 
     serve(cfg)
@@ -194,7 +194,7 @@ def show_folder(result: dict) -> str:
 
 
 def show_text(result: dict) -> str:
-    "A text that is its own description."
+    "The text of a command whose result is a text."
     return result["text"]
 
 
@@ -265,7 +265,7 @@ def show_study_score(result: Any) -> str:
 # %% ../../nbs/935_commands.ipynb #935-commands-010
 def resolved(
     cfg: Any,  # the options of a command
-) -> dict:  # name of the option -> value; of experiments also `plan`, of a preparation `preview`
+) -> dict:  # name of the option -> value; for experiments also `plan`, for a preparation `preview`
     "Every option as it would be used."
     if isinstance(cfg, TrainConfig):
         from radgen.data.folders import is_prepared

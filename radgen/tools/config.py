@@ -97,7 +97,7 @@ class DemoConfig:
     size: Literal["small", "tiny"] = "small"  # width of the network
     guidance: NonNegative = 2.0  # classifier-free guidance scale
     curves: Natural = 40  # images per point of the report's curves, 0 for none
-    classifiers: bool = True  # also train small classifiers on the generated images, to see of what use they are
+    classifiers: bool = True  # also train small classifiers on the generated images and test them on real ones (TSTR)
     device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
     seed: Whole = 0  # decides everything random
     overwrite: bool = False  # start again
@@ -105,13 +105,13 @@ class DemoConfig:
 # %% ../../nbs/900_tool_options.ipynb #900-tool-options-009
 @options
 class CompletionConfig:
-    "For which shell."
+    "Options of shell completion."
 
     shell: Positional[Literal["bash", "zsh", "fish"]]  # bash, zsh or fish
 
 
 @options
 class DoctorConfig:
-    "Where to look."
+    "Options of the description of this machine."
 
     where: Path = Path(".")  # folder that holds work and runs

@@ -45,7 +45,7 @@ def _version(name: str) -> str:
 
 
 def packages() -> dict[str, str]:  # distribution -> version, '' where it is not installed
-    "Versions of what results depend on."
+    "Versions of the packages that results depend on."
     return {name: _version(name) for name in PACKAGES}
 
 
@@ -114,7 +114,7 @@ def weights() -> pd.DataFrame:
 # %% ../../nbs/920_doctor.ipynb #920-doctor-012
 def folders(
     where: str | Path = ".",
-) -> dict[str, list[str]]:  # prepared, begun (runs without a model), finished (with), and sampled and judged (of these)
+) -> dict[str, list[str]]:  # prepared, begun (no model yet), finished, and of these sampled and evaluated
     "What earlier commands have left in `work` and `runs`."
     where = Path(where)
     configs = sorted(where.glob("runs/*/config.json"))
@@ -125,7 +125,7 @@ def folders(
         "begun": [r for r in runs if r not in finished],
         "finished": finished,
         "sampled": [r for r in finished if any(r.glob("samples/*/sample.json"))],
-        "judged": [r for r in finished if (r / "report.md").exists()],
+        "evaluated": [r for r in finished if (r / "report.md").exists()],
     }
     return {name: [p.relative_to(where).as_posix() for p in paths] for name, paths in found.items()}
 
@@ -138,7 +138,7 @@ def _after_training(found: dict[str, list[str]]) -> str:
     if waiting:
         page = f"and radgen app {waiting[0]} opens a page"
         return f"radgen sample --run {waiting[0]} --n 1000 draws images to evaluate, {page}."
-    if set(found["finished"]) - set(found["judged"]):
+    if set(found["finished"]) - set(found["evaluated"]):
         return f"radgen evaluate --run {first} writes a report, {page}."
     again = "radgen prepare --data-path YOUR_DATA --out work/NAME"
     return f"{first}/report.md has the numbers, {page}. Then {again}."
@@ -177,7 +177,7 @@ def _free_gib(path: Path) -> float:
 def doctor(
     where: str | Path = ".",
 ) -> dict:  # packages, machine, weights, folders, free_gib (of this folder and of the cache), next
-    "Look at this machine; nothing is downloaded and no other machine is asked."
+    "Look at this machine; nothing is downloaded and no other machine is contacted."
     here, found, cache = weights(), folders(where), cache_dir()
     computer = machine()
     radbert = bool(here.set_index("real").here["RadBERT"])
@@ -223,7 +223,7 @@ def _weights_text(row: dict) -> str:
 def doctor_text(
     found: dict,  # of `doctor`
 ) -> str:
-    "The same for people."
+    "The result of `doctor` as readable text."
     m = found["machine"]
     here = "; ".join(f"{name}: {', '.join(paths)}" for name, paths in found["folders"].items() if paths)
     lines = [

@@ -114,13 +114,13 @@ class VaeLosses(NamedTuple):
     critic: torch.Tensor  # of the discriminator
 
     def total(self, cfg: TrainVaeConfig, adversarial: bool) -> torch.Tensor:
-        "The weighted sum; `adversarial` says whether the discriminator acts yet."
+        "The weighted sum; `adversarial`: whether the discriminator is already used."
         loss = self.pixels + cfg.perceptual * self.perceptual + cfg.kl * self.kl
         return loss + cfg.adversarial * self.adversarial + self.critic if adversarial else loss
 
 # %% ../../nbs/685_autoencoder.ipynb #685-autoencoder-021
 class TrainableVae(nn.Module):
-    "A VAE with a discriminator beside it, where one is asked for."
+    "A VAE, with a discriminator beside it if one is requested."
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class TrainableVae(nn.Module):
     def losses(
         self, x: torch.Tensor, noise: torch.Tensor, perceptual: nn.Module | None, adversarial: bool
     ) -> VaeLosses:
-        "The terms for images (B, 1 or 3, H, W) in -1..1 and the noise (B, C, h, w) of the draw."
+        "The terms for images (B, 1 or 3, H, W) in -1..1 and the noise (B, C, h, w) that samples the latents."
         moments = self.vae.encode(x).latent_dist
         again = self.vae.decode(moments.mean + moments.std * noise).sample.float()
         mean, log_variance = moments.mean.float(), moments.logvar.float()

@@ -73,7 +73,7 @@ def recipe_choices(
         "attention_max": denoiser.options(cfg.recipe, cfg.size, size, patch).get("attention_max"),
         **latents,
     }
-    if cfg.ema_decay != TrainConfig.ema_decay:  # who gives a decay wants that kind of EMA
+    if cfg.ema_decay != TrainConfig.ema_decay:  # a user who sets a decay wants that kind of EMA
         choices["ema_width"] = 0.0
     if cfg.prediction == "flow":  # Esser et al. 2024
         choices |= {"t_sampling": "logit_normal", "snr_gamma": 0.0}

@@ -33,12 +33,11 @@ from ..networks.registry import DENOISER_CHOICES, denoiser_name
 ImageSize = Annotated[int, Field(strict=True, ge=8, multiple_of=8)]  # the UNet halves an image three times
 AtLeastTwo = Annotated[int, Field(strict=True, ge=2)]
 PeakRate = Annotated[float, Field(strict=True, gt=0, lt=1)]
-# standard deviation of an EMA's profile over the length of the run
 PredictionName = Literal["epsilon", "v_prediction", "sample", "flow"]
 TimeSampling = Literal["uniform", "logit_normal"]
 OptimizerName = Literal["adamw", "muon"]
 PrecisionName = Literal["auto", "no", "bf16", "fp16"]
-NARROWEST, WIDEST = 0.02, 0.2  # widths of an EMA that eight snapshots reconstruct
+NARROWEST, WIDEST = 0.02, 0.2  # widths (std of an EMA's profile over the run) that eight snapshots reconstruct
 GradNorm = Annotated[float, Field(strict=True, gt=0)]  # infinity switches the clipping off
 
 
@@ -72,7 +71,7 @@ class PaperOptions:
     # or diffusers: and a pipeline that somebody else trained, a Hugging Face id or a folder
     model: Annotated[str, AfterValidator(denoiser_name), DENOISER_CHOICES] = "UNet"
     epochs: Count = 100  # passes over the training images
-    batch_size: Count = 12  # images a process takes at once
+    batch_size: Count = 12  # images per process and step
     image_size: ImageSize = 64  # pixels per side, a multiple of 8
     k: Count = 10  # number of most frequent concepts to keep; a prepared folder brings its own
     caption_mode: Literal[0, 1, 2, 3] = 2  # 0 caption, 1 + concept names, 2 transformed, 3 all three
@@ -119,10 +118,10 @@ class ObjectiveOptions(ModelOptions):
     snr_gamma: NonNegative | None = None  # min-SNR weighting, 0 for none [recipe and prediction]
     # least SNR in min-SNR weighting, so that very noisy steps keep some weight; 0 for none, not with epsilon [recipe]
     snr_floor: NonNegative | None = None
-    # muon orthogonalises the updates of matrices and convolutions, AdamW takes the rest [recipe]
+    # muon orthogonalises the updates of matrices and convolutions, AdamW updates the rest [recipe]
     optimizer: OptimizerName | None = None
     lr: PeakRate | None = None  # peak learning rate [optimizer, recipe and size]
-    # course of the learning rate [recipe]
+    # schedule of the learning rate [recipe]
     lr_schedule: Literal["constant_linear", "warmup_linear", "warmup_cosine"] | None = None
     # attention where feature maps are at most this many pixels per side [recipe and size]
     attention_max: Natural | None = None
@@ -137,11 +136,11 @@ class LoopOptions(ObjectiveOptions):
     # draws weighted by inverse frequency: image types or concepts; none draws each image once per epoch
     balance: Literal["none", "types", "concepts"] = "none"
     text_drop: Probability = 0.1  # probability that a sample loses its text
-    # width of the EMA that becomes the finished model, relative to the length of the run, and changed afterwards by
-    # radgen ema; 0 for an EMA of decay --ema-decay [recipe]
+    # width of the EMA that becomes the finished model, relative to the length of the run; radgen ema
+    # can change it afterwards; 0 for an EMA of decay --ema-decay [recipe]
     ema_width: EmaWidth | None = None
     ema_decay: Probability = 0.9999  # decay of the EMA after its warm-up, where --ema-width is 0
-    grad_accum: Count = 1  # batches an optimiser step
+    grad_accum: Count = 1  # batches per optimiser step
     max_grad_norm: GradNorm = 1.0  # gradients are clipped to this norm
     precision: PrecisionName = "auto"  # auto: bf16 on hardware that has it, fp16 on older GPUs, else float32 (no)
     # keep fewer activations for the backward pass and compute them again: less memory, a third more work
@@ -163,7 +162,7 @@ class TrainConfig(LoopOptions):
     preview_every: Natural | None = None  # images between grids of samples, 0 for none; by default ten epochs
     # images between rows of metrics.csv; by default a thousandth of the run, and at least 120
     log_every: Count | None = None
-    # keeps the curves as well, none for metrics.csv alone; by default tensorboard where it is installed
+    # program that keeps the curves as well, or none for metrics.csv alone; by default tensorboard where it is installed
     log_with: Literal["tensorboard", "wandb", "mlflow", "none"] | None = None
     seed: Whole = 0  # decides everything random
     runs: Path = Path("runs")  # folder of all runs
@@ -241,11 +240,11 @@ class SampleConfig:
     lora: Path | None = None  # of --pipeline: file of LoRA weights (.safetensors), or a folder with one
     image_size: Count | None = None  # of --pipeline: pixels per side; by default the pipeline's own
     caption_mode: Literal[0, 1, 2, 3] | None = None  # of --pipeline: texts of --data as in train; by default 0
-    # images; by default one a caption of the split; captions repeat with new noise when n is larger
+    # images; by default one per caption of the split; captions repeat with new noise if n is larger
     n: Count | None = None
     split: Literal["train", "valid", "test"] = "test"  # whose captions
-    prompts: tuple[str, ...] = ()  # one's own captions instead
-    negative: str | None = None  # what the images should not show; takes the place of no text in guidance
+    prompts: tuple[str, ...] = ()  # your own captions instead
+    negative: str | None = None  # what the images should not show; replaces the null text in guidance
     guidance: Scale = 2.0  # classifier-free guidance scale: 0 ignores the text, 1 is unguided
     # part of the sampling trajectory in which guidance acts, from 0 (noise) to 1 (image)
     guidance_interval: Interval = (0.0, 1.0)
@@ -267,7 +266,7 @@ OF_PIPELINES = ("pipeline", "data", "lora", "image_size", "caption_mode")  # opt
 def check_source(
     cfg: SampleConfig,
 ):
-    "Raise `ConfigError` where it is not clear what draws."
+    "Raise `ConfigError` unless either a run or a pipeline is given, with options that fit it."
     if (cfg.run is None) == (cfg.pipeline is None):
         raise ConfigError("a run or a pipeline draws the images: give either --run or --pipeline.")
     given = [name for name in OF_PIPELINES if getattr(cfg, name) is not None]

@@ -51,7 +51,7 @@ def direction(
     parameter: torch.Tensor,  # with its gradient
     state: dict,  # of the parameter; changed
 ) -> torch.Tensor:  # (rows, columns)
-    "Update the momentum of a parameter; its step before orthogonalisation."
+    "Update the momentum of a parameter and return its step before orthogonalisation."
     if "momentum" not in state:
         state["momentum"] = torch.zeros_like(parameter)
         state["step"] = torch.zeros(())  # AdamW looks for one in every state that it loads
@@ -82,7 +82,7 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure=None):
-        "One step; parameters without a gradient stay."
+        "One step; parameters without a gradient do not change."
         for group in self.param_groups:
             if group["muon"]:
                 self.muon_step(group)
@@ -107,14 +107,14 @@ class Muon(torch.optim.AdamW):
                 move(parameter, step, group["lr"])
 
 # %% ../../nbs/658_optimizers.ipynb #658-optimizers-012
-THIN = 8  # a layer that is no wider on one side stays with AdamW
+THIN = 8  # channels; a layer with no more on one side stays with AdamW
 PRETRAINED_RATE = 0.1  # of the learning rate, for pretrained weights beside Muon
 
 
 def is_matrix(
     parameter: torch.Tensor,
 ) -> bool:
-    "Whether Muon moves a parameter."
+    "Whether Muon updates a parameter."
     return parameter.ndim in (2, 4) and min(parameter.shape[:2]) > THIN
 
 # %% ../../nbs/658_optimizers.ipynb #658-optimizers-020
@@ -123,7 +123,7 @@ def parameter_groups(
     kind: str = "adamw",  # 'adamw' or 'muon'
     frozen_share: float = 0.0,  # share of the run in which pretrained weights stay as they are
 ) -> list[dict]:  # with params, frozen_share, rate (a factor of the learning rate) and muon
-    "The parameters of a model by how they are moved."
+    "The parameters of a model, grouped by their update."
     pretrained, fresh = split_parameters(model)
     muon = kind == "muon"
     rest = [p for p in fresh if not (muon and is_matrix(p))]

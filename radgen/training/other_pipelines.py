@@ -240,7 +240,7 @@ def report_pipeline(
 # %% ../../nbs/682_other_pipelines.ipynb #682-other-pipelines-019
 @dataclass
 class PipelineRequest:
-    "What a pipeline of diffusers is to draw."
+    "A request to a pipeline of diffusers."
 
     cfg: SampleConfig
     other: OtherPipeline
@@ -264,7 +264,7 @@ class PipelineRequest:
 
 # %% ../../nbs/682_other_pipelines.ipynb #682-other-pipelines-021
 class PipelineSource(PipelineRequest):
-    "A pipeline of diffusers that draws."
+    "A pipeline of diffusers as a source of images."
 
     def conditions(self, device: torch.device) -> Conditions:
         "Captions of a split, or prompts."

@@ -89,7 +89,7 @@ def check_contradictions(
 def other_start(
     init: Path | None,  # of --init
 ) -> str:  # the end of a message; '' for another model
-    "What a fine-tuned pipeline is, where --init names one, and how a training goes on from it."
+    "The advice for an --init that names a fine-tuned pipeline: what it is, and how to continue its training."
     folder = find_model(Path(init)) if init else None
     record = finetuned_record(folder) if folder else None
     return f" ({init} is {going_on(folder, record)})" if folder and record else ""
@@ -101,7 +101,7 @@ RATES = {False: 1e-5, True: 1e-4}  # whether adapters are trained -> peak learni
 def pretrained_choices(
     cfg: TrainConfig,  # as the user gave it
 ) -> dict:  # option -> value
-    "What fine-tuning takes where the user does not decide."
+    "The options of fine-tuning that the user leaves open."
     return {
         **RECIPES[cfg.recipe],
         "optimizer": "adamw",

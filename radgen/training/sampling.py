@@ -91,7 +91,7 @@ def request_settings(
         settings["split"] = "prompts"
     settings["weights"] = run.weights()
     decisive = {name: value for name, value in settings.items() if name != "compile"}
-    if cfg.precision == "no":  # as all images were computed before there was a choice
+    if cfg.precision == "no":  # float32, the only precision of older versions: their fingerprints stay valid
         del decisive["precision"]
     return {**settings, "fingerprint": fingerprint(decisive)}
 
@@ -99,7 +99,7 @@ def request_settings(
 def output_folder(
     run: Run,  # finished
 ) -> Path:
-    "Where what a model generates is kept: in its run, or in FOLDER-output beside a model that is not part of a run."
+    "The folder for generated images: in the run, or FOLDER-output beside a model that is not part of a run."
     folder = run.dir.resolve()
     return folder.with_name(f"{folder.name}-output") if (folder / "model_index.json").exists() else run.dir
 
@@ -170,7 +170,7 @@ def draw_images(
 
 # %% ../../nbs/680_sampling.ipynb #680-sampling-022
 class ImageSource(Protocol):
-    "What draws the images of a request."
+    "A source of images for a request."
 
     def settings(self) -> dict:
         "What decides the images, with its `fingerprint`."
@@ -179,13 +179,13 @@ class ImageSource(Protocol):
         "Where the images go unless the user says otherwise."
 
     def conditions(self, device: torch.device) -> Conditions:
-        "What is drawn."
+        "The prompts of the images."
 
     def load(self, device: torch.device, conditions: Conditions, talks: bool) -> Callable[[list[int]], list]:
-        "The function that draws the images of some indices; prints what is worth knowing where it `talks`."
+        "The function that draws the images of some indices; prints notes where `talks`."
 
     def facts(self, image: Image.Image) -> dict:
-        "What sample.json says of the model, which drew this image."
+        "The fields of sample.json about the model that drew this image."
 
 # %% ../../nbs/680_sampling.ipynb #680-sampling-023
 class RunSource(NamedTuple):
@@ -245,7 +245,7 @@ def draw_and_finish(
     state: PartialState,  # of all processes
     signals: list[int],  # of `stop_signals`
 ):
-    "Draw what is missing; the first process gives the folder its place, and the others wait for that."
+    "Draw the missing images; the first process moves the folder into place, and the others wait for this."
     main = state.is_main_process
     with state.main_process_first():
         if main:
@@ -269,7 +269,7 @@ def draw_folder(
     source: ImageSource,  # of this request
     device: torch.device,
 ) -> Path:  # folder with NNNNNN.png, samples.csv, sample.json and grid.png
-    "Draw the images of a request, or go on with it; raises `KeyboardInterrupt` or `Preempted` where it was stopped."
+    "Draw the images of a request, or resume it; raises `KeyboardInterrupt` or `Preempted` where it was stopped."
     check_negative(cfg.guidance, cfg.negative)
     settings, out = source.settings(), cfg.out or source.default_folder()
     check_out(out, "sample.json")

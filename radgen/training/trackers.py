@@ -55,7 +55,7 @@ def tracker_options(
     run: Path,  # run folder
     start: int,  # steps done before
 ) -> dict:  # keyword arguments of accelerate's tracker
-    "How a tracker begins a run, or goes on with it."
+    "The settings with which a tracker begins a run, or resumes it."
     known = known_ids(run).get(name)
     if name == "tensorboard":
         return {"purge_step": start + 1}

@@ -84,7 +84,7 @@ class TrainingLog:
         self.bar = tqdm(initial=done, total=total, desc=cfg.name, unit="image", mininterval=1)
 
     def row(self, step: int, validate: bool) -> MetricsRow:
-        "What there is to say after a step."
+        "The row of the log after a step."
         state, now = self.state, time.time()
         seen, new = (n * state.batches.size for n in (step, step - self.last_step))
         loss = validation_loss(state, self.validation) if validate and self.validation else None
@@ -133,7 +133,7 @@ def save_averages(
     state: TrainingState,
     step: int,  # steps done
 ):
-    "Write a snapshot of the averages, from which one of any width is made afterwards; nothing for a single average."
+    "Write a snapshot of the EMAs, from which an EMA of any width can be computed later; nothing for a single EMA."
     if isinstance(state.ema, PowerAverages):
         names = [name for name, _ in state.model.named_parameters()]
         with disk_errors(f"the snapshot of step {step}", state.run):
@@ -143,7 +143,7 @@ def save_averages(
 def stop_agreed(
     state: TrainingState,
     signals: list,  # of `stop_signals`
-    now: bool,  # whether the processes talk to each other at this step
+    now: bool,  # whether the processes communicate at this step
 ) -> bool:  # the same in all processes
     "Whether a signal to any process asks to stop."
     acc = state.accelerator
@@ -201,7 +201,7 @@ def run_loop(
         if log:
             log.bar.close()
         for tracker in acc.trackers:
-            tracker.finish()  # and not `acc.end_training`, which would also part the processes
+            tracker.finish()  # not `acc.end_training`, which would also end the process group
 
 # %% ../../nbs/665_train.ipynb #665-train-007
 def total_steps(
@@ -271,14 +271,14 @@ def begin_state(
     acc: Accelerator,  # of `make_accelerator`
     model: nn.Module,  # of `first_model`
 ) -> TrainingState:
-    "Model, optimiser and average, as the newest whole checkpoint left them."
+    "Model, optimiser and EMA, as the newest whole checkpoint left them."
     model = model.to(acc.device, memory_format=torch.channels_last)
     ema = make_average(model, cfg.ema_width, cfg.ema_decay)
     schedule = move_schedule(schedule_of(cfg), acc.device)
     share = denoiser_entry(cfg.model).frozen_share
     optimizer = make_optimizer(model, cfg.optimizer, cfg.lr, share)
     several_processes(acc, model, schedule, batches)
-    # before the moments are loaded, of which it would move even the step counts to the GPU
+    # before the moments are loaded: `prepare` would move even their step counts to the GPU
     wrapped, optimizer = acc.prepare(model, optimizer)
     with acc.main_process_first():
         checkpoint = load_checkpoint(run, model, ema, optimizer, acc.scaler)
@@ -324,7 +324,7 @@ def train_from(
     acc: Accelerator,  # of `make_accelerator`
     model: nn.Module,  # of `first_model`
 ):
-    "Train to the end and write `final`; raises `KeyboardInterrupt` or `Preempted` where it was asked to stop."
+    "Train to the end and write `final`; raises `KeyboardInterrupt` or `Preempted` where a signal stopped it."
     state = begin_state(cfg, run, prepared, batches, acc, model)
     if acc.is_main_process:
         announce(state)
@@ -343,7 +343,7 @@ def train_from(
 def train(
     cfg: TrainConfig,  # as the user gave it
 ) -> Run:  # finished
-    """Begin a run or go on with it. Raises `RadgenError` for options or data that cannot work and where the loss goes
+    """Begin or resume a run. Raises `RadgenError` for options or data that cannot work and where the loss goes
     wrong, `KeyboardInterrupt` or `Preempted` where it was asked to stop."""
     cfg = resolve(as_begun(cfg))
     acc = make_accelerator(cfg)

@@ -148,7 +148,7 @@ def many(n):
 
 def test_unreadable_responses_stop_the_run_and_are_kept(tmp_path):
     llm = Model(lambda chat: "I am sorry,\n\x1b[31m but " + "this is no radiology " * 20)
-    with pytest.raises(ConfigError, match="100 of the first 100 answers of model:1 cannot be read") as error:
+    with pytest.raises(ConfigError, match="100 of the first 100 responses of model:1 cannot be read") as error:
         rewrite_with(llm, many(150), tmp_path / "c.jsonl")
     message = str(error.value)
     assert "'I am sorry, [31m but this is no radiology" in message
@@ -208,7 +208,7 @@ def test_servers_as_they_are(stub, kind):
 
 def test_server_that_rejects_every_request_is_quoted(stub):
     stub.kind = lambda body, answer: refusal("The model is being updated.")
-    message = r"stayed without an answer .HTTP 400: The model is being updated. x 1.*unanswered=rules"
+    message = r"had no response .HTTP 400: The model is being updated. x 1.*unanswered=rules"
     with pytest.raises(ConfigError, match=message):
         rewrite_with(OpenAIServer(f"{stub.base}#m"), table("Chest CT with pneumonia"))
 
@@ -217,7 +217,7 @@ def test_unreadable_server_gets_no_further_requests(stub, tmp_path):
     stub.answer, stub.latency = (lambda request: "I am sorry, Dave."), 0.02
     stub.kind = gateway
     llm = OpenAIServer(f"{stub.base}#m", concurrency=8)
-    with pytest.raises(ConfigError, match="100 of the first 100 answers of openai:m:.* cannot be read.*Sure! Here is"):
+    with pytest.raises(ConfigError, match="100 of the first 100 responses of openai:m:.* cannot.*Sure! Here is"):
         rewrite_with(llm, many(400), tmp_path / "c.jsonl")
     assert not [t for t in threading.enumerate() if t.name == "radgen-llm"]
     sent = len(stub.seen)
@@ -243,8 +243,8 @@ def test_missing_response_is_an_error_and_the_rest_is_kept(tmp_path):
     half = Model(lambda chat: None if "lobe" in chat[-1]["content"] else PNEUMONIA)
     half.failures["timeout"] = 1
     what = (
-        r"1 of 2 questions stayed without an answer .timeout x 1.: the other answers are in .*c.jsonl, "
-        "and the same command asks only for what is missing"
+        r"1 of 2 requests had no response .timeout x 1.: the other responses are in .*c.jsonl, "
+        "and the same command requests only those that are missing"
     )
     with pytest.raises(ConfigError, match=what):
         rewrite_with(half, rows, cache)
@@ -307,10 +307,10 @@ def test_rules_ask_no_model():
 def test_progress_reports_the_share_accepted(capsys):
     rewrite_with(Model(), table("Chest CT with pneumonia", "Chest CT without pneumonia"))
     err = capsys.readouterr().err
-    for text in ("model: captions", "accepted=50%", "caption/s", "model: second chances", "accepted=0%"):
+    for text in ("model: captions", "accepted=50%", "caption/s", "model: retries", "accepted=0%"):
         assert text in err
-    counts = "0 answers from the cache, 0 from the replay file, 3 asked now"
-    assert f"2 questions to model:1 and 1 second chances: {counts}" in err
+    counts = "0 responses from the cache, 0 from the replay file, 3 sent now"
+    assert f"2 requests to model:1 and 1 retries: {counts}" in err
 
 
 @pytest.mark.soak
@@ -322,7 +322,7 @@ def test_replay_needs_no_model(phantoms, tmp_path, monkeypatch, capsys):
     data = read_rocov2(phantoms)
     selected = choose_cuis(count_cuis(data.table, data.names), 10)
     rows = transform_captions(select_rows(data.table, selected, data.names), data.names)
-    assert "0 asked now" in capsys.readouterr().err
+    assert "0 sent now" in capsys.readouterr().err
     kept = rows[rows.keep]
     asked = kept[~kept.verdict.isin(["rules", "invalid"])]
     assert 0.35 < asked.verdict.str.startswith("ok").mean() < 0.99

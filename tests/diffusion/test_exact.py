@@ -232,7 +232,12 @@ def test_guided_flow_has_the_mean_that_theory_names(name):
 
 ATLAS = torch.where(normal(6, 1, 8, 8, seed=21) > 0, 0.8, -0.8)  # six unlike images in two classes
 SIDES = torch.tensor([0, 0, 0, 1, 1, 1])
-DRAWN = [(name, kind) for kind in PREDICTIONS for name in samplers_for(kind)]
+LONG = pytest.mark.soak  # a thousand steps of DDPM, for all but one kind of prediction
+DRAWN = [
+    pytest.param(name, kind, marks=LONG if name == "ddpm" and kind != "epsilon" else ())
+    for kind in PREDICTIONS
+    for name in samplers_for(kind)
+]
 
 
 @pytest.mark.parametrize("kind", list(PREDICTIONS))
@@ -288,7 +293,7 @@ def scenes(n, seed, size=48):
     return np.clip(128 + 50 * x / x.std(), 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("kind", ["v_prediction", "flow"])
+@pytest.mark.parametrize("kind", ["v_prediction", pytest.param("flow", marks=pytest.mark.soak)])
 def test_memorisation_audit_reports_the_exact_denoiser(kind):
     "What it draws are training images, and the audit says so of each; of other images it does not."
     train, held_out, others = scenes(60, 0), scenes(40, 1), scenes(12, 2)

@@ -25,7 +25,7 @@ def small_run(few, tmp_path_factory):
 
 @pytest.fixture
 def cheap(monkeypatch):
-    "An evaluation without VGG16, with two scales of crops."
+    "An evaluation with the shortcuts of `cheaply`."
     cheaply(monkeypatch)
 
 

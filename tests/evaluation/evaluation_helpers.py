@@ -1,6 +1,7 @@
 """Small images, features that cost nothing, and quick options, for the tests of evaluation."""
 
 import json
+from functools import partial
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from PIL import Image
 
 from radgen.evaluation.config import EvaluateConfig
 from radgen.evaluation.features import Features
+from radgen.evaluation.memorisation import register
 
 
 class PixelMeans(torch.nn.Module):
@@ -23,12 +25,13 @@ def pixel_features(name="", device="cpu"):
 
 
 def cheaply(patch):
-    "Evaluate without VGG16, with two scales of crops; `patch` is pytest's."
+    "Evaluate without VGG16, with two scales of crops and few steps of registration; `patch` is pytest's."
     for module in ("report", "any_images"):
         patch.setattr(f"radgen.evaluation.{module}.make_features", pixel_features)
     patch.setattr("radgen.evaluation.scores.grid_features", lambda device: None)
     patch.setattr("radgen.evaluation.scores.truth_alignment", lambda *a: None)
     patch.setattr("radgen.evaluation.memorisation.SCALES", (1.0, 0.9))
+    patch.setattr("radgen.evaluation.memorisation.register", partial(register, steps=4))
 
 
 def random_images(n, size=32, seed=0):

@@ -55,9 +55,9 @@ def world():
 @pytest.mark.parametrize("kind", ["copied", "cropped", "brightened", "darkened", "noised"])
 def test_replicas_are_found(world, kind):
     train, test, bound = world
-    t = find_replicas(replicas(train[:20])[kind], train)
-    assert (t.neighbour == np.arange(20)).all()
-    assert (t.ratio < bound).mean() >= 0.95
+    t = find_replicas(replicas(train[:10])[kind], train)
+    assert (t.neighbour == np.arange(10)).all()
+    assert (t.ratio < bound).all()
 
 
 def test_other_images_are_not_marked(world):

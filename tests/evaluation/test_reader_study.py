@@ -423,11 +423,12 @@ def test_power_is_that_of_the_answered_images(study, tmp_path):
     )
     path = write(study, tmp_path, "ann", half[:3] + half[5:8], [i for i in study.items.index if i not in half])
     s = score_study(StudyScoreConfig(study.folder, (path,), repeats=200))
-    assert f"accuracy {detectable_accuracy(10):.0%} or more would have been with 80% power and 10 answers" in verdict(s)
+    found = f"accuracy of {detectable_accuracy(10):.0%} or more would have been found"
+    assert f"{found} with 80% power and 10 answers" in verdict(s)
     key = replace(study, items=study.items.loc[half[3:7]])  # four images
     table = read_all([path], study)
     s = study_scores(table[table.item.isin(key.items.index)].assign(answer="real"), key, 200)
-    assert "With 4 answers of a reader, no accuracy would have been" in verdict(s)
+    assert "With 4 answers of a reader, no accuracy can be distinguished" in verdict(s)
 
 
 def damaged(kind, key, path):

@@ -50,16 +50,21 @@ def loss_and_guidance(name, recipe, width=384, channels=1, **options):
             return loss, guided(model, x0, start, text, 2.0)
 
 
-@pytest.mark.parametrize(
-    "recipe, width, options",
-    [
-        ("paper", 768, {}),
-        ("radgen", 512, {}),
-        ("radgen", 384, dict(patch=2, prediction="flow")),
-        ("radgen", 384, dict(patch=4, optimizer="adamw", channels=3)),
-    ],
-)
-@pytest.mark.parametrize("name", NAMES)
+CHOICES = [
+    ("paper", 768, {}),
+    ("radgen", 512, {}),
+    ("radgen", 384, dict(patch=2, prediction="flow")),
+    ("radgen", 384, dict(patch=4, optimizer="adamw", channels=3)),
+]
+FEW = {("UNet", 0), ("UNet", 2), ("UNet", 3), ("VGG16UNet", 0), ("VGG16UNet", 2)}  # in `make test`
+NETWORKS = [
+    pytest.param(name, *choice, marks=() if (name, i) in FEW else pytest.mark.soak, id=f"{name}-{choice[0]}-{i}")
+    for name in NAMES
+    for i, choice in enumerate(CHOICES)
+]
+
+
+@pytest.mark.parametrize("name, recipe, width, options", NETWORKS)
 def test_every_network_and_recipe_stays_on_the_device(name, recipe, width, options):
     loss, out = loss_and_guidance(name, recipe, width, **options)
     assert loss.device.type == "cuda"

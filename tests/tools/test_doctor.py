@@ -19,7 +19,7 @@ def test_empty_folder_has_no_runs_and_four_tasks(tmp_path, capsys):
     assert main(["doctor", "--where", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {row["task"] for row in found["weights"]} == {"FID", "text encoder", "VGG16UNet", "captions"}
-    assert found["folders"] == {"prepared": [], "begun": [], "finished": [], "sampled": [], "judged": []}
+    assert found["folders"] == {"prepared": [], "begun": [], "finished": [], "sampled": [], "evaluated": []}
     assert found["next"].startswith("radgen demo")
 
 

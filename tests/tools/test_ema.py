@@ -11,8 +11,6 @@ from safetensors.torch import load_file
 from radgen.cli import main
 from radgen.core.errors import ConfigError, DataError
 from radgen.core.files import read_json
-from radgen.prepared.config import PrepareConfig
-from radgen.prepared.prepare import prepare
 from radgen.tools.config import EmaConfig
 from radgen.tools.ema import choose_ema, width_scores
 from radgen.training.averages import reconstruct
@@ -24,18 +22,9 @@ TINY = dict(image_size=16, batch_size=4, size="tiny", encoder="minilm", device="
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    "Some phantoms, prepared without a language model."
-    from radgen.data.phantoms import make_phantoms
-
-    folder = tmp_path_factory.mktemp("ema")
-    return prepare(PrepareConfig(make_phantoms(folder / "raw", 60, 60, 10), folder / "prepared", llm="rules"))
-
-
-@pytest.fixture(scope="module")
-def finished(data, tmp_path_factory):
+def finished(few, tmp_path_factory):
     "A finished run of twelve steps; not to be changed."
-    return train(TrainConfig(data.dir, steps=12, runs=tmp_path_factory.mktemp("runs"), name="r", **TINY))
+    return train(TrainConfig(few.dir, steps=12, runs=tmp_path_factory.mktemp("runs"), name="r", **TINY))
 
 
 @pytest.fixture
@@ -89,17 +78,17 @@ def test_out_leaves_the_run_alone(run, tmp_path):
         choose_ema(EmaConfig(run.dir, width=0.2, out=tmp_path / "notes"))
 
 
-def test_run_goes_on_as_finished_after_a_change(run, data, capsys):
+def test_run_goes_on_as_finished_after_a_change(run, few, capsys):
     choose_ema(EmaConfig(run.dir, width=0.2))
     weights = run.weights()
-    again = train(TrainConfig(data.dir, steps=12, runs=run.dir.parent, name="r", **TINY))
+    again = train(TrainConfig(few.dir, steps=12, runs=run.dir.parent, name="r", **TINY))
     assert "is finished" in capsys.readouterr().err
     assert again.weights() == weights
 
 
-def test_loss_at_the_runs_width_is_that_of_its_log(data, tmp_path):
+def test_loss_at_the_runs_width_is_that_of_its_log(few, tmp_path):
     options = {**TINY, "valid_every": None}
-    run = train(TrainConfig(data.dir, steps=6, runs=tmp_path, name="v", **options))
+    run = train(TrainConfig(few.dir, steps=6, runs=tmp_path, name="v", **options))
     [score] = width_scores(EmaConfig(run.dir, widths=(run.config.ema_width,), device="cpu"), run)
     assert score.loss == pytest.approx(run.metrics().valid_loss.dropna().iloc[-1], abs=2e-6)
     assert score.error == 0
@@ -121,7 +110,7 @@ def test_command_prints_what_it_wrote(run, capsys):
     assert "final holds the EMA of width 0.07" in capsys.readouterr().out
 
 
-def test_requests_that_cannot_work(run, data, tmp_path):
+def test_requests_that_cannot_work(run, tmp_path):
     with pytest.raises(ConfigError, match="nothing to do: give --width"):
         choose_ema(EmaConfig(run.dir))
     with pytest.raises(ConfigError, match="without --width"):

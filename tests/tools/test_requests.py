@@ -121,6 +121,7 @@ def test_examples_are_of_the_test_split(run):
         assert set(names) <= set(offered)  # else the page would reject what it shows
 
 
+@pytest.mark.soak
 def test_training_image_is_found_and_noise_is_far_from_all(run):
     references, real = References(run), run.prepared.images("train", 16)[7]
     noise = np.random.default_rng(0).integers(0, 256, (16, 16)).astype(np.uint8)
