@@ -205,7 +205,7 @@ def type_alignment(
 # %% ../../nbs/740_alignment.ipynb #740-alignment-014
 @torch.inference_mode()
 def clip_retrieval(
-    images: np.ndarray,  # (N, H, W) uint8
+    images: np.ndarray,  # (N, H, W[, 3]) uint8
     prompts: Sequence[str],  # one per image
     clip: str | DualEncoder,  # 'clip', an id of the Hugging Face hub, or a folder
     device: str | torch.device = "cpu",

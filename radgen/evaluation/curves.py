@@ -65,7 +65,7 @@ def sampled_distance(
     out = run.dir / "curves" / f"{cfg.split}-{cfg.n}-g{cfg.guidance:g}-{cfg.steps}"
     discard_other(Unfinished(out), request_settings(cfg, run)["fingerprint"])
     folder = sample(replace(cfg, out=out))
-    generated, _ = read_samples(folder)
+    generated, _ = read_samples(folder, run.config.channels)
     return frechet_distance(statistics(features(generated), identity=features.identity), held_out)
 
 # %% ../../nbs/765_curves.ipynb #765-curves-012

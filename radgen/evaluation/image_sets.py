@@ -222,13 +222,13 @@ def _decode(image, size, equalize, grey):
 def read_images(
     rows: pd.DataFrame,  # of `list_images`
     size: int,  # pixels per side
-    grey: Grey = Grey(),  # how values of more than 8 bits are shown
+    grey: Grey = Grey(),  # how values of more than 8 bits are shown, and whether colours stay
     equalize: bool = False,  # equalise the histograms
-) -> tuple[np.ndarray, pd.DataFrame, pd.DataFrame]:  # (N, size, size) uint8, their rows, and the rows left out
+) -> tuple[np.ndarray, pd.DataFrame, pd.DataFrame]:  # (N, size, size[, 3]) uint8, their rows, and the rows left out
     "Decode the images of a folder; raises `DataError` where none of them can be used."
     wanted = rows[rows.fault == ""]
     decode = partial(_decode, size=size, equalize=equalize, grey=grey)
-    images: np.ndarray = np.empty((len(wanted), size, size), np.uint8)
+    images: np.ndarray = np.empty((len(wanted), size, size, *grey.axes), np.uint8)
     faults, n = [], 0
     with ThreadPoolExecutor() as pool:
         decoded = pool.map(decode, wanted.image)

@@ -14,7 +14,7 @@ from scipy.stats import norm
 from torch import nn
 from tqdm import tqdm
 
-from ..core.devices import to_unit
+from ..core.devices import split_channels, to_unit
 from ..core.figures import evenly
 from ..diffusion.process import NoiseSchedule, diffusion_loss, time_steps
 from .alignment import auroc, share_interval
@@ -120,7 +120,7 @@ def split_losses(
     rows, images, losses = store.rows(wanted), p.images(split, c.image_size, c.equalize), []
     for k in tqdm(range(0, len(chosen), ON_DEVICE), desc=f"losses of {split} images", unit="batch", leave=False):
         part = slice(k, k + ON_DEVICE)
-        x0 = to_unit(torch.from_numpy(images[chosen[part]]).to(device))[:, None]
+        x0 = to_unit(split_channels(torch.from_numpy(images[chosen[part]]).to(device)))
         x0 = x0 if pipe.latents is None else pipe.latents.encode(x0)
         text = store.get(rows[part]).to(device, pipe.denoiser.dtype)
         losses.append(image_losses(pipe.denoiser, pipe.scheduler, x0.to(pipe.denoiser.dtype), text, seed).cpu())

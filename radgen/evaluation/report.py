@@ -80,7 +80,7 @@ def page_values(
 # %% ../../nbs/775_report.ipynb #775-report-009
 def save_figures(
     run: Run,
-    generated: np.ndarray,  # (N, H, W) uint8
+    generated: np.ndarray,  # (N, H, W[, 3]) uint8
     rows: pd.DataFrame,  # of `read_samples`
     split: str,  # whose captions were drawn
     scores: Scores,
@@ -101,7 +101,7 @@ def write_report(
 ) -> Path:
     "runs/NAME/report.md with its figures in runs/NAME/fig, and report.html that holds them."
     about = read_json(folder / "sample.json")
-    generated, rows = read_samples(folder)
+    generated, rows = read_samples(folder, run.config.channels)
     save_figures(run, generated, rows, about["split"], scores)
     write_groups(run.dir, scores.groups)
     write_pages(run.dir, "report", page_values(run, folder, about, scores))
@@ -171,7 +171,7 @@ def evaluate_run(
         print(f"Warning: {warning}", file=sys.stderr)
     done, report = folder / "evaluation.json", run.dir / "report.md"
     if not done.exists() or read_json(done).get("asked") != key:
-        generated, rows = read_samples(folder)
+        generated, rows = read_samples(folder, run.config.channels)
         scores = measure(generated, rows, run_reference(run, about["split"]), features, cfg)
         vae = vae_scores(run, about["split"], features, len(generated))
         curves = distance_curves(run, features, about, cfg.curves, str(device)) if cfg.curves else None

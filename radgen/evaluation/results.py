@@ -261,7 +261,7 @@ class GroupScores:
     likeness: tuple[float, int] | None = None  # intra-prompt MS-SSIM and pairs
     likeness_real: tuple[float, int] | None = None
 
-# %% ../../nbs/702_results.ipynb #702-results-024-1
+# %% ../../nbs/702_results.ipynb #702-results-027
 @dataclass(frozen=True)
 class ProbedScores(DistanceScores):
     "The distances, what probes and classifiers find, and the audit for memorised images."

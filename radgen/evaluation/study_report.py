@@ -225,11 +225,12 @@ def readers_figure(
 def read_item(
     key: Key,
     item: str,  # number of an image
-) -> np.ndarray:  # (H, W) uint8
+) -> np.ndarray:  # (H, W) uint8, or (H, W, 3)
     "An image of a study; raises `DataError` where it is missing or damaged."
     path = key.folder / "images" / f"{item}.png"
     try:
-        return np.asarray(Image.open(path, formats=("PNG",)).convert("L"))
+        with Image.open(path, formats=("PNG",)) as image:
+            return np.asarray(image.convert("RGB" if image.mode == "RGB" else "L"))
     except (OSError, SyntaxError):
         raise DataError(f"{path} is missing or damaged: bring back the folder that was built.") from None
 

@@ -112,8 +112,8 @@ FEWEST_HELD_OUT = 20  # validation images behind the bound
 
 
 def training_bound(
-    valid: np.ndarray,  # (M, H, W) uint8
-    train: np.ndarray,  # (K, H, W) uint8
+    valid: np.ndarray,  # (M, H, W[, 3]) uint8
+    train: np.ndarray,  # (K, H, W[, 3]) uint8
     path: Path,  # where the bound is kept
 ) -> float | None:  # None where there are too few images
     "Images with a smaller ratio are near-duplicates of training images."
@@ -142,12 +142,12 @@ class ImageChecks:
     prepared: Prepared
     features: Features
     probe: LabelProbe
-    train: np.ndarray  # (K, H, W) uint8, training images
+    train: np.ndarray  # (K, H, W[, 3]) uint8, training images
     bound: float | None  # of `training_bound`
 
     def decide(
         self,
-        images: np.ndarray,  # (N, H, W) uint8
+        images: np.ndarray,  # (N, H, W[, 3]) uint8
         requested: pd.DataFrame,  # (N, labels) of `requested_labels`
     ) -> pd.DataFrame:  # a row per image: probability, ratio, neighbour, and reason where it is rejected
         "Check images one by one; near-duplicates of each other are found afterwards."

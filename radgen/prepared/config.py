@@ -12,7 +12,7 @@ from typing import Literal
 
 from ..captions.config import LLM, Text, Unanswered, Unstated
 from ..core.options import Count, Natural, options
-from ..data.config import Bound, Bounds, Copies, Leaks, Rule, Unnamed
+from ..data.config import Bound, Bounds, Channels, Copies, Leaks, Rule, Unnamed
 from ..data.source_options import SourceOptions
 
 # %% ../../nbs/396_prepare_options.ipynb #396-prepare-options-006
@@ -50,3 +50,4 @@ class PrepareConfig(SourceOptions):
     unstated: Unstated = "unspecified"  # last words of a caption without a finding; normal as in the paper
     engine: Literal["local", "ray"] = "local"  # this machine's processes, or Ray
     workers: Count | None = None  # processes, one per core
+    channels: Channels = 1  # 1 for grey; 3 keeps colours (Doppler, endoscopy, fundus), also in training and samples

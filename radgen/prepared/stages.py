@@ -9,7 +9,7 @@ __all__ = ['SLICE', 'Stage', 'BLOCK', 'HINTS', 'measure_new', 'run_stage', 'imag
 # %% ../../nbs/398_stages.ipynb #398-stages-004
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -193,8 +193,8 @@ class Curated:
 
 
 def _grey(cfg: PrepareConfig, table: pd.DataFrame) -> Grey:
-    "How image values are shown; with the window `dataset`, one range is measured on the training images."
-    grey = grey_of(cfg)
+    "How values are shown, and whether colours stay; one range for the data set is measured on the training images."
+    grey = replace(grey_of(cfg), channels=cfg.channels)
     if grey.window != "dataset":
         return grey
     return replace(grey, range=measure_range(table.image[table.keep & (table.split == "train")].tolist(), grey))
@@ -207,7 +207,7 @@ def _measured(cfg: PrepareConfig, table: pd.DataFrame, grey: Grey) -> pd.DataFra
     else:
         measure = partial(measure_images, workers=1, progress=False, grey=grey)
     run = partial(run_stage, measure, engine=cfg.engine, workers=cfg.workers)
-    name = fingerprint(str(cfg.data_path), MEASURES_VERSION, asdict(grey))
+    name = fingerprint(str(cfg.data_path), MEASURES_VERSION, replace(grey, channels=1).recorded())
     return measure_new(run, table, cache_dir() / "measures" / f"{name}.parquet")
 
 # %% ../../nbs/398_stages.ipynb #398-stages-018

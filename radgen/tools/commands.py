@@ -166,7 +166,7 @@ def run_study_score(cfg: StudyScoreConfig) -> Any:
 
     return score_study(cfg)
 
-# %% ../../nbs/935_commands.ipynb #935-commands-019-1
+# %% ../../nbs/935_commands.ipynb #935-commands-021
 def run_utility(cfg: UtilityConfig) -> dict:
     "Train classifiers on real and on synthetic images."
     from radgen.evaluation.utility_report import utility
@@ -268,9 +268,14 @@ def resolved(
 ) -> dict:  # name of the option -> value; for experiments also `plan`, for a preparation `preview`
     "Every option as it would be used."
     if isinstance(cfg, TrainConfig):
+        from radgen.data.folders import is_prepared
+        from radgen.prepared.folder import load_prepared
+        from radgen.training.batches import with_channels
         from radgen.training.run import as_begun, resolve
 
         cfg = resolve(as_begun(cfg))
+        if is_prepared(cfg.data_path):
+            cfg = with_channels(cfg, load_prepared(cfg.data_path))
     found = asdict(cfg)
     if isinstance(cfg, ExperimentConfig):
         from radgen.evaluation.experiments import devices, plan

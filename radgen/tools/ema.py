@@ -67,12 +67,14 @@ def write_width(
         write_json(run.dir / "config.json", {**read_config(run.dir), "ema_width": width})
     return error
 
-
+# %% ../../nbs/905_ema.ipynb #905-ema-029
 def pipeline_options(
     pipe: RadGenPipeline,
 ) -> dict:  # arguments of `RadGenPipeline` beside denoiser and scheduler
     "What a pipeline records."
-    return {name: pipe.config[name] for name in ("encoder", "max_length", "equalize", "about", "latent_scale")}
+    return {
+        name: pipe.config[name] for name in ("encoder", "max_length", "equalize", "about", "latent_scale", "channels")
+    }
 
 # %% ../../nbs/905_ema.ipynb #905-ema-012
 @dataclass

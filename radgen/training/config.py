@@ -25,6 +25,7 @@ from radgen.core.options import (
     Whole,
     options,
 )
+from ..data.config import Channels
 from ..diffusion.config import Interval, SamplerName, Scale, Steps, UpToOne
 from ..networks.registry import DENOISER_CHOICES, denoiser_name
 
@@ -187,6 +188,7 @@ class ResolvedConfig(TrainConfig):
     equalize: bool = False
     crop: Share = 0.9
     ema_width: EmaWidth = 0.05
+    channels: Channels = 1  # of the images of the prepared folder: 1 for grey, 3 for colour
     latent_channels: Natural = 0  # of the VAE; 0 where pixels are trained on
     latent_factor: Count = 1  # pixels per side of a position of the latents
     vae_weights: str | None = None  # fingerprint of the VAE's weights
@@ -196,7 +198,7 @@ class ResolvedConfig(TrainConfig):
     @property
     def map_shape(self) -> tuple[int, int]:
         "Channels and positions per side of what the denoiser sees."
-        return self.latent_channels or 1, self.image_size // self.latent_factor
+        return self.latent_channels or self.channels, self.image_size // self.latent_factor
 
 # %% ../../nbs/640_training_options.ipynb #640-training-options-007
 RECIPES = {

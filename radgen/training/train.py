@@ -41,7 +41,7 @@ from radgen.training.averages import (
     snapshot_steps,
 )
 from .balance import report_draws
-from .batches import Batches, initial_model, make_batches, open_data, prefetch
+from .batches import Batches, initial_model, make_batches, open_data, prefetch, with_channels
 from .card_facts import card_facts
 from .checkpoints import MetricsLog, disk_errors, load_checkpoint, save_checkpoint
 from .config import ResolvedConfig, TrainConfig
@@ -351,6 +351,7 @@ def train(
     with run_lock(cfg.runs / cfg.name) if main else nullcontext():
         with acc.main_process_first():
             prepared = open_data(cfg)
+            cfg = with_channels(cfg, prepared)
             description = describe(cfg, prepared, acc.num_processes)
             run = open_run(cfg, description)
             finished = (run / "final").exists() and not cfg.overwrite

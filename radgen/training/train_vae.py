@@ -20,7 +20,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..core.devices import index_generator, pick_device, set_seed, to_uint8, to_unit
+from radgen.core.devices import (
+    channels_of,
+    index_generator,
+    join_channels,
+    pick_device,
+    set_seed,
+    split_channels,
+    to_uint8,
+    to_unit,
+)
 from ..core.errors import ConfigError, DataError, Preempted, RadgenError, stop_signals
 from ..core.figures import evenly, image_grid, save_figure
 from ..core.files import atomic_dir, fingerprint, read_json, write_json
@@ -90,8 +99,8 @@ class VaeState:
 
     run: Path  # run folder
     cfg: TrainVaeConfig
-    images: np.ndarray  # (N, S, S) uint8, S a quarter more than the image size
-    valid: np.ndarray  # (n, H, W) uint8
+    images: np.ndarray  # (N, S, S) or (N, S, S, 3) uint8, S a quarter more than the image size
+    valid: np.ndarray  # (n, H, W) or (n, H, W, 3) uint8
     model: TrainableVae  # on the device
     perceptual: PerceptualLoss | None  # on the device; None where its weight is 0
     optimizer: torch.optim.Optimizer
@@ -110,12 +119,12 @@ class VaeState:
 def step_images(
     state: VaeState,
     step: int,  # 0-based
-) -> tuple[torch.Tensor, torch.Tensor]:  # images (B, 1, H, W) in -1..1, noise (B, C, h, w)
+) -> tuple[torch.Tensor, torch.Tensor]:  # images (B, 1 or 3, H, W) in -1..1, noise (B, C, h, w)
     "Cropped images and the noise of their draw."
     cfg, device = state.cfg, state.device
     g, B, side = index_generator(cfg.seed, step, device), cfg.batch_size, cfg.image_size // cfg.factor
     chosen = batch_indices(len(state.images), B, step, cfg.seed)
-    x = to_unit(torch.from_numpy(state.images[chosen]).to(device))[:, None]
+    x = to_unit(split_channels(torch.from_numpy(state.images[chosen]).to(device)))
     x = random_crop(x, cfg.image_size, cfg.crop, torch.rand(B, 3, generator=g, device=device))
     return x, torch.randn(B, cfg.latent_channels, side, side, generator=g, device=device)
 
@@ -149,15 +158,15 @@ def vae_step(
 @torch.no_grad()
 def reconstruct_means(
     state: VaeState,  # whose averaged weights are used
-) -> np.ndarray:  # (n, H, W) uint8
+) -> np.ndarray:  # (n, H, W) or (n, H, W, 3) uint8
     "The validation images, encoded and decoded without noise."
     found = []
     with averaged_weights(state.model, state.ema) as model:
         for start in range(0, len(state.valid), state.cfg.batch_size):
             part = state.valid[start : start + state.cfg.batch_size]
-            x = to_unit(torch.from_numpy(part).to(state.device))[:, None]
+            x = to_unit(split_channels(torch.from_numpy(part).to(state.device)))
             again = model.vae.decode(model.vae.encode(x).latent_dist.mean).sample
-            found.append(to_uint8(again)[:, 0].cpu().numpy())
+            found.append(join_channels(to_uint8(again)).cpu().numpy())
     return np.concatenate(found)
 
 
@@ -210,8 +219,8 @@ class VaeLog:
 class VaeParts(NamedTuple):
     "What a training needs, made before the run folder is touched."
 
-    images: np.ndarray  # (N, S, S) uint8
-    valid: np.ndarray  # (n, H, W) uint8
+    images: np.ndarray  # (N, S, S) or (N, S, S, 3) uint8
+    valid: np.ndarray  # (n, H, W) or (n, H, W, 3) uint8
     model: TrainableVae  # on the device
     perceptual: PerceptualLoss | None  # on the device
 
@@ -226,13 +235,14 @@ def make_parts(
     device = pick_device(cfg.device)
     speed_up(device)
     images = prepared.images("train", round(cfg.image_size * 1.25), cfg.equalize)
-    valid: np.ndarray = np.empty((0, cfg.image_size, cfg.image_size), np.uint8)
+    valid: np.ndarray = np.empty((0, cfg.image_size, cfg.image_size, *prepared.grey.axes), np.uint8)
     if len(prepared.rows("valid")):
         valid = prepared.images("valid", cfg.image_size, cfg.equalize)
     vgg = vgg16_features(str(cfg.vgg_weights)) if cfg.perceptual else None
     set_seed(cfg.seed)
     perceptual = None if vgg is None else PerceptualLoss(vgg).to(device)
-    return VaeParts(images, valid[evenly(len(valid), cfg.valid_images)], TrainableVae(cfg).to(device), perceptual)
+    model = TrainableVae(cfg, prepared.channels).to(device)
+    return VaeParts(images, valid[evenly(len(valid), cfg.valid_images)], model, perceptual)
 
 # %% ../../nbs/687_train_vae.ipynb #687-train-vae-029
 def begin_vae(
@@ -298,7 +308,7 @@ def run_vae_loop(
 # %% ../../nbs/687_train_vae.ipynb #687-train-vae-016
 VAE_CARD = """# {name}
 
-A VAE of grey radiology images, trained with radgen on {images} images of {size} x {size} pixels: latents of \
+A VAE of {kind} radiology images, trained with radgen on {images} images of {size} x {size} pixels: latents of \
 {channels} channels, {factor} times smaller per side. **Not for diagnosis.** What it cannot decode is lost to every \
 model on its latents: measure it on your own images with `radgen check-vae`.
 
@@ -313,7 +323,8 @@ def write_vae(
     "Write `final`: the VAE with averaged weights, as diffusers saves it, and a card."
     cfg = state.cfg
     facts = dict(name=cfg.name, images=f"{len(state.images):,}", size=cfg.image_size, data=inline_markdown(data))
-    card = VAE_CARD.format(**facts, channels=cfg.latent_channels, factor=cfg.factor)
+    kind = "grey" if channels_of(state.images) == 1 else "colour"
+    card = VAE_CARD.format(**facts, kind=kind, channels=cfg.latent_channels, factor=cfg.factor)
     with averaged_weights(state.model, state.ema) as model, disk_errors("the finished VAE", state.run):
         with atomic_dir(state.run / "final") as folder:
             model.vae.save_pretrained(folder)
