@@ -11,6 +11,8 @@ __all__ = ['MS_SSIM', 'CONCEPTS', 'TYPES', 'FACTS', 'TSTR', 'CLIP', 'SIMILARITY'
 
 # %% ../../nbs/702_results.ipynb #702-results-004
 from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -334,11 +336,18 @@ VERSION = 4  # of the record; numbers of an earlier one are computed again
 
 
 def read_scores(
-    values: dict,  # of evaluation.json
+    values: Any,  # content of evaluation.json
+    path: str | Path = "evaluation.json",  # for the message
 ) -> Scores:
     "The record that was written as JSON; raises `DataError` where the file holds something else."
     try:
-        return TypeAdapter(Scores).validate_python(values)
+        found = TypeAdapter(Scores).validate_python(values)
     except ValidationError as e:
-        name = ".".join(map(str, e.errors()[0]["loc"]))
-        raise DataError(f"evaluation.json does not hold the scores of an evaluation ({name}): delete it.") from None
+        fault = ".".join(map(str, e.errors()[0]["loc"])) or "no object"
+    else:
+        numbers = {"distance": found.distance, "interval": sum(found.interval), "floor": found.floor[0]}
+        fault = next((name for name, number in numbers.items() if not isfinite(number)), "")
+        fault = "generated" if min(found.generated, found.real, found.training) < 1 else fault
+        if not fault:
+            return found
+    raise DataError(f"{path} does not hold the scores of an evaluation ({fault}): delete it and evaluate again.")

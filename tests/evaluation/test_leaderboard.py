@@ -334,3 +334,11 @@ def test_names_stay_text_on_the_page(three, text):
     assert "[x](" not in pages[1][1]
     rows = [page.count("|") - page.count("\\|") for _, page in pages]
     assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("change", [{"distance": float("nan")}, {"interval": [0, float("inf")]}, {"generated": 0}])
+def test_numbers_that_cannot_be_are_refused_by_name(three, change):
+    path = evaluation_file(three[0])
+    write_json(path, read_json(path) | change)
+    with pytest.raises(DataError, match=f"{path} does not hold the scores of an evaluation .{next(iter(change))}."):
+        read_entries(three)
