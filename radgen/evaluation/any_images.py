@@ -21,7 +21,7 @@ from ..captions.modes import MODES
 from ..core.devices import pick_device
 from ..core.errors import ConfigError, DataError
 from ..core.figures import save_figure
-from ..core.files import atomic_dir, check_out, fingerprint, json_fields, read_json, write_json
+from ..core.files import atomic_dir, check_out, check_outside, fingerprint, json_fields, read_json, write_json
 from ..data.rows import reason_kind
 from .config import EvaluateConfig, check_request
 from .features import image_digest, images_digest, make_features, repeat_warnings
@@ -138,8 +138,7 @@ def report_folder(
     "Where the report goes; raises `ConfigError` where it would lie among the images or replace something else."
     images, data = (folder.resolve() for folder in folders_of(cfg))
     out = cfg.out or images.with_name(f"{images.name}-evaluation")
-    if out.resolve().is_relative_to(images):
-        raise ConfigError(f"--out {out} lies among the images: choose a folder outside {images}.")
+    check_outside(out, images)
     for what, path in ("--images", images), ("--data", data), ("--prompts", cfg.prompts):
         if path is not None and path.resolve().is_relative_to(out.resolve()):
             raise ConfigError(f"--out {out} would replace {what} {path}, which lies in it: choose another folder.")

@@ -132,7 +132,7 @@ def check_rows(
 
 RECORDED = ("fingerprint", "images", "split", "sampler", "steps", "guidance", "images_per_s")  # fields of sample.json
 
-
+# %% ../../nbs/775_report.ipynb #775-report-016
 def evaluation_key(
     cfg: EvaluateConfig,
     run: Run,

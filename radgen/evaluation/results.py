@@ -7,7 +7,7 @@ __all__ = ['MS_SSIM', 'CONCEPTS', 'TYPES', 'FACTS', 'TSTR', 'CLIP', 'SIMILARITY'
            'VERSION', 'PRDC', 'MemorisationAudit', 'ConceptScore', 'Reidentification', 'MembershipInference',
            'ConceptAlignment', 'TypeAlignment', 'FactScore', 'TSTRScore', 'Curves', 'Reconstruction', 'Row',
            'DistanceScores', 'Against', 'ImageSet', 'GroupScores', 'ProbedScores', 'Scores', 'is_extrapolated',
-           'concepts_readable', 'types_readable', 'read_scores']
+           'concepts_readable', 'types_readable', 'impossible', 'read_scores']
 
 # %% ../../nbs/702_results.ipynb #702-results-004
 from dataclasses import dataclass, field
@@ -335,6 +335,21 @@ def types_readable(
 VERSION = 4  # of the record; numbers of an earlier one are computed again
 
 
+def impossible(
+    s: Scores,
+) -> str:  # name of a field, '' for none
+    "A field whose value no evaluation writes, as in a file that was edited or damaged."
+    if min(s.generated, s.real, s.training) < 1:
+        return "generated"
+    numbers = {"distance": s.distance, "floor": s.floor[0], "interval": s.interval[1] - s.interval[0]}
+    shares = {name: getattr(s, name) for name in ("types", "types_real", "concepts", "concepts_real", "memorised")}
+    shares |= {"copies": s.copies.share}
+    wrong = [name for name, number in numbers.items() if not isfinite(number)]
+    wrong += ["interval"] * (s.interval[0] > s.interval[1])
+    wrong += [name for name, share in shares.items() if share is not None and (share < 0 or share > 1 + 1e-6)]
+    return next(iter(wrong), "")
+
+
 def read_scores(
     values: Any,  # content of evaluation.json
     path: str | Path = "evaluation.json",  # for the message
@@ -345,9 +360,7 @@ def read_scores(
     except ValidationError as e:
         fault = ".".join(map(str, e.errors()[0]["loc"])) or "no object"
     else:
-        numbers = {"distance": found.distance, "interval": sum(found.interval), "floor": found.floor[0]}
-        fault = next((name for name, number in numbers.items() if not isfinite(number)), "")
-        fault = "generated" if min(found.generated, found.real, found.training) < 1 else fault
+        fault = impossible(found)
         if not fault:
             return found
     raise DataError(f"{path} does not hold the scores of an evaluation ({fault}): delete it and evaluate again.")

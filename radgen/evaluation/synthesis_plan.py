@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import ConfigError
-from ..data.cells import EmptyTable, read_cells
+from ..data.cells import read_cells
 
 # %% ../../nbs/830_synthesis_plan.ipynb #830-synthesis-plan-006
 MIXES = ("training", "balanced")
@@ -60,10 +60,7 @@ def read_mix(
     "The shares of a table; raises `ConfigError` for a label that no caption has, and for a share that is no number."
     known = _known_as(sorted(set(labels)))
     shares: dict[str, float] = {}
-    try:
-        cells = read_cells(path, ("label", "share"))
-    except EmptyTable:
-        raise ConfigError(f"{path} has no row: give a label and a share in each.") from None
+    cells = read_cells(path, ("label", "share"), no_rows="give a label and a share in each row")
     for name, cell in cells.itertuples(index=False):
         label = known.get(name.strip().casefold())
         if label is None:

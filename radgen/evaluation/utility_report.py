@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..core.devices import pick_device
 from ..core.errors import ConfigError
 from ..core.figures import save_figure
-from ..core.files import atomic_path, check_out, fingerprint, json_fields, read_record, write_json
+from ..core.files import atomic_path, check_out, check_outside, fingerprint, json_fields, read_record, write_json
 from .config import FEWEST, UtilityConfig
 from .features import images_digest
 from .report_rows import data_uri, templates
@@ -199,8 +199,7 @@ def output_folder(
     "Where the results go; raises `ConfigError` where they would lie among images or something else is there."
     images = folder.resolve()
     out = cfg.out or images.with_name(f"{images.name}-utility")
-    if out.resolve().is_relative_to(images):
-        raise ConfigError(f"--out {out} lies among the images: choose a folder outside {images}.")
+    check_outside(out, images)
     check_out(out, "request.json")
     return out
 

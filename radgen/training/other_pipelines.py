@@ -135,7 +135,7 @@ def check_parts(
                 f"{folder / name} has weights that are missing or no numbers, for example {wrong}: copy it again."
             )
 
-
+# %% ../../nbs/682_other_pipelines.ipynb #682-other-pipelines-022
 def add_lora(
     pipe: Any,
     lora: Path,  # of `lora_file`
@@ -155,7 +155,7 @@ def add_lora(
         diffusers.logging.set_verbosity(level)
     check_parts(folder, pipe)
 
-
+# %% ../../nbs/682_other_pipelines.ipynb #682-other-pipelines-023
 def load_other(
     other: OtherPipeline,
     lora: Path | None,  # weights of `lora_file`
@@ -202,7 +202,7 @@ def grey(
     channels = np.asarray(image.convert("RGB"), np.float32)
     return torch.from_numpy(channels.mean(2).round().astype(np.uint8))
 
-
+# %% ../../nbs/682_other_pipelines.ipynb #682-other-pipelines-024
 @torch.inference_mode()
 def draw_other(
     cfg: SampleConfig,  # how to generate

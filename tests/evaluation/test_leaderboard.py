@@ -336,7 +336,16 @@ def test_names_stay_text_on_the_page(three, text):
     assert rows[0] == rows[1]
 
 
-@pytest.mark.parametrize("change", [{"distance": float("nan")}, {"interval": [0, float("inf")]}, {"generated": 0}])
+IMPOSSIBLE = [
+    {"distance": float("nan")},
+    {"interval": [0, float("inf")]},
+    {"interval": [9, 1]},
+    {"generated": 0},
+    {"types": 7.0},
+]
+
+
+@pytest.mark.parametrize("change", IMPOSSIBLE)
 def test_numbers_that_cannot_be_are_refused_by_name(three, change):
     path = evaluation_file(three[0])
     write_json(path, read_json(path) | change)

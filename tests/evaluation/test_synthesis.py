@@ -208,5 +208,5 @@ def test_shares_that_do_not_add_up_are_named(tmp_path, capsys):
         assert read_mix(table, ["CT", "MR"]) == dict(zip(("CT", "MR"), shares))
         assert capsys.readouterr().err.startswith(said) and bool(said) == (shares == (3, 1))
     table.write_text("label,share\n")
-    with pytest.raises(ConfigError, match="has no row: give a label and a share in each"):
+    with pytest.raises(DataError, match="has a header and no rows: give a label and a share in each row"):
         read_mix(table, ["CT"])
