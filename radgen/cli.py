@@ -123,7 +123,9 @@ DESCRIPTION = "Text in, radiology image out. Without a command, radgen shows the
 
 # %% ../nbs/940_cli.ipynb #940-cli-027
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows knows no quota
-FORBIDDEN = tuple(getattr(errno, name) for name in "EACCES EPERM EROFS ENOTDIR EEXIST EISDIR ENAMETOOLONG".split())
+FORBIDDEN: tuple[int, ...] = tuple(
+    getattr(errno, name) for name in "EACCES EPERM EROFS ENOTDIR EEXIST EISDIR ENAMETOOLONG".split()
+)
 
 
 def _stop(status: int, message: str) -> int:
@@ -138,9 +140,8 @@ def _disk_error(error: OSError) -> int:
     if error.filename is not None and error.errno in FORBIDDEN:
         reason = os.strerror(error.errno).lower()
         place = str(error.filename2 or error.filename)  # of a renaming, the name that was wanted
-        return _stop(
-            2, f"cannot write {place if len(place) < 200 else place[:200] + '...'} ({reason}): choose another folder."
-        )
+        place = place if len(place) < 200 else f"{place[:200]}..."
+        return _stop(2, f"cannot write {place} ({reason}): choose another folder.")
     raise error
 
 

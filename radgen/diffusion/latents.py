@@ -74,7 +74,7 @@ def load_vae(
     **options,  # of diffusers' `from_pretrained`, for example the variant of the weights
 ) -> Any:  # of one of the classes in `AUTOENCODERS`, frozen, on the CPU
     "Read a VAE as data; raises `ConfigError` for another kind, and for missing or non-finite weights."
-    name = json_fields(folder / "config.json").get("_class_name")
+    name = json_fields(folder / "config.json").get("_class_name", "")
     if name not in AUTOENCODERS:
         kinds = " or ".join(AUTOENCODERS)
         raise ConfigError(f"{folder} holds {name!r} and no VAE for images: give a folder with an {kinds} of diffusers.")
