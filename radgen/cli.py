@@ -16,11 +16,11 @@ from contextlib import nullcontext, redirect_stdout, suppress
 from typing import Annotated, Any, Union
 
 import tyro
-from .tools.command_table import COMMANDS, Command, Group
 
 from .core.errors import Preempted, RadgenError
 from .core.files import to_json
 from .tools import commands
+from .tools.command_table import COMMANDS, Command, Group
 from .tools.config import CompletionConfig
 
 # %% ../nbs/940_cli.ipynb #940-cli-008
@@ -123,7 +123,9 @@ DESCRIPTION = "Text in, radiology image out. Without a command, radgen shows the
 
 # %% ../nbs/940_cli.ipynb #940-cli-027
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows knows no quota
-FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+FORBIDDEN: tuple[int, ...] = tuple(
+    getattr(errno, name) for name in "EACCES EPERM EROFS ENOTDIR EEXIST EISDIR ENAMETOOLONG".split()
+)
 
 
 def _stop(status: int, message: str) -> int:
@@ -137,7 +139,9 @@ def _disk_error(error: OSError) -> int:
         return _stop(2, f"the disk is full ({error}): make room and give the same command again.")
     if error.filename is not None and error.errno in FORBIDDEN:
         reason = os.strerror(error.errno).lower()
-        return _stop(2, f"cannot write {error.filename} ({reason}): choose another folder.")
+        place = str(error.filename2 or error.filename)  # of a renaming, the name that was wanted
+        place = place if len(place) < 200 else f"{place[:200]}..."
+        return _stop(2, f"cannot write {place} ({reason}): choose another folder.")
     raise error
 
 

@@ -196,6 +196,25 @@ def test_full_disk_is_a_sentence(capsys, monkeypatch):
     assert "the disk is full" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("code, said", [(21, "is a directory"), (36, "file name too long"), (30, "read-only")])
+def test_place_that_cannot_be_written_is_a_sentence(capsys, monkeypatch, code, said):
+    def refuse(cfg):
+        raise OSError(code, "...", "runs/.tmp-x", None, "runs/" + "a" * 300)
+
+    monkeypatch.setattr("radgen.training.train.train", refuse)
+    assert main(["train", "--data-path", "d"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("radgen: cannot write runs/aaa")
+    assert f"... ({said}" in err and err.endswith("): choose another folder.\n")
+
+
+def test_dry_run_shows_options_as_they_are_typed(capsys):
+    assert main(["leaderboard", "runs/a", "runs/b", "--dry-run"]) == 0
+    assert table(capsys.readouterr().out)["evaluations"] == "runs/a runs/b"
+    assert main(["leaderboard", "runs/a"]) == 2
+    assert capsys.readouterr().err == "radgen: --evaluations is 'runs/a': give two or more.\n"
+
+
 TRAINING = "--image-size 16 --batch-size 4 --size tiny --encoder minilm --device cpu --log-every 1 --preview-every 0"
 
 

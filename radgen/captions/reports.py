@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from .cleaning import tidy
 from radgen.captions.report_sentences import (
+    _TALK,
     LITTLE,
     MARK,
     REPORT_WORDS,
-    _TALK,
     Says,
     mark_redactions,
     phrase_pattern,

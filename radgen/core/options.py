@@ -12,6 +12,7 @@ import functools
 import importlib
 import reprlib
 from collections.abc import Callable, Iterator
+from pathlib import PurePath
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args
 
 import pydantic.dataclasses
@@ -91,6 +92,17 @@ def _expected(error: Any, annotation: Any) -> str:
     return _number_text(number, annotation)
 
 # %% ../../nbs/020_options.ipynb #020-options-020
+def _shown(value: Any) -> str:
+    "A value for a message: paths by their names, and nothing as nothing."
+    if value in ((), []):
+        return "empty"
+    if isinstance(value, PurePath):
+        return reprlib.repr(str(value))
+    if isinstance(value, tuple | list):
+        return ", ".join(_shown(v) for v in value[:6]) + (", ..." if len(value) > 6 else "")
+    return reprlib.repr(value)
+
+
 def violation(
     error: ValidationError,
     annotations: dict[str, Any],  # name of a field -> its type
@@ -104,7 +116,7 @@ def violation(
         return f"{label} is missing: give it."
     if first["type"] in ("unexpected_keyword_argument", "unexpected_positional_argument"):
         return f"there is no option {label}: the options are {', '.join(annotations)}."
-    value = reprlib.repr(first["input"])
+    value = _shown(first["input"])
     if first["type"] == "value_error":
         return f"{label} is {value}: {first['ctx']['error']}"
     return f"{label} is {value}: it must be {_expected(first, annotations.get(name))}."

@@ -287,6 +287,7 @@ def read_cells(
     columns: tuple,  # the columns that it must have, spelt in any case
     optional: tuple = (),  # columns that it may have
     missing: str = "check the path",  # what the message adds where there is no such file
+    no_rows: str = "fill it, or remove the files of this split if it is not the train split",  # the same without rows
 ) -> pd.DataFrame:  # those columns that are there, by the names given, all cells str
     "Read a table with a fixed header; raises `DataError` where that is impossible."
     where = _where(path)
@@ -304,6 +305,5 @@ def read_cells(
     found = [column for column in (*columns, *optional) if column_key(column) in keys]
     cells = read_columns(path, [column_key(column) for column in found]).set_axis(found, axis=1)
     if cells.empty:
-        advice = "fill it, or remove the files of this split if it is not the train split"
-        raise DataError(f"{where} has a header and no rows: {advice}.")
+        raise DataError(f"{where} has a header and no rows: {no_rows}.")
     return cells

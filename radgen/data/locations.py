@@ -99,7 +99,10 @@ def location_advice(
     if len(outside) * 2 > len(cells):
         absolute = [os.path.dirname(name) for name in outside if os.path.isabs(name)]
         where = os.path.commonpath(absolute) if absolute else "the folder that all of them lie in"
-        return f"{len(outside):,} of {len(cells):,} images lie outside {root}: give --image-root {where}."
+        advice = f"give --image-root {where}"
+        if absolute and not os.path.isdir(where):
+            advice = f"{where} is not on this machine, so give the table names that start from {root}"
+        return f"{len(outside):,} of {len(cells):,} images lie outside {root}: {advice}."
     present = located.image[located.image != ""].head(20)
     if len(present) and not any(os.path.isfile(member(path)[0]) for path in present):
         example = member(present.iloc[0])[0]

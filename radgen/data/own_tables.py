@@ -31,7 +31,7 @@ from .files import DICOM_SUFFIXES, column_key, member
 from .locations import locate_images, location_advice
 from .rocov2 import require_folder
 from .source_options import SourceOptions
-from .tables import LABEL, SPLITS, SPLIT_NAMES, split_named
+from .tables import LABEL, SPLIT_NAMES, SPLITS, split_named
 
 # %% ../../nbs/166_own_tables.ipynb #166-own-tables-012
 def deal_splits(

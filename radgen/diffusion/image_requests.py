@@ -35,7 +35,9 @@ def take_options(
     given = {name: request.pop(name) for name in names}
     useless = [name for name in names if way is None or name not in USED[way]]
     if useless:
-        needs = {"resample": "a mask", "jump": "a mask", "inversion": "pipe.edit"}.get(useless[0], "an image")
+        needs = {"resample": "a mask", "jump": "a mask", "inversion": "an edit from one prompt to another"}.get(
+            useless[0], "an image"
+        )
         raise ConfigError(f"{useless[0]} has no effect without {needs}: leave it out.")
     return EditingOptions(**given)
 

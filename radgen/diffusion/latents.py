@@ -4,23 +4,25 @@
 
 # %% auto #0
 __all__ = ['AUTOENCODERS', 'NO_VARIANCE', 'LARGEST_FLOAT16', 'AT_ONCE', 'check_channels', 'check_colour', 'checked_vae',
-           'load_vae', 'pixels_per_position', 'encode_moments', 'draw_latents', 'moments_shape', 'encode_images',
-           'latent_scale', 'LatentSpace']
+           'quiet_diffusers', 'load_vae', 'pixels_per_position', 'encode_moments', 'draw_latents', 'moments_shape',
+           'encode_images', 'latent_scale', 'LatentSpace']
 
 # %% ../../nbs/617_latents.ipynb #617-latents-004
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers.utils import logging
 from safetensors import SafetensorError
 from tqdm import tqdm
 
 from ..core.devices import split_channels, to_unit
 from ..core.errors import ConfigError, DataError, first_line
-from ..core.files import read_json
+from ..core.files import json_fields
 from ..core.options import Registry
 from ..networks.denoiser import check_weights
 
@@ -63,24 +65,36 @@ def checked_vae(
     missing: tuple[str, ...] = (),  # names of tensors that its file lacks or that it does not know
 ) -> Any:  # the same, frozen
     "Raise `ConfigError` for a VAE whose weights or channels cannot be used."
-    absent = [name for name, parameter in vae.named_parameters() if parameter.is_meta]  # not in the file
+    absent = [name for name, p in vae.named_parameters() if p.is_meta and name not in missing]  # not in the file
     check_weights(path, vae, {"missing_keys": (*missing, *absent), "unexpected_keys": ()})
     check_channels(path, vae)
     return vae.requires_grad_(False).eval()
 
 # %% ../../nbs/617_latents.ipynb #617-latents-023
+@contextmanager
+def quiet_diffusers() -> Iterator[None]:
+    "Keep diffusers from reporting what we check ourselves."
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
 def load_vae(
     folder: Path,  # with config.json and safetensors
     **options,  # of diffusers' `from_pretrained`, for example the variant of the weights
 ) -> Any:  # of one of the classes in `AUTOENCODERS`, frozen, on the CPU
     "Read a VAE as data; raises `ConfigError` for another kind, and for missing or non-finite weights."
-    name = read_json(folder / "config.json").get("_class_name")
+    name = json_fields(folder / "config.json").get("_class_name", "")
     if name not in AUTOENCODERS:
         kinds = " or ".join(AUTOENCODERS)
         raise ConfigError(f"{folder} holds {name!r} and no VAE for images: give a folder with an {kinds} of diffusers.")
     fixed = {"use_safetensors": True, "output_loading_info": True}
     try:
-        vae, info = AUTOENCODERS[name].from_pretrained(folder, **options, **fixed)
+        with quiet_diffusers():  # of what is checked here
+            vae, info = AUTOENCODERS[name].from_pretrained(folder, **options, **fixed)
         return checked_vae(folder, vae, (*info["missing_keys"], *info["unexpected_keys"]))
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as e:
         raise ConfigError(

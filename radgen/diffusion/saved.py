@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..core.errors import ConfigError, DataError, first_line
-from ..core.files import atomic_path, read_json, write_json
+from ..core.files import atomic_path, json_fields, read_json, write_json
 from ..core.pipelines import check_weights, local_folder
 from .card import model_card
 from radgen.diffusion.finetuned import (
@@ -166,7 +166,7 @@ def load_scheduler(
     "Load the noise schedule; raises `RadgenError` where class, file and prediction do not fit each other."
     kind: Any = schedule_classes()[name]
     scheduler = kind.from_pretrained(folder / "scheduler")
-    stored = read_json(folder / "scheduler" / "scheduler_config.json").get("_class_name")
+    stored = json_fields(folder / "scheduler" / "scheduler_config.json").get("_class_name")
     if stored != name:
         raise DataError(f"{folder}/scheduler holds a {stored} and not a {name}: copy the whole folder again.")
     prediction_of(scheduler)
@@ -207,7 +207,7 @@ def vae_folder(
     "The folder in which a VAE lies, where there is one."
     for place in VAE_PLACES:
         config = folder / place / "config.json"
-        if config.is_file() and read_json(config).get("_class_name"):
+        if config.is_file() and json_fields(config).get("_class_name"):
             return folder / place
     return None
 
@@ -240,6 +240,8 @@ def open_vae(
     remedy = "give a folder, a safetensors file or a name on the hub"
     folder = local_folder(name, "VAE", remedy, VAE_FILES)
     place = vae_folder(folder)
+    if place is None and (folder / "final" / "model_index.json").is_file():
+        raise ConfigError(f"{name} is a run of a model without a VAE: {remedy}.")
     if place is None and (folder / "checkpoints").is_dir():
         raise ConfigError(f"{name} is a run that has not finished: the command that began it goes on with it.")
     if place is None:

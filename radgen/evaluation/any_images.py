@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['REAL_FILES', 'match_ids', 'caption_matches', 'caption_mode_of', 'id_warnings', 'drawing_order', 'folders_of',
-           'report_folder', 'image_digest', 'real_warnings', 'sampled_by', 'described_set', 'set_values',
-           'write_image_report', 'image_set', 'announce', 'image_key', 'evaluate_images']
+           'report_folder', 'real_warnings', 'sampled_by', 'described_set', 'set_values', 'write_image_report',
+           'image_set', 'announce', 'image_key', 'evaluate_images']
 
 # %% ../../nbs/773_any_images.ipynb #773-any-images-034
-import hashlib
 import os
 import sys
 from collections.abc import Sequence
@@ -22,10 +21,10 @@ from ..captions.modes import MODES
 from ..core.devices import pick_device
 from ..core.errors import ConfigError, DataError
 from ..core.figures import save_figure
-from ..core.files import atomic_dir, check_out, fingerprint, read_json, write_json
+from ..core.files import atomic_dir, check_out, check_outside, fingerprint, json_fields, read_json, write_json
 from ..data.rows import reason_kind
 from .config import EvaluateConfig, check_request
-from .features import images_digest, make_features
+from .features import image_digest, images_digest, make_features, repeat_warnings
 from .figures import score_figures
 from .groups import write_groups
 from radgen.evaluation.image_sets import (
@@ -33,7 +32,6 @@ from radgen.evaluation.image_sets import (
     FileFacts,
     common_size,
     facts_of,
-    json_fields,
     list_images,
     most_frequent,
     quoted,
@@ -94,15 +92,18 @@ def id_warnings(
     "Warnings about ids that are unknown or do not fit the prompts."
     warnings, other = [], rows.other_id[rows.other_id != ""]
     if len(other):
+        elsewhere = [name for name in ("valid", "test") if other.isin(prepared.rows(name).id).all()]
+        advice = f"give --split {elsewhere[0]}" if elsewhere else "their images count as images without an id"
         warnings.append(
-            f"{len(other)} ids name no image of the {split} split, for example {quoted(other.iloc[0])}: "
-            "their images count as images without an id."
+            f"{len(other)} ids name no image of the {split} split, for example {quoted(other.iloc[0])}: {advice}."
         )
     both = rows[(rows.id != "") & (rows.prompt != "")]
-    if len(both) and not any(caption_matches(both, prepared, split).values()):
+    agree = max(caption_matches(both, prepared, split).values()) if len(both) else 0
+    if agree < len(both):
+        which = f"{len(both) - agree} of {len(both)} prompts are no" if agree else f"none of {len(both)} prompts is a"
         warnings.append(
-            f"none of {len(both)} prompts is a text of the image that its id names: check the ids, since what is "
-            "requested is taken from those images."
+            f"{which} text of the image that its id names: check the ids, since what is requested is taken from "
+            "those images."
         )
     return tuple(warnings)
 
@@ -137,20 +138,12 @@ def report_folder(
     "Where the report goes; raises `ConfigError` where it would lie among the images or replace something else."
     images, data = (folder.resolve() for folder in folders_of(cfg))
     out = cfg.out or images.with_name(f"{images.name}-evaluation")
-    if out.resolve().is_relative_to(images):
-        raise ConfigError(f"--out {out} lies among the images: choose a folder outside {images}.")
+    check_outside(out, images)
     for what, path in ("--images", images), ("--data", data), ("--prompts", cfg.prompts):
         if path is not None and path.resolve().is_relative_to(out.resolve()):
             raise ConfigError(f"--out {out} would replace {what} {path}, which lies in it: choose another folder.")
     check_out(out, REPORT[1])
     return out
-
-
-def image_digest(
-    image: np.ndarray,  # (H, W) uint8
-) -> bytes:
-    "Digest of the pixels, equal for identical images."
-    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 # %% ../../nbs/773_any_images.ipynb #773-any-images-002
 def real_warnings(
@@ -283,7 +276,8 @@ def image_set(
         images, rows = images[order], rows.iloc[order].reset_index(drop=True)
     mode, facts = caption_mode_of(rows, prepared, cfg.split), [known[image] for image in rows.image]
     reference = Reference(prepared, cfg.split, size, cfg.equalize, mode)
-    warnings = (*real_warnings(images, reference, folder), *id_warnings(rows, prepared, cfg.split))
+    warnings = (*real_warnings(images, reference, folder), *repeat_warnings(images))
+    warnings += id_warnings(rows, prepared, cfg.split)
     warnings += side_warnings(facts, real, size)
     return reference, images, rows, left_out, described_set(cfg, tables, rows, facts, left_out, warnings)
 
@@ -330,8 +324,8 @@ def evaluate_images(
     features = make_features(cfg.features, pick_device(cfg.device))
     done, report = out / "evaluation.json", out / "report.md"
     key = image_key(cfg, reference, images, rows, about, features.identity)
-    if done.exists() and read_json(done).get("asked") == key and report_is_current(report, key):
-        scores = read_scores(read_json(done))
+    if json_fields(done).get("asked") == key and report_is_current(report, key):
+        scores = read_scores(read_json(done), done)
     else:
         scores = measure(images, rows, reference, features, cfg)
         scores = replace(scores, images=about, asked=key, report=str(report))

@@ -9,6 +9,7 @@ __all__ = ['KINDS', 'save_statistics', 'load_statistics', 'folder_rows', 'pair_s
 # %% ../../nbs/720_compare.ipynb #720-compare-004
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,7 +36,7 @@ from radgen.evaluation.distance import (
     subset_distances,
 )
 from .diversity import kernel_distance, prdc
-from .features import Features, make_features
+from .features import Features, image_digest, make_features, repeat_warnings
 from radgen.evaluation.image_sets import (
     FileFacts,
     common_size,
@@ -81,7 +82,9 @@ def folder_rows(
     folder: Path,
 ) -> pd.DataFrame:  # rows of `read_images`
     "The images of a folder, at any depth; raises `DataError` where there are fewer than two."
-    rows = expand_images(unnamed_images(folder), SourceOptions(folder)) if folder.is_dir() else pd.DataFrame()
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}: give two folders of images.")
+    rows = expand_images(unnamed_images(folder), SourceOptions(folder))
     if len(rows) < 2:
         what = "one image" if len(rows) else "no images"
         raise DataError(f"{folder} holds {what} ({', '.join(IMAGE_SUFFIXES[:6])}, ...): give two folders of many.")
@@ -130,9 +133,13 @@ def check_pair(
     real: np.ndarray,
     fake: np.ndarray,  # (N, S, S[, 3]) uint8 each
 ):
-    "Raise `DataError` for two sets of the same images."
-    if sorted(map(bytes, real)) == sorted(map(bytes, fake)):
+    "Raise `DataError` for two sets of the same images, and print how many a part of them share."
+    ours, theirs = (Counter(map(image_digest, side)) for side in (fake, real))
+    if ours == theirs:
         raise DataError(f"{cfg.real} and {cfg.fake} hold the same images: one is a copy of the other.")
+    shared = sum(n for digest, n in ours.items() if digest in theirs)
+    if shared:
+        print(f"Warning: {shared} of {len(fake)} images of {cfg.fake} are also in {cfg.real}.", file=sys.stderr)
 
 # %% ../../nbs/720_compare.ipynb #720-compare-016
 def real_side(
@@ -160,10 +167,10 @@ def read_pair(
     rows = folder_rows(cfg.fake)
     sides = [facts_of(table.image[table.fault == ""].tolist()) for table in (rows, real) if table is not None]
     size = pair_size(cfg, sides, saved)
-    warnings = side_warnings(sides[0], sides[1], size) if len(sides) == 2 else ()
+    fake = read_folder(cfg.fake, rows, size, cfg.channels)
+    warnings = (side_warnings(sides[0], sides[1], size) if len(sides) == 2 else ()) + repeat_warnings(fake)
     for warning in warnings:
         print(f"Warning: {warning}", file=sys.stderr)
-    fake = read_folder(cfg.fake, rows, size, cfg.channels)
     if real is None:
         return None, fake
     images = read_folder(cfg.real, real, size, cfg.channels)
@@ -184,13 +191,15 @@ def real_statistics(
         save_statistics(s, cfg.save)
     return s, f_real
 
-
+# %% ../../nbs/720_compare.ipynb #720-compare-007
 def compare(
     cfg: CompareConfig,
 ) -> dict:  # name of the measure -> number
     "Compare generated images with real ones; raises `DataError` for folders that cannot be compared."
     if cfg.real.resolve() == cfg.fake.resolve():
         raise ConfigError(f"--real and --fake are both {cfg.real}: a folder is at distance 0 from itself.")
+    if cfg.save and (cfg.save.suffix != ".safetensors" or cfg.save.is_dir()):
+        raise ConfigError(f"--save is {cfg.save}: give the name of a file that ends in .safetensors.")
     saved, rows = real_side(cfg)
     if saved is not None and saved.n < cfg.min_images:
         raise ConfigError(

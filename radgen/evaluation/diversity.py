@@ -80,7 +80,8 @@ def prdc(
 ) -> PRDC:
     "Quality and variety separately. Source: Kynkäänniemi et al. 2019, Naeem et al. 2020."
     if min(len(f), len(f_real)) <= k:
-        raise ConfigError(f"{min(len(f), len(f_real))} images are too few for neighbourhoods of {k}.")
+        n = min(len(f), len(f_real))
+        raise ConfigError(f"{n} images are too few for neighbourhoods of {k}: give at least {k + 1} of each side.")
     fake, real = (torch.from_numpy(np.array(x, np.float32)) for x in (f, f_real))
     fake_radius, real_radius = neighbour_radius(fake, k), neighbour_radius(real, k)
     covered = torch.zeros(len(real), dtype=torch.bool)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SAMPLES', 'SAMPLE_COLUMNS', 'REPORT', 'JPEG_SYNTAXES', 'SOFTWARE', 'VOLUMES', 'UNKNOWN', 'MODEL_IN_TEXT', 'LARGEST',
-           'ENLARGED', 'table_fault', 'json_fields', 'set_files', 'shown_name', 'file_fault', 'prompt_tables',
-           'read_prompts', 'unnamed_images', 'list_images', 'read_images', 'FileFacts', 'quoted', 'model_in_file',
-           'file_facts', 'facts_of', 'most_frequent', 'common_size', 'side_warnings']
+           'ENLARGED', 'table_fault', 'set_files', 'shown_name', 'file_fault', 'prompt_tables', 'read_prompts',
+           'unnamed_images', 'list_images', 'read_images', 'FileFacts', 'quoted', 'model_in_file', 'file_facts',
+           'facts_of', 'most_frequent', 'common_size', 'side_warnings']
 
 # %% ../../nbs/722_image_sets.ipynb #722-image-sets-004
 import io
@@ -27,14 +27,14 @@ from tqdm import tqdm
 
 from ..core.errors import DataError
 from ..core.figures import evenly
-from ..core.files import read_json
+from ..core.files import json_fields
 from ..data.archives import image_bytes, is_archive
 from ..data.cells import first_rows, is_table, read_columns, table_header
 from ..data.columns import IMAGE_SUFFIXES, caption_columns, guess_columns, image_column, joined_captions
 from ..data.config import Grey
 from ..data.dicom import dicom_header, read_dataset
 from ..data.files import INVISIBLE, MIN_SIDE, ImageError, member, member_parts
-from ..data.folders import folder_files
+from ..data.folders import folder_files, is_prepared
 from ..data.images import FORMATS, HEAD, image_fault
 from ..data.locations import locate_images, location_advice
 from ..data.rocov2 import is_outside
@@ -82,23 +82,14 @@ def table_fault(
 REPORT = ("evaluation.json", "left_out.csv")  # what the folder of a report on images holds
 
 
-def json_fields(
-    path: Path,  # a JSON file of any origin
-) -> dict:  # {} where it is missing, damaged or no object
-    "The fields of a file that says something about images."
-    try:
-        found = read_json(path)
-    except (DataError, OSError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def set_files(
     folder: Path,
 ) -> list[Path]:  # in order of name, at any depth
-    "The files of a set, without reports on images and grids; raises `DataError` for the folder of a run."
+    "The files of a set, without reports on images and grids; raises `DataError` for the folder of a run, or of data."
     if not folder.is_dir():
-        raise DataError(f"no folder {folder}: give --images a folder of images.")
+        raise DataError(f"there is no folder {folder}: give a folder of images.")
+    if is_prepared(folder):
+        raise DataError(f"{folder} was written by radgen prepare and holds no images: give the folder of the images.")
     files = list(folder_files(folder))
     runs = [p.parent for p in files if p.name == "config.json" and {"data_path", "recipe"} <= set(json_fields(p))]
     if runs:
@@ -167,6 +158,9 @@ def read_prompts(
     advice = location_advice(names, located, root)
     if advice:
         print(advice.replace("--image-root", "--images"), file=sys.stderr)
+    lacking = int((prompts.str.strip() == "").sum())
+    if lacking:
+        print(f"{lacking} of {len(prompts)} rows of {path} have no text as their prompt.", file=sys.stderr)
     faults = located.fault.mask((located.image == "") & (located.fault == ""), "image missing: the row names no file")
     return pd.DataFrame(
         {"name": names, "image": located.image, "prompt": prompts.str.strip(), "id": safe_ids(ids), "fault": faults},

@@ -78,7 +78,7 @@ def read_entries(
     files = [evaluation_file(path) for path in paths]
     if len({file.resolve() for file in files}) < max(2, len(files)):
         raise ConfigError("a leaderboard compares several evaluations: give two or more, each of them once.")
-    scores = [read_scores(read_json(file)) for file in files]
+    scores = [read_scores(read_json(file), file) for file in files]
     for file, s in zip(files, scores):
         if s.against is None or s.against.paired is None:
             raise DataError(f"{file} was written by an earlier version of radgen: run radgen evaluate again.")

@@ -182,7 +182,9 @@ def find_replicas(
 ) -> pd.DataFrame:  # a row per image: neighbour, distance (0: a copy), ratio (to the median candidate), scale, x, y
     "The training image that each image is most likely a replica of, and the frame of the crop."
     if len(train) < 2:
-        raise ConfigError(f"{len(train)} training images are too few to distinguish a replica from a similar image.")
+        raise ConfigError(
+            f"{len(train)} training images are too few to distinguish a replica from a similar image: prepare more."
+        )
     x, rows = shrink(train, device), []
     for part in shrink(images, device).split(LOOKED_UP):
         pieces = zip(*[whole.split(SHRUNK) for whole in (part, *candidates(part, x))])

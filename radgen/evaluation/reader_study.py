@@ -21,7 +21,8 @@ from typing import Any
 from markupsafe import Markup
 
 from ..core.errors import ConfigError
-from ..core.files import atomic_dir, check_out, fingerprint, write_json
+from ..core.files import atomic_dir, check_out, check_outside, fingerprint, write_json
+from ..data.folders import is_prepared
 from .config import StudyConfig
 from .report_rows import templates
 from .study_answers import read_key
@@ -221,6 +222,9 @@ def build_study(
     cfg: StudyConfig,
 ) -> dict:  # study, folder, page, images, size, captions, design (lines) and remarks
     "Draw images and write the page, the key and the design; raises `RadgenError` where images cannot be used."
+    for folder in (cfg.real, cfg.fake):
+        if not is_prepared(folder) and not (folder / "config.json").is_file():  # neither data nor a run
+            check_outside(cfg.out, folder)
     images, size, remarks = draw_images(cfg)
     captions = cfg.captions and all(d.caption.strip() for d in images)
     study = fingerprint([d.digest for d in images], [d.caption for d in images] if captions else [])[:8]

@@ -7,10 +7,12 @@ __all__ = ['MS_SSIM', 'CONCEPTS', 'TYPES', 'FACTS', 'TSTR', 'CLIP', 'SIMILARITY'
            'VERSION', 'PRDC', 'MemorisationAudit', 'ConceptScore', 'Reidentification', 'MembershipInference',
            'ConceptAlignment', 'TypeAlignment', 'FactScore', 'TSTRScore', 'Curves', 'Reconstruction', 'Row',
            'DistanceScores', 'Against', 'ImageSet', 'GroupScores', 'ProbedScores', 'Scores', 'is_extrapolated',
-           'concepts_readable', 'types_readable', 'read_scores']
+           'concepts_readable', 'types_readable', 'impossible', 'read_scores']
 
 # %% ../../nbs/702_results.ipynb #702-results-004
 from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -333,12 +335,32 @@ def types_readable(
 VERSION = 4  # of the record; numbers of an earlier one are computed again
 
 
+def impossible(
+    s: Scores,
+) -> str:  # name of a field, '' for none
+    "A field whose value no evaluation writes, as in a file that was edited or damaged."
+    if min(s.generated, s.real, s.training) < 1:
+        return "generated"
+    numbers = {"distance": s.distance, "floor": s.floor[0], "interval": s.interval[1] - s.interval[0]}
+    shares = {name: getattr(s, name) for name in ("types", "types_real", "concepts", "concepts_real", "memorised")}
+    shares |= {"copies": s.copies.share}
+    wrong = [name for name, number in numbers.items() if not isfinite(number)]
+    wrong += ["interval"] * (s.interval[0] > s.interval[1])
+    wrong += [name for name, share in shares.items() if share is not None and (share < 0 or share > 1 + 1e-6)]
+    return next(iter(wrong), "")
+
+
 def read_scores(
-    values: dict,  # of evaluation.json
+    values: Any,  # content of evaluation.json
+    path: str | Path = "evaluation.json",  # for the message
 ) -> Scores:
     "The record that was written as JSON; raises `DataError` where the file holds something else."
     try:
-        return TypeAdapter(Scores).validate_python(values)
+        found = TypeAdapter(Scores).validate_python(values)
     except ValidationError as e:
-        name = ".".join(map(str, e.errors()[0]["loc"]))
-        raise DataError(f"evaluation.json does not hold the scores of an evaluation ({name}): delete it.") from None
+        fault = ".".join(map(str, e.errors()[0]["loc"])) or "no object"
+    else:
+        fault = impossible(found)
+        if not fault:
+            return found
+    raise DataError(f"{path} does not hold the scores of an evaluation ({fault}): delete it and evaluate again.")

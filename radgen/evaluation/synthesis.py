@@ -6,7 +6,7 @@
 __all__ = ['CHECKED', 'NONE', 'NUMBERS', 'TEXT', 'Captions', 'prompt_captions', 'mix_labels', 'training_captions',
            'request_settings', 'default_folder', 'Synthesis', 'round_conditions', 'draw_round', 'check_round',
            'image_id', 'read_round', 'run_rounds', 'manifest_of', 'card_facts', 'write_data_set', 'open_synthesis',
-           'synthesise', 'synthesis_text']
+           'check_notes', 'synthesise', 'synthesis_text']
 
 # %% ../../nbs/836_synthesise.ipynb #836-synthesise-004
 import sys
@@ -23,7 +23,7 @@ import pandas as pd
 from ..core.devices import pick_device
 from ..core.errors import ConfigError, DataError, stop_signals
 from ..core.figures import save_figure
-from ..core.files import atomic_dir, atomic_path, check_out, file_digest, fingerprint, read_json, write_json
+from ..core.files import atomic_dir, atomic_path, check_out, file_digest, fingerprint, read_record, write_json
 from ..core.precision import choose_precision, speed_up
 from ..diffusion.card import png_pixels
 from ..diffusion.config import clean_prompt
@@ -72,8 +72,13 @@ def prompt_captions(
     "The prompts of a file; raises `DataError` where it holds none."
     if not path.is_file():
         raise DataError(f"no file {path}: give --prompts a text file with a prompt per line.")
-    lines = path.read_bytes().decode("utf-8-sig", errors="replace").splitlines()
-    texts = [clean_prompt(line) for line in lines if line.strip()]
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise DataError(f"{path} is not a text file in UTF-8: save it as UTF-8, with a prompt per line.")
+    texts = [clean_prompt(line) for line in text.splitlines() if line.strip()]
     if not texts:
         raise DataError(f"{path} holds no prompt: write one per line.")
     ids = [f"prompt-{i}" for i in range(len(texts))]
@@ -341,11 +346,27 @@ def open_synthesis(
     return Synthesis(cfg, plan, captions, pipe, checks, folder)
 
 # %% ../../nbs/836_synthesise.ipynb #836-synthesise-029
+def check_notes(
+    s: Synthesis,
+) -> list[str]:
+    "What cannot be checked, in words."
+    probed = () if s.cfg.prompts else s.checks.probe.checks
+    idle = [c for c in probed if c.threshold is None]
+    notes = [f"Not checked for {len(idle)} of {len(probed)} labels: {idle[0].label}, {idle[0].why}."] if idle else []
+    if not probed:
+        notes.append("Not checked: whether the images show what was requested, since no labels are known.")
+    if s.checks.bound is None:
+        notes.append("Not checked: near-duplicates of training images, since there are too few validation images.")
+    return notes
+
+# %% ../../nbs/836_synthesise.ipynb #836-synthesise-031
 def synthesise(
     cfg: SynthesiseConfig,
 ) -> dict:  # folder, wanted and outcomes
     """Make a synthetic data set, or go on with one. Raises `RadgenError` for a run or options that cannot work,
     `KeyboardInterrupt` or `Preempted` where it was asked to stop."""
+    if cfg.prompts and (cfg.mix, cfg.by) != ("training", "types"):
+        raise ConfigError("--mix and --by choose among training captions: leave them out with --prompts.")
     run, device = load_run(cfg.run), pick_device(cfg.device)
     precision: Any = choose_precision(cfg.precision, device)
     cfg = replace(cfg, precision=precision)
@@ -353,16 +374,17 @@ def synthesise(
     out = cfg.out or default_folder(cfg, run, settings)
     check_out(out, "synthesis.json")
     folder, record = Unfinished(out), out / "synthesis.json"
-    if not (record.exists() and read_json(record)["fingerprint"] == settings["fingerprint"]):
+    if not (record.exists() and read_record(record, "fingerprint")["fingerprint"] == settings["fingerprint"]):
         speed_up(device)
         with drawing_lock(folder), stop_signals() as signals:
             open_unfinished(folder, settings["fingerprint"])
             s = open_synthesis(cfg, run, folder, device)
+            print("\n".join(check_notes(s)), file=sys.stderr)
             write_data_set(s, run, run_rounds(s, signals), settings)
             forget(folder, settings["fingerprint"])
     else:
         forget(folder, settings["fingerprint"])
-    found = read_json(record)
+    found = read_record(record, "wanted", "outcomes")
     return {"folder": out, "wanted": found["wanted"], "outcomes": found["outcomes"]}
 
 

@@ -6,9 +6,11 @@
 __all__ = ['MIXES', 'rarest_labels', 'quotas', 'read_mix', 'mix_shares', 'ordered_rows', 'Plan', 'make_plan']
 
 # %% ../../nbs/830_synthesis_plan.ipynb #830-synthesis-plan-004
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isclose
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +60,8 @@ def read_mix(
     "The shares of a table; raises `ConfigError` for a label that no caption has, and for a share that is no number."
     known = _known_as(sorted(set(labels)))
     shares: dict[str, float] = {}
-    for name, cell in read_cells(path, ("label", "share")).itertuples(index=False):
+    cells = read_cells(path, ("label", "share"), no_rows="give a label and a share in each row")
+    for name, cell in cells.itertuples(index=False):
         label = known.get(name.strip().casefold())
         if label is None:
             some = ", ".join(sorted(set(known.values()))[:8])
@@ -70,8 +73,11 @@ def read_mix(
         if not 0 <= share < 1e9:
             raise ConfigError(f"the share of {label} in {path} is {cell[:20]!r}: give a number of at least 0.")
         shares[label] = shares.get(label, 0.0) + share
-    if not sum(shares.values()):
+    total = sum(shares.values())
+    if not total:
         raise ConfigError(f"all shares of {path} are 0: give one above it.")
+    if not any(isclose(total, whole, rel_tol=0.01) for whole in (1, 100)):
+        print(f"The shares of {path} add up to {total:g}, and each is taken as a part of that.", file=sys.stderr)
     return shares
 
 # %% ../../nbs/830_synthesis_plan.ipynb #830-synthesis-plan-013

@@ -89,7 +89,7 @@ def train_on_synthetic(
     "Train on generated, on real and on half of each, with as many images; test on real ones."
     n, some = min(len(generated), len(train)), truth.any(0) & ~truth.all(0)
     if n < FEWEST:
-        raise ConfigError(f"{n} images per side are too few to train a classifier.")
+        raise ConfigError(f"{n} images per side are too few to train a classifier: give at least {FEWEST}.")
     if not some.any():
         raise ConfigError("no concept distinguishes the test images, so no classifier can be tested.")
     scores = []

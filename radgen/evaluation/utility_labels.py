@@ -20,10 +20,10 @@ from ..captions.concepts import caption_concepts
 from ..captions.facts import concept_facts
 from ..captions.modes import MODES
 from ..core.errors import ConfigError, DataError
-from ..core.files import read_json
+from ..core.files import json_fields
 from .alignment import concept_labels, image_types
-from .any_images import image_digest
 from .config import TASKS, UtilityConfig
+from .features import image_digest
 from .image_sets import list_images, read_images
 from .truth import phantom_truth
 from ..prepared.folder import Prepared
@@ -172,7 +172,7 @@ def synthetic_folder(
     if not (folder / "config.json").is_file() or not (folder / "samples").is_dir():
         return folder
     found = sorted(folder.glob("samples/*/sample.json"), key=lambda path: path.stat().st_mtime)
-    allowed = [path.parent for path in found if cfg.test_prompts or read_json(path).get("split") != cfg.split]
+    allowed = [path.parent for path in found if cfg.test_prompts or json_fields(path).get("split") != cfg.split]
     if not allowed:
         raise DataError(
             f"{folder} has no samples for captions other than those of the {cfg.split} split: draw some with "

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..core.devices import pick_device
 from ..core.errors import ConfigError
 from ..core.figures import save_figure
-from ..core.files import atomic_path, check_out, fingerprint, read_json, write_json
+from ..core.files import atomic_path, check_out, check_outside, fingerprint, json_fields, read_record, write_json
 from .config import FEWEST, UtilityConfig
 from .features import images_digest
 from .report_rows import data_uri, templates
@@ -93,9 +93,10 @@ def trained_rows(
     device, base = pick_device(cfg.device), images_key(images, cfg)
     for cell in tqdm(cells, desc="training classifiers", unit="training", mininterval=1):
         path, key = out / "cells" / f"{cell.name}.json", fingerprint(base, cell)
-        if not path.exists() or read_json(path).get("key") != key:
+        known = json_fields(path)
+        if known.get("key") != key or not isinstance(known.get("scores"), dict):
             write_json(path, {"key": key, "scores": train_cell(cell, images, cfg.steps, device)})
-        yield cell_rows(cell, read_json(path)["scores"])
+        yield cell_rows(cell, read_record(path, "scores")["scores"])
 
 # %% ../../nbs/844_utility_report.ipynb #844-utility-report-032
 def cell_text(
@@ -198,8 +199,7 @@ def output_folder(
     "Where the results go; raises `ConfigError` where they would lie among images or something else is there."
     images = folder.resolve()
     out = cfg.out or images.with_name(f"{images.name}-utility")
-    if out.resolve().is_relative_to(images):
-        raise ConfigError(f"--out {out} lies among the images: choose a folder outside {images}.")
+    check_outside(out, images)
     check_out(out, "request.json")
     return out
 

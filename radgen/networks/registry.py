@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import tyro
-from ..core.pipelines import PREFIX, is_pipeline
 
 from ..core.options import Registry, one_of
+from ..core.pipelines import PREFIX, is_pipeline
 
 # %% ../../nbs/515_registry.ipynb #515-registry-007
 def image_size_only(

@@ -21,7 +21,6 @@ from typing import Any
 
 import pandas as pd
 from psutil import pid_exists
-from .edit_tab import UPLOAD, edit_tab, known_formats_only
 
 from ..core.devices import pick_device
 from ..core.errors import ConfigError, RadgenError, stop_signals
@@ -30,6 +29,7 @@ from ..diffusion.config import LONGEST, clean_prompt, samplers_for
 from ..diffusion.process import prediction_of
 from ..text.token_counts import TokenCounter, cut_prompts
 from .config import AppConfig
+from .edit_tab import UPLOAD, edit_tab, known_formats_only
 from .requests import MOST, References, concept_names, data_of, examples, generate, training_text
 from ..training.run import Run, load_run
 from ..training.sampling import output_folder

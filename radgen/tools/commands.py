@@ -8,7 +8,7 @@ __all__ = ['run_doctor', 'run_demo', 'run_prepare', 'run_rewrite', 'run_audit', 
            'run_evaluate', 'run_leaderboard', 'run_compare', 'run_study', 'run_study_score', 'run_utility',
            'run_experiment', 'run_app', 'show_folder', 'show_text', 'show_script', 'show_doctor', 'show_ema',
            'show_reconstruction', 'show_comparison', 'show_leaderboard', 'show_table', 'show_utility', 'show_study',
-           'show_study_score', 'resolved', 'show_options']
+           'show_study_score', 'resolved', 'show_value', 'show_options']
 
 # %% ../../nbs/935_commands.ipynb #935-commands-013
 from dataclasses import asdict
@@ -293,12 +293,20 @@ def resolved(
     return found
 
 # %% ../../nbs/935_commands.ipynb #935-commands-010a
+def show_value(
+    value: Any,  # of an option
+) -> str:  # as the command line takes it
+    "An option for people: several values are separated by spaces."
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
 def show_options(
     found: dict,  # of `resolved`
 ) -> str:  # a line each, and the plan as a table
     "The resolved options for people."
     width = max(map(len, found))
-    text = "\n".join(f"{name:{width}}  {value}" for name, value in found.items() if name not in ("plan", "preview"))
+    shown = {name: show_value(value) for name, value in found.items() if name not in ("plan", "preview")}
+    text = "\n".join(f"{name:{width}}  {value}" for name, value in shown.items())
     if "preview" in found:
         from radgen.prepared.prepare import preview_text
 

@@ -6,8 +6,6 @@
 __all__ = ['default_patch', 'default_rate', 'latent_choices', 'recipe_choices', 'check_patch', 'check_crop', 'check_snr']
 
 # %% ../../nbs/643_choices.ipynb #643-choices-004
-from .pretrained import pretrained_choices
-
 from ..core.errors import ConfigError
 from ..core.pipelines import is_pipeline
 from ..diffusion.card import weights_fingerprint
@@ -17,6 +15,7 @@ from ..diffusion.saved import open_vae
 from ..networks.pretrained import best_vgg_weights
 from ..networks.registry import DENOISERS, image_size_only
 from .config import RECIPES, TrainConfig
+from .pretrained import pretrained_choices
 
 # %% ../../nbs/643_choices.ipynb #643-choices-006
 def default_patch(

@@ -18,8 +18,8 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from ..core.errors import ConfigError, DataError
-from ..core.files import fingerprint, read_json, write_json
+from ..core.errors import ConfigError, DataError, first_line
+from ..core.files import fingerprint, read_json, read_record, write_json
 from ..core.pipelines import is_pipeline
 from ..data.folders import is_prepared
 from ..diffusion.card import weights_fingerprint
@@ -125,7 +125,11 @@ class Run(RunModel):
 
     def metrics(self) -> pd.DataFrame:
         "The training curve, one row per logged step; the columns are the fields of `MetricsRow`."
-        return pd.read_csv(self.dir / "metrics.csv")
+        path = self.dir / "metrics.csv"
+        try:
+            return pd.read_csv(path).astype({"step": int, "loss": float, "seconds": float})
+        except (OSError, KeyError, ValueError) as e:
+            raise DataError(f"{path} is no training curve ({first_line(e, 80)}): bring the file back.") from None
 
 # %% ../../nbs/645_runs.ipynb #645-runs-012
 RECORDED = {"prepared", "data", "global_batch", "start", "id"}  # in config.json beside the options
@@ -238,10 +242,10 @@ def read_config(
     "Read config.json; raises `DataError` where there is none, or one with an unknown option."
     if not (run / "config.json").exists():
         raise DataError(f"no run at {run}: give a folder that radgen train wrote, such as runs/NAME.")
-    stored = read_json(run / "config.json")
-    if isinstance(stored, dict) and stored.get("kind") == "vae":
+    stored = read_record(run / "config.json")
+    if stored.get("kind") == "vae":
         raise DataError(f"{run} is a run of train-vae: train a denoiser on its latents with --latents {run}.")
-    return completed(run, stored)
+    return completed(run, read_record(run / "config.json", "data_path", "prepared", "data"))
 
 
 def as_begun(
@@ -251,7 +255,7 @@ def as_begun(
     path = cfg.runs / cfg.name / "config.json"
     if cfg.overwrite or not path.exists():
         return cfg
-    stored = read_json(path)
+    stored = read_record(path)
     if "data_path" not in stored:
         return cfg  # not a run's
     begun: dict[str, Any] = {name: stored.get(name, value) for name, value in BEFORE.items()}
@@ -345,7 +349,7 @@ def open_run(
     if cfg.overwrite and cfg.init is not None and cfg.init.resolve().is_relative_to(run.resolve()):
         raise ConfigError(f"--init {cfg.init} lies in {run}, which --overwrite True replaces: choose another --name.")
     # a run of another version counts too: it may be overwritten
-    is_run = begun and {"data_path", "recipe"} <= set(read_json(run / "config.json"))
+    is_run = begun and {"data_path", "recipe"} <= set(read_record(run / "config.json"))
     if not is_run and run.exists() and any(not p.name.startswith(".tmp-") for p in run.iterdir()):
         raise ConfigError(f"{run} holds other files and no run: choose another --name.")
     if begun and not cfg.overwrite:

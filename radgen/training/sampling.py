@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NOT_DECISIVE', 'split_conditions', 'select_conditions', 'request_settings', 'output_folder', 'default_folder',
-           'up_to_date', 'report_cuts', 'draw_images', 'ImageSource', 'RunSource', 'write_tables', 'draw_and_finish',
-           'draw_folder', 'sample']
+           'up_to_date', 'report_cuts', 'draw_images', 'ImageSource', 'RunSource', 'sample_table', 'write_tables',
+           'draw_and_finish', 'draw_folder', 'sample']
 
 # %% ../../nbs/680_sampling.ipynb #680-sampling-004
 import sys
@@ -39,9 +39,9 @@ from radgen.training.unfinished import (
 
 # %% ../../nbs/680_sampling.ipynb #680-sampling-028
 from ..core.devices import pick_device
-from ..core.errors import DataError, stop_signals
+from ..core.errors import DataError, first_line, stop_signals
 from ..core.figures import evenly, image_grid, save_figure
-from ..core.files import check_out, fingerprint, read_json, write_json
+from ..core.files import check_out, fingerprint, read_record, write_json
 from ..core.pipelines import is_pipeline
 from ..core.precision import choose_precision, speed_up
 from ..diffusion.config import check_negative
@@ -125,7 +125,7 @@ def up_to_date(
 ) -> bool:
     "Whether the folder holds just these images."
     record = out / "sample.json"
-    return record.exists() and read_json(record)["fingerprint"] == settings["fingerprint"]
+    return record.exists() and read_record(record, "fingerprint")["fingerprint"] == settings["fingerprint"]
 
 # %% ../../nbs/680_sampling.ipynb #680-sampling-014
 def report_cuts(
@@ -221,6 +221,20 @@ class RunSource(NamedTuple):
         return {name: getattr(self.run.config, name) for name in ("model", "recipe", "encoder", "image_size")}
 
 # %% ../../nbs/680_sampling.ipynb #680-sampling-025
+def sample_table(
+    folder: Path,  # written by `sample`
+) -> pd.DataFrame:  # of samples.csv, with index, id and prompt
+    "The table of a folder of samples; raises `DataError` where it is missing or damaged."
+    path = folder / "samples.csv"
+    try:
+        table = pd.read_csv(path, keep_default_na=False, dtype={"id": str, "prompt": str})
+        if table.empty:
+            raise ValueError("no rows")
+        return table.astype({"index": int, "id": str, "prompt": str})
+    except (OSError, KeyError, ValueError) as e:
+        raise DataError(f"{path} is not a table of radgen sample ({first_line(e, 100)}): sample anew.") from None
+
+
 def write_tables(
     folder: Path,  # with all images
     conditions: Conditions,  # of all images

@@ -26,7 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..core.errors import ConfigError, Preempted
-from ..core.files import read_json, replace_folder, write_json
+from ..core.files import read_record, replace_folder, write_json
 from ..diffusion.card import save_png
 from ..text.embedding import TextEmbedding
 from ..text.store import EmbeddingStore
@@ -131,7 +131,7 @@ def open_unfinished(
     record = folder.dir / "request.json"
     if not record.exists():
         write_json(record, {"fingerprint": identity})
-    elif read_json(record)["fingerprint"] != identity:
+    elif read_record(record, "fingerprint")["fingerprint"] != identity:
         n = len(folder.drawn()) if folder.images.exists() else 0
         if n:
             raise ConfigError(
@@ -251,7 +251,7 @@ def discard_other(
 ):
     "Delete the working folder of another request, whose images are not worth keeping."
     record = folder.dir / "request.json"
-    if record.exists() and read_json(record)["fingerprint"] != identity:
+    if record.exists() and read_record(record, "fingerprint")["fingerprint"] != identity:
         shutil.rmtree(folder.dir)
 
 
@@ -261,5 +261,5 @@ def forget(
 ):
     "Delete the working folder that a kill left after the last step of a request."
     record = folder.dir / "request.json"
-    if record.exists() and read_json(record)["fingerprint"] == identity:
+    if record.exists() and read_record(record, "fingerprint")["fingerprint"] == identity:
         shutil.rmtree(folder.dir, ignore_errors=True)

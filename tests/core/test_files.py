@@ -10,7 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from radgen.core.files import atomic_dir, fingerprint, read_json, to_json, write_json
+from radgen.core.errors import ConfigError, DataError
+from radgen.core.files import (
+    atomic_dir,
+    check_out,
+    fingerprint,
+    json_fields,
+    read_json,
+    read_record,
+    replace_folder,
+    to_json,
+    write_json,
+)
 
 
 def names(folder):
@@ -125,3 +136,42 @@ def test_a_file_gets_the_permissions_of_the_user(tmp_path):
     finally:
         os.umask(old)
     assert oct((tmp_path / "a.json").stat().st_mode & 0o777) == oct(0o640)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", "{}", "[" * 100_000, "\ufeff{}", "\0"])
+def test_records_of_any_content_are_refused_by_name(tmp_path, text):
+    path = tmp_path / "record.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="record.json"):
+        read_record(path, "fingerprint")
+    assert json_fields(path) == {}
+    write_json(path, {"fingerprint": "x"})
+    assert read_record(path, "fingerprint") == json_fields(path) == {"fingerprint": "x"}
+
+
+def test_folder_that_cannot_be_made_is_refused_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="file, which is a file: choose another --out"):
+        check_out(tmp_path / "file" / "a" / "b", "mark")
+    check_out(tmp_path / "new" / "folder", "mark")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(ConfigError, match="nothing may be written to .*: choose another --out"):
+        check_out(tmp_path / "new" / "folder", "mark")
+
+
+def test_of_two_processes_that_replace_one_folder_the_last_wins(tmp_path, monkeypatch):
+    "Another process puts its folder there between the two renames."
+    for name in ("mine", "theirs", "out"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("")
+    rename, calls = os.rename, []
+
+    def interrupted(a, b):
+        if Path(a).name == "mine" and not calls:
+            calls.append(rename(tmp_path / "theirs", tmp_path / "out"))
+        rename(a, b)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    replace_folder(tmp_path / "mine", tmp_path / "out")
+    assert len(calls) == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]

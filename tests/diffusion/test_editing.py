@@ -248,7 +248,7 @@ BAD = [
     (dict(strength=0.5), "strength has no effect without an image"),
     (dict(mask=HALF), "a mask needs an image"),
     (dict(image=GIVEN[0], resample=2), "resample has no effect without a mask"),
-    (dict(image=GIVEN[0], inversion="ddim"), "inversion has no effect without pipe.edit"),
+    (dict(image=GIVEN[0], inversion="ddim"), "inversion has no effect without an edit from one prompt"),
     (dict(image=GIVEN[0], mask=HALF[:8]), "the mask has 16x8 pixels and its image 16x16"),
     (dict(image=GIVEN[0], mask=np.zeros((16, 16), np.uint8)), "no white pixel"),
     (dict(image=GIVEN[0], mask=HALF, sampler="dpm++"), "remembers former steps"),

@@ -116,6 +116,7 @@ def config(**changes):
         (only_a_pickle, "only a pickle"),
         (lambda folder: (folder / WEIGHTS).write_bytes(b"truncated"), "could not be read as safetensors"),
         (lambda folder: (folder / "config.json").unlink(), "holds no VAE"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "holds no VAE"),
         (config(_class_name="UNet2DModel"), "no VAE for images"),
         (config(latent_channels=8), "could not be read"),
     ],

@@ -142,6 +142,11 @@ def test_ids_are_a_claim_of_the_table_and_doubted_where_no_prompt_agrees(few):
     (named,) = id_warnings(other, few, "test")
     assert named.startswith("1 ids name no image of the test split, for example somebody's")
     assert id_warnings(match_ids(rows.assign(prompt=""), few, "test"), few, "test") == ()
+    some = rows.assign(prompt=[rows.prompt[0], "another", rows.prompt[2]])
+    (part,) = id_warnings(match_ids(some, few, "test"), few, "test")
+    assert part.startswith("1 of 3 prompts are no text of the image that its id names")
+    (split,) = id_warnings(match_ids(rows.assign(id=few.rows("valid").id[:3].tolist()), few, "test"), few, "test")
+    assert split.endswith(": give --split valid.")
 
 
 def test_order_is_that_of_a_sampler_for_any_order_of_files():
@@ -156,6 +161,11 @@ def wrong(kind, few, drawn, tmp_path):
     "Options that cannot be evaluated."
     if kind == "few":
         return of_images(few, drawn, min_images=60)
+    if kind == "prepared":
+        return of_images(few, few.dir)
+    if kind == "five":
+        folder = draw_images(tmp_path / "five", few.rows("test").head(5))
+        return of_images(few, folder, min_images=0)
     if kind == "inside":
         return of_images(few, drawn, out=drawn / "report")
     if kind == "other files":
@@ -224,6 +234,8 @@ def test_both_sides_are_equalised_and_images_are_read_once(few, drawn, monkeypat
 
 
 WRONG = {
+    "five": "5 generated images are too few for a report, which needs 6: give more",
+    "prepared": "was written by radgen prepare and holds no images",
     "few": "40 generated images are too few for a distance: give more, or lower --min-images 60",
     "inside": "lies among the images: choose a folder outside",
     "other files": "holds other files: choose another --out",

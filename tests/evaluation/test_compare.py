@@ -56,7 +56,7 @@ def broken(kind, real, fake, tmp_path):
     "kind, message",
     [
         ("empty", "holds no images"),
-        ("absent", "holds no images"),
+        ("absent", "there is no folder .*nowhere: give two folders"),
         ("one", "holds one image"),
         ("damaged", "none of 60 images can be used; the first is 000.png"),
         ("few", "20 images are too few"),
@@ -158,3 +158,20 @@ def test_no_program_is_started_for_an_image(folders, capsys):
     (fake / "000.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
     assert compare(CompareConfig(real, fake, **QUICK))["generated"] == 59
     assert "the first is 000.png (image unreadable" in capsys.readouterr().err
+
+
+def test_shared_and_repeated_images_are_named(folders, tmp_path, capsys):
+    real, fake = folders
+    for i in range(3):
+        (fake / f"{i:03d}.png").write_bytes((real / f"{i + 7:03d}.png").read_bytes())
+    (fake / "010.png").write_bytes((fake / "011.png").read_bytes())
+    compare(CompareConfig(real, fake, **QUICK))
+    said = capsys.readouterr().err
+    assert f"Warning: 3 of 60 images of {fake} are also in {real}." in said
+    assert "1 of 60 images are identical to an earlier one" in said
+
+
+@pytest.mark.parametrize("name", [".", "numbers.txt", "numbers"])
+def test_statistics_are_saved_under_a_name_that_is_read_again(folders, tmp_path, name):
+    with pytest.raises(ConfigError, match="give the name of a file that ends in .safetensors"):
+        compare(CompareConfig(*folders, save=tmp_path / name, **QUICK))

@@ -6,7 +6,7 @@ import torch
 
 from radgen.core.errors import AssetError, ConfigError, DataError
 from radgen.evaluation.config import EvaluateConfig, FEATURES
-from radgen.evaluation.features import Features, cached_features, make_features
+from radgen.evaluation.features import Features, cached_features, make_features, repeat_warnings
 
 from evaluation_helpers import pixel_features, random_images
 
@@ -166,3 +166,12 @@ def test_network_is_added_by_one_entry(monkeypatch):
     f = make_features("means", "cpu")
     assert f(random_images(3)).shape == (3, 48)
     assert not f.net.training
+
+
+def test_repeated_and_empty_images_are_counted():
+    images = random_images(10, 16)
+    assert repeat_warnings(images) == ()
+    images[1:4], images[5:7] = images[0], 0
+    even, again = repeat_warnings(images)
+    assert even.startswith("2 of 10 images hold one grey value")
+    assert again.startswith("3 of 10 images are identical to an earlier one")

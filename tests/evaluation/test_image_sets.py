@@ -161,7 +161,7 @@ def test_metadata_without_prompts_is_not_read_and_a_line_says_so(tmp_path, capsy
 
 
 def test_missing_and_empty_folders_and_tables_are_refused(tmp_path):
-    with pytest.raises(DataError, match="no folder .*nothing: give --images"):
+    with pytest.raises(DataError, match="there is no folder .*nothing: give a folder"):
         list_images(tmp_path / "nothing")
     with pytest.raises(DataError, match="holds no images"):
         list_images(tmp_path)
@@ -329,3 +329,18 @@ def test_warnings_name_compression_and_enlargement():
     assert "0% of the evaluated and 100% of the real images are compressed as JPEG" in warning
     enlarged = side_warnings(of_side(48, 5) + of_side(64, 5), of_side(32, 9), 64)
     assert [w.split(" images")[0] for w in enlarged] == ["50% of the evaluated", "100% of the real"]
+
+
+def test_rows_whose_prompt_is_no_text_are_counted(tmp_path, capsys):
+    for name in ("a.png", "b.png", "c.png"):
+        write(tmp_path / name)
+    prompts = ["CT", {"text": "CT"}, None]
+    metadata(tmp_path, [{"file_name": f"{name}.png", "prompt": p} for name, p in zip("abc", prompts)])
+    rows, _ = list_images(tmp_path)
+    assert rows.prompt.tolist() == ["CT", "", ""]
+    assert "2 of 3 rows of" in capsys.readouterr().err
+
+
+def test_a_prepared_folder_is_no_set_of_images(few):
+    with pytest.raises(DataError, match="was written by radgen prepare and holds no images"):
+        list_images(few.dir)

@@ -334,3 +334,20 @@ def test_names_stay_text_on_the_page(three, text):
     assert "[x](" not in pages[1][1]
     rows = [page.count("|") - page.count("\\|") for _, page in pages]
     assert rows[0] == rows[1]
+
+
+IMPOSSIBLE = [
+    {"distance": float("nan")},
+    {"interval": [0, float("inf")]},
+    {"interval": [9, 1]},
+    {"generated": 0},
+    {"types": 7.0},
+]
+
+
+@pytest.mark.parametrize("change", IMPOSSIBLE)
+def test_numbers_that_cannot_be_are_refused_by_name(three, change):
+    path = evaluation_file(three[0])
+    write_json(path, read_json(path) | change)
+    with pytest.raises(DataError, match=f"{path} does not hold the scores of an evaluation .{next(iter(change))}."):
+        read_entries(three)

@@ -633,3 +633,10 @@ def test_a_lenient_reader_does_not_change_the_difference_of_caption_scores():
     assert found.real.value == found.generated.value == 3.5 and found.readers == 2
     assert (found.real.images, found.generated.images) == (10, 10)
     assert caption_scores(scores[scores.reader == "one-sided"], 200) is None
+
+
+@pytest.mark.parametrize("side", ["real", "fake"])
+def test_a_study_among_its_images_is_refused(sides, side):
+    cfg = StudyConfig(*sides, n=10, out=getattr(StudyConfig(*sides), side) / "study")
+    with pytest.raises(ConfigError, match="lies among the images: choose a folder outside"):
+        build_study(cfg)

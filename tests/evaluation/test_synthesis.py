@@ -14,6 +14,7 @@ from radgen.core.errors import ConfigError, DataError
 from radgen.core.files import read_json
 from radgen.evaluation.config import SynthesiseConfig
 from radgen.evaluation.synthesis_checks import earlier_copy, requested_labels
+from radgen.evaluation.synthesis_plan import read_mix
 from radgen.prepared.config import PrepareConfig
 from radgen.prepared.prepare import prepare
 from radgen.training.unfinished import Unfinished
@@ -175,3 +176,37 @@ def test_wrong_mix_is_one_sentence(request_of, tmp_path):
     table.write_text("label,share\nHolography,1\n")
     with pytest.raises(ConfigError, match="no training caption has the label 'Holography'"):
         synthesis.synthesise(request_of(mix=str(table)))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfeC\0T\0", b"\x89PNG\r\n\x1a\n\0", "Röntgen".encode("latin-1")])
+def test_prompts_that_are_no_text_are_refused(tmp_path, content):
+    (tmp_path / "prompts.txt").write_bytes(content)
+    with pytest.raises(DataError, match="not a text file in UTF-8: save it as UTF-8"):
+        synthesis.prompt_captions(tmp_path / "prompts.txt")
+
+
+def test_mix_and_prompts_exclude_each_other(request_of, tmp_path):
+    (tmp_path / "prompts.txt").write_text("CT")
+    for options in ({"mix": "balanced"}, {"by": "concepts"}):
+        with pytest.raises(ConfigError, match="leave them out with --prompts"):
+            synthesis.synthesise(request_of(prompts=tmp_path / "prompts.txt", **options))
+
+
+def test_what_is_not_checked_is_said(request_of, deciding, capsys, monkeypatch):
+    deciding({})
+    monkeypatch.setattr("radgen.evaluation.synthesis_checks.FEWEST_HELD_OUT", 10**6)
+    synthesis.synthesise(request_of(n=2))
+    said = capsys.readouterr().err
+    assert "labels: " in said and "validation images have it" in said
+    assert "Not checked: near-duplicates of training images, since there are too few validation images." in said
+
+
+def test_shares_that_do_not_add_up_are_named(tmp_path, capsys):
+    table = tmp_path / "mix.csv"
+    for shares, said in (((0.5, 0.5), ""), ((50, 50), ""), ((3, 1), f"The shares of {table} add up to 4")):
+        table.write_text("label,share\nCT,{}\nMR,{}\n".format(*shares))
+        assert read_mix(table, ["CT", "MR"]) == dict(zip(("CT", "MR"), shares))
+        assert capsys.readouterr().err.startswith(said) and bool(said) == (shares == (3, 1))
+    table.write_text("label,share\n")
+    with pytest.raises(DataError, match="has a header and no rows: give a label and a share in each row"):
+        read_mix(table, ["CT"])

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from radgen.cli import main
 from radgen.core.devices import index_generator
@@ -117,7 +118,7 @@ def test_lora_changes_images_and_fingerprint(request_of, base, tmp_path):
     (tmp_path / "weights.bin").write_bytes(b"x")
     with pytest.raises(DataError, match="not one file of LoRA weights"):
         lora_file(tmp_path / "weights.bin")
-    with pytest.raises(DataError, match="could not be loaded"):
+    with pytest.raises(DataError, match="other.safetensors does not fit the pipeline in .*: give a LoRA that was"):
         sample(request_of(n=1, lora=tmp_path / "lora" / "other.safetensors", out=tmp_path / "wrong"))
 
 
@@ -176,3 +177,39 @@ def test_command_draws_another_size(base, tmp_path):
     args = ["sample", "--pipeline", str(base), "--prompts", "head", "--image-size", "32", "--steps", "1"]
     assert main([*args, "--device", "cpu", "--out", str(tmp_path / "a")]) == 0
     assert Image.open(tmp_path / "a" / "000000.png").size == (32, 32)
+
+
+def change_weights(folder, part, value):
+    "Give one tensor of a part another value, or take it out."
+    path = folder / part / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    name = sorted(tensors)[0]
+    if value is None:
+        del tensors[name]
+    else:
+        tensors[name] = tensors[name] * value
+    save_file(tensors, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize("part, value", [("unet", float("nan")), ("vae", float("inf")), ("unet", None)])
+def test_weights_that_are_no_numbers_are_refused_and_draw_nothing(request_of, base, tmp_path, part, value):
+    folder = shutil.copytree(base, tmp_path / "tiny")
+    change_weights(folder, part, value)
+    with pytest.raises(DataError, match=f"{part} has weights that are missing or no numbers, for example"):
+        sample(request_of(n=1, pipeline=str(folder)))
+    assert not (tmp_path / "drawn").exists()
+
+
+def test_images_that_hold_no_numbers_are_refused(request_of, monkeypatch):
+    "Some VAEs overflow in 16 bits, and diffusers writes black images then."
+    found = np.full((1, 16, 16, 3), np.nan)
+    monkeypatch.setattr(StableDiffusionPipeline, "__call__", lambda self, **k: SimpleNamespace(images=found))
+    with pytest.raises(DataError, match="drew an image that holds no numbers.*: give --precision no"):
+        sample(request_of(n=1))
+
+
+def test_pipeline_without_its_tokenizer_is_refused_by_name(base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "tiny")
+    shutil.rmtree(folder / "tokenizer")
+    with pytest.raises(DataError, match="lacks the folder of its tokenizer: copy the whole folder again"):
+        open_other(str(folder))
