@@ -47,6 +47,8 @@ def status_reason(
 ) -> str:  # '' if the two are the same
     "The reason for which two statuses differ; a lost or added negation counts most."
     differing = new ^ old
+    if "resolved" in new & old:
+        differing = differing - {"historical"}  # what has cleared was there before
     return next((reason for name, reason in REASON_OF_STATUS.items() if name in differing), "")
 
 # %% ../../nbs/345_comparison.ipynb #345-comparison-008
@@ -63,6 +65,7 @@ class Background:
     free_words: set[str]
     free_sides: set[str]
     sequences: set[str]
+    phases: set[str]
 
 
 def _values(statement, kind):
@@ -76,12 +79,25 @@ def _label_words(labels):
     return [str(token.value) for token in tokens(labels) if token.kind is Kind.WORD]
 
 
+def _share_phases(found):
+    "Give the only phase of a clause to all its statements."
+    if not any(statement.phases for statement in found):
+        return
+    phases: dict[int, set[str]] = {}
+    for statement in found:
+        phases.setdefault(statement.clause, set()).update(statement.phases)
+    for statement in found:
+        if len(phases[statement.clause]) == 1:
+            statement.phases |= phases[statement.clause]
+
+
 def background(
     text: str,  # the caption
     labels: str = "",  # names of its concepts and fields, whose words may be used
 ) -> Background:
     "Read a caption for comparison."
     found = statements(text)
+    _share_phases(found)
     talk = [s for s in found if s.is_talk]
     words = {word for s in found for word in s.words}
     named = _label_words(labels)
@@ -96,6 +112,7 @@ def background(
         free_words=free,
         free_sides={side for s in talk for side in _values(s, Kind.SIDE)},
         sequences={value for s in found for value in _values(s, Kind.SEQUENCE)},
+        phases={phase for s in found for phase in s.phases},
     )
 
 # %% ../../nbs/345_comparison.ipynb #345-comparison-017
@@ -127,28 +144,77 @@ def _sides_trade_places(new, run):
 _BOUND = (Kind.SIDE, Kind.NUMBER, Kind.LEVEL, Kind.GRADE, Kind.DEGREE)
 
 
+def _sides_differ(new, run, known, every):
+    "Whether the sides of a statement are not those of a run."
+    said = _values(new, Kind.SIDE)
+    meant = [value for s in run for value in _values(s, Kind.SIDE)]
+    side = shared_side(every, new)
+    if side is not None and (side == shared_side(known.statements, run[0]) or not said and {side} == set(meant)):
+        return False
+    said = [value for value in said if value not in known.free_sides or value in meant]
+    meant = [value for value in meant if value not in known.free_sides or value in said]
+    if not new.findings and not said:
+        meant = [value for value in meant if value != "bilateral"]  # 'clear lungs'
+    return sorted(said) != sorted(meant) or _sides_trade_places(new, run)
+
+
 def _attribute_reason(new, run, known, every):
     "The kind of attribute by which a statement differs from a run of the caption's, '' for none."
+    if not new.findings and not new.attributes and not new.status:
+        return ""  # only words: 'with target sign'
     for kind in _BOUND:
         said = _values(new, kind)
         meant = [value for s in run for value in _values(s, kind)]
-        if kind is Kind.SIDE:
-            side = shared_side(every, new)
-            if side is not None and side == shared_side(known.statements, run[0]):
-                continue
-            said = [value for value in said if value not in known.free_sides or value in meant]
-            meant = [value for value in meant if value not in known.free_sides or value in said]
-        if sorted(map(str, said)) != sorted(map(str, meant)):
+        differs = sorted(map(str, said)) != sorted(map(str, meant))
+        if _sides_differ(new, run, known, every) if kind is Kind.SIDE else differs:
             return str(kind)
-    if _sides_trade_places(new, run):
-        return str(Kind.SIDE)
     counts = [value for s in run for value in _values(s, Kind.COUNT)]
     if not set(_values(new, Kind.COUNT)) <= set(counts):
         return "number"
-    sequences = set(_values(new, Kind.SEQUENCE))
-    meant = {value for s in run for value in _values(s, Kind.SEQUENCE)}
-    several = len(known.sequences) > 1
-    return "sequence" if not sequences <= (meant if several else known.sequences) else ""
+    return "sequence" if _with_another_sequence(new, run, known) else ""
+
+# %% ../../nbs/345_comparison.ipynb #345-comparison-000
+def _common(found):
+    "What several sets, empty ones apart, have in common."
+    stated = [values for values in found if values]
+    return set.intersection(*stated) if stated else set()
+
+
+def _with_another_sequence(new, run, known):
+    "Whether a statement names a sequence which the caption does not give it."
+    meant = known.sequences
+    if len(known.sequences) > 1:
+        meant = _common([set(_values(s, Kind.SEQUENCE)) for s in run])
+    return not set(_values(new, Kind.SEQUENCE)) <= meant
+
+
+def _in_another_phase(new, run, known):
+    "Whether a statement names a time of the image or the finding which the caption does not give it."
+    return not new.phases <= (_common([s.phases for s in run]) if len(known.phases) > 1 else known.phases)
+
+# %% ../../nbs/345_comparison.ipynb #345-comparison-029
+def _objects(statement):
+    "The verbs of a statement, each with the words of its object."
+    starts = [at for _, at, _ in statement.relations]
+    found = []
+    for n, (verb, at, passive) in enumerate(statement.relations):
+        first = starts[n - 1] + 1 if n > 0 else 0
+        last = starts[n + 1] if n + 1 < len(starts) else len(statement.words)
+        words = statement.words[first:at] if passive else statement.words[at + 1 : last]
+        found.append((verb, set(words) - set(statement.findings) or set(words)))
+    return found
+
+
+def _roles_trade_places(new, run):
+    "Whether a verb of the new statement has another object, and the old object has another role in it."
+    if not new.relations:
+        return False
+    meant = [relation for s in run if s.relations for relation in _objects(s)]
+    for verb, words in _objects(new):
+        of_same = [old for old_verb, old in meant if old_verb == verb]
+        if of_same and words and all(old and old.isdisjoint(words) and old & set(new.words) for old in of_same):
+            return True
+    return False
 
 # %% ../../nbs/345_comparison.ipynb #345-comparison-021
 def difference_from(
@@ -165,6 +231,8 @@ def difference_from(
     reason = status_reason(new.status, status) or _attribute_reason(new, run, known, every)
     if reason:
         return reason
+    if _in_another_phase(new, run, known) or _roles_trade_places(new, run):
+        return "moved"
     return "" if set(new.words) <= words | known.free_words else "moved"
 
 # %% ../../nbs/345_comparison.ipynb #345-comparison-012
@@ -203,6 +271,10 @@ def _moved_to_another(new, run, known, every):
     old_host, host = _host(run[0], known.statements), _host(new, every)
     if old_host is None or host is None:
         return False
+    for kind in (Kind.SIDE, Kind.LEVEL, Kind.GRADE):
+        said, meant = set(_values(host, kind)), set(_values(old_host, kind))
+        if said and meant and said.isdisjoint(meant):
+            return True
     repeated = [s for s in known.statements if set(s.words) & set(new.words)]
     return len(repeated) > 1 and not set(host.words) & set(old_host.words)
 
@@ -263,8 +335,11 @@ def _stands_for(new, statement):
 
 def _repeats(statement, other):
     "Whether a statement says nothing beyond another."
-    same = sorted(map(str, statement.attributes)) == sorted(map(str, other.attributes))
-    return same and statement.status == other.status and set(statement.findings) <= set(other.words)
+    if statement.status != other.status or not set(statement.findings) <= set(other.words):
+        return False
+    if sorted(map(str, statement.attributes)) == sorted(map(str, other.attributes)):
+        return True
+    return set(statement.words) <= set(other.words) and set(statement.attributes) <= set(other.attributes)
 
 
 def _missing(known, used):
