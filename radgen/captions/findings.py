@@ -252,6 +252,9 @@ def _begins_anew(reader, i):
 
 
 def _on_little(reader, i, token):
+    current = reader.current
+    if token.value == "within" and current.words and "denied" in current.status:  # 'no gas within the abscess'
+        reader.close(Kind.WITH)
     if _begins_anew(reader, i):
         reader.scope = set()
         reader.current.status.clear()
@@ -313,15 +316,17 @@ def _belongs_before(statement, before):
     more_levels = Kind.LEVEL in kinds & _kinds(before) and kinds <= {Kind.LEVEL, Kind.SIDE}
     return lists_places and (not kinds or more_levels and not (Kind.SIDE in kinds & _kinds(before)))
 
-# %% ../../nbs/328_findings.ipynb #328-findings-024
+# %% ../../nbs/328_findings.ipynb #328-findings-022
 def _belongs_after(before, statement):
-    "Whether levels without a word belong to the statement after them: 'left 4th, 5th and 6th ribs'."
+    "Whether attributes belong to the statement after them: 'left 4th, 5th and 6th ribs', 'bilateral, dense foci'."
     if before.words or before.status or before.about_image or before.clause != statement.clause:
         return False
     kinds = _kinds(before)
-    if Kind.LEVEL not in kinds & _kinds(statement) or not kinds <= {Kind.LEVEL, Kind.SIDE, Kind.COUNT}:
+    if not kinds or not kinds <= {Kind.LEVEL, Kind.SIDE}:
         return False
-    return statement.joint in (Kind.COMMA, Kind.AND) and not (Kind.SIDE in kinds & _kinds(statement))
+    if kinds & _kinds(statement) - {Kind.LEVEL} or not statement.words:
+        return False
+    return statement.joint == Kind.COMMA or (statement.joint == Kind.AND and Kind.LEVEL in kinds & _kinds(statement))
 
 
 def _join(first, second):

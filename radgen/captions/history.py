@@ -25,7 +25,11 @@ _SYMPTOM = (
     + "(?! syndrome)"
 )
 _SINCE = r"(?: (?:for|since|over|during|in the last|of) [^,;.]*?(?:days?|weeks?|months?|years?|hours?|duration)\b)?"
-_ITEM = rf"(?:(?:a|an|the|any) )?{_SYMPTOM}{_SINCE}"
+_AT = (  # 'pain in the left knee'
+    r"(?: (?:in|of|at|over|on) (?:the |his |her )?(?:left|right|lower|upper|both)(?: [a-z]+){1,2}?"
+    r"(?=[,;.]|$| (?:show|demonstrat|reveal|depict|and|with|after|for|since)))?"
+)
+_ITEM = rf"(?:(?:a|an|the|any) )?{_SYMPTOM}{_AT}{_SINCE}"
 _LIST = rf"{_ITEM}(?:(?:,? (?:and|or|with) |, |/){_ITEM})*"
 _END = (
     r"(?=[,;.]|\s\(|\b(?:show|demonstrat|reveal|depict|illustrat|display|exhibit|with evidence|found to"

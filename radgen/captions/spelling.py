@@ -136,12 +136,12 @@ def split_words(
                 break
     return [word.lower() for word in _TOKEN.findall(text)]
 
-# %% ../../nbs/326_spelling.ipynb #326-spelling-017
+# %% ../../nbs/326_spelling.ipynb #326-spelling-014
 _LATIN = ("ium", "eal", "ial", "at", "ar", "um", "us", "is", "i", "a", "e", "u")
 _NO_PLURAL = ("ss", "us", "is", "ies")
 _ENDINGS = sorted(LEXICON.endings.items(), key=lambda entry: -len(entry[0]))
 _SOUNDS = [
-    (re.compile(r"(?<=[a-z]{2}(?:va|ro|ru|lu|en))d$"), "s"),  # 'invad' of invading, 'invas' of invasion
+    (re.compile(r"(?<=[a-z](?:va|ro|ru|lu|en))d$"), "s"),  # 'invad' of invading, 'invas' of invasion
     (re.compile(r"(?<=[aeiou])([bdgmnprt])\1$"), r"\1"),  # 'abutt' of abutting
     (re.compile(r"(?<=[a-z]{4})ss$"), "s"),  # 'abscess' of abscesses
     (re.compile(r"(?<=[a-z]{4})ion$"), ""),  # 'malposition' of malpositioned
