@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from .verb_objects import objects_trade_places, sides_trade_places
+
 from .findings import Statement, statements
 from .lexicon import LEXICON
 from .tokens import Kind, tokens
@@ -90,7 +92,7 @@ def _share_phases(found):
         if len(phases[statement.clause]) == 1:
             statement.phases |= phases[statement.clause]
 
-
+# %% ../../nbs/345_comparison.ipynb #345-comparison-026
 def background(
     text: str,  # the caption
     labels: str = "",  # names of its concepts and fields, whose words may be used
@@ -131,17 +133,6 @@ def shared_place(
     return places.pop() if len(places) == 1 and last > first else None
 
 # %% ../../nbs/345_comparison.ipynb #345-comparison-010
-def _sides_trade_places(new, run):
-    "Whether two sides of a run are with each other's words: 'the right artery from the left sinus'."
-    old = [pair for s in run for pair in s.sides]
-    if len({side for side, _ in old}) < 2 or len(new.sides) < 2:
-        return False
-    if sorted(new.sides) != sorted(old):
-        return {word for _, word in new.sides} == {word for _, word in old}
-    beside = [word for _, word in old]
-    return len(set(beside)) < len(beside) and new.sides != old
-
-
 _BOUND = (Kind.SIDE, Kind.NUMBER, Kind.LEVEL, Kind.GRADE, Kind.DEGREE)
 
 
@@ -156,9 +147,9 @@ def _sides_differ(new, run, known, every):
     meant = [value for value in meant if value not in known.free_sides or value in said]
     if not new.findings and not said:
         meant = [value for value in meant if value != "bilateral"]  # 'clear lungs'
-    return sorted(said) != sorted(meant) or _sides_trade_places(new, run)
+    return sorted(said) != sorted(meant) or sides_trade_places(new, run)
 
-
+# %% ../../nbs/345_comparison.ipynb #345-comparison-027
 def _attribute_reason(new, run, known, every):
     "The kind of attribute by which a statement differs from a run of the caption's, '' for none."
     if not new.findings and not new.attributes and not new.status:
@@ -178,7 +169,7 @@ def _attribute_reason(new, run, known, every):
         return "number"
     return "sequence" if _with_another_sequence(new, run, known) else ""
 
-# %% ../../nbs/345_comparison.ipynb #345-comparison-026
+# %% ../../nbs/345_comparison.ipynb #345-comparison-000
 def _common(found):
     "What several sets, empty ones apart, have in common."
     stated = [values for values in found if values]
@@ -197,32 +188,6 @@ def _in_another_phase(new, run, known):
     "Whether a statement names a time of the image or the finding which the caption does not give it."
     return not new.phases <= (_common([s.phases for s in run]) if len(known.phases) > 1 else known.phases)
 
-# %% ../../nbs/345_comparison.ipynb #345-comparison-028
-def _objects(statement):
-    "The verbs of a statement, each with the words of its object."
-    starts = [at for _, at, _ in statement.relations]
-    found = []
-    for n, (verb, at, passive) in enumerate(statement.relations):
-        first = starts[n - 1] + 1 if n > 0 else 0
-        last = starts[n + 1] if n + 1 < len(starts) else len(statement.words)
-        words = statement.words[first:at] if passive else statement.words[at + 1 : last]
-        found.append((verb, set(words) - set(statement.findings) or set(words)))
-    return found
-
-
-def _roles_trade_places(new, run):
-    "Whether a verb of the new statement has another object, and the old object has another role in it."
-    if not new.relations:
-        return False
-    meant = [relation for s in run if s.relations for relation in _objects(s)]
-    said, known = set(new.words), set().union(*(s.words for s in run))
-    for verb, words in _objects(new):
-        of_same = [old for old_verb, old in meant if old_verb == verb]
-        traded = [old - words and old - words <= said and words - old and words - old <= known for old in of_same]
-        if traded and all(traded):
-            return True
-    return False
-
 # %% ../../nbs/345_comparison.ipynb #345-comparison-021
 def difference_from(
     new: Statement,
@@ -238,7 +203,7 @@ def difference_from(
     reason = status_reason(new.status, status) or _attribute_reason(new, run, known, every)
     if reason:
         return reason
-    if _in_another_phase(new, run, known) or _roles_trade_places(new, run):
+    if _in_another_phase(new, run, known) or objects_trade_places(new, run):
         return "moved"
     return "" if set(new.words) <= words | known.free_words else "moved"
 

@@ -25,7 +25,7 @@ def attribute_text(
         return f"{sign}{' x '.join(f'{v:g}' for v in values)} {unit}".strip()
     return str(value).removeprefix("level_").removeprefix("seq_").replace("_", "-")
 
-
+# %% ../../nbs/328_findings.ipynb #328-findings-022
 @dataclass
 class Statement:
     "A finding, or another statement, with its attributes and status."
@@ -239,7 +239,7 @@ def _on_attribute(reader, i, token):
     if token.kind is Kind.SIDE:
         current.sides.append((token.value, ""))
 
-
+# %% ../../nbs/328_findings.ipynb #328-findings-025
 _RESTARTS = _AUXILIARY | {"evidence", "one", "a", "an"}
 
 # %% ../../nbs/328_findings.ipynb #328-findings-021
@@ -305,6 +305,8 @@ def _belongs_before(statement, before):
     "Whether a statement without a finding belongs to the one before it."
     if statement.findings or statement.about_image or statement.clause != before.clause:
         return False
+    if before.phases and statement.phases - before.phases:
+        return False  # 'before treatment a mass, after treatment ...'
     if not statement.words:
         return _attributes_belong_before(statement, before)
     if statement.status - before.status or not before.findings or not _STATES.isdisjoint(statement.words):
@@ -316,7 +318,7 @@ def _belongs_before(statement, before):
     more_levels = Kind.LEVEL in kinds & _kinds(before) and kinds <= {Kind.LEVEL, Kind.SIDE}
     return lists_places and (not kinds or more_levels and not (Kind.SIDE in kinds & _kinds(before)))
 
-# %% ../../nbs/328_findings.ipynb #328-findings-022
+# %% ../../nbs/328_findings.ipynb #328-findings-024
 def _belongs_after(before, statement):
     "Whether attributes belong to the statement after them: 'left 4th, 5th and 6th ribs', 'bilateral, dense foci'."
     if before.words or before.status or before.about_image or before.clause != statement.clause:
@@ -356,7 +358,7 @@ def _share_phases(every):
         if len(phases[statement.clause]) == 1 or statement.joint in (Kind.WITH, Kind.REPORT):
             statement.phases |= before.phases
 
-
+# %% ../../nbs/328_findings.ipynb #328-findings-026
 def statements(
     text: str,  # from `plain_caption`, or a condition
 ) -> list[Statement]:

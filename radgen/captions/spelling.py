@@ -40,6 +40,12 @@ def _spelling(guards, pattern, new, flags=re.I):
     "A spelling; its guards are separated by '|'."
     return Spelling(tuple(guards.split("|")), re.compile(pattern, flags), new)
 
+# %% ../../nbs/326_spelling.ipynb #326-spelling-016
+_NAMES = [  # names of one word
+    _spelling("rads", r"\b(pi|ti|li|ni|bi|o|lung)-rads\b", r"\1rads"),
+    _spelling("decubitus", r"\b(left|right)[\s-](?:lateral[\s-])?decubitus\b", r"\1decubitus"),
+]
+
 # %% ../../nbs/326_spelling.ipynb #326-spelling-008
 _SPELLINGS = [  # in order
     _spelling("contrast", _CONTRAST, " scan "),
@@ -52,8 +58,7 @@ _SPELLINGS = [  # in order
     _spelling("stir|short", r"\bshort[\s-]tau[\s-]inversion[\s-]recovery\b|\bSTIR\b", " seq_stir "),
     _spelling("swi|suscept", r"\bsusceptibility[\s-]weighted(?:[\s-]imag\w+)?\b|\bSWI\b", " seq_swi "),
     _spelling("'|’", r"['’]s\b", " "),
-    _spelling("rads", r"\b(pi|ti|li|ni|bi|o|lung)-rads\b", r"\1rads"),
-    _spelling("decubitus", r"\b(left|right)[\s-](?:lateral[\s-])?decubitus\b", r"\1decubitus"),
+    *_NAMES,
     _spelling("chamber", r"\b(\d+)[\s-]chamber", r"\1chamber"),
     _spelling("m3|m³", r"\b([mc]m)[3³]", r"\1cubed"),
     _spelling("old|aged", r"\b(?:[\d.]+[\s-]*(?:year|yr|month|week|day)s?[\s-]*old|aged \d+(?: years)?)\b", " "),
@@ -136,7 +141,7 @@ def split_words(
                 break
     return [word.lower() for word in _TOKEN.findall(text)]
 
-# %% ../../nbs/326_spelling.ipynb #326-spelling-014
+# %% ../../nbs/326_spelling.ipynb #326-spelling-018
 _LATIN = ("ium", "eal", "ial", "at", "ar", "um", "us", "is", "i", "a", "e", "u")
 _NO_PLURAL = ("ss", "us", "is", "ies")
 _ENDINGS = sorted(LEXICON.endings.items(), key=lambda entry: -len(entry[0]))

@@ -47,7 +47,7 @@ def test_contradictions_are_rejected_and_fair_answers_accepted():
         ("liver metastases from a pancreatic carcinoma", "pancreatic metastases from a liver carcinoma", "moved"),
         ("tumor invading the vein and abutting the aorta", "tumor invading the aorta and abutting the vein", "moved"),
         ("filling of the vein from the aorta", "filling of the aorta from the vein", "moved"),
-        ("twin A with oligohydramnios and twin B with ascites", "twin B with oligohydramnios, twin A with ascites", "grade"),
+        ("twin A with hydrops and twin B with ascites", "twin B with hydrops, twin A with ascites", "grade"),
         ("4 cm mass before treatment, 1 cm mass after it", "4 cm mass after treatment, 1 cm mass before it", "moved"),
         ("torn anterior and an intact posterior ligament", "torn posterior and an intact anterior ligament", "moved"),
         ("T1 bright lesion in the pons, T2 bright lesion in the vermis", "T2 bright lesion in the pons", "sequence"),
