@@ -29,7 +29,7 @@ def is_short_for(
 _SHORT = r"([A-Z](?:[A-Za-z0-9]|[-/](?=[A-Za-z0-9])){1,6})"
 _LONG = r"([A-Za-z][\w' -]{3,60}+)"
 _DEFINED = re.compile(rf"{_SHORT}\s*[:=]\s*{_LONG}(?=[;,.)]|$)")  # 'SMV: superior mesenteric vein'
-_LISTED = re.compile(rf"(?:[.;] |^){_SHORT}\s*[,-]\s*{_LONG}(?=[;.]|$)")  # '; LV, left ventricle'
+_LISTED = re.compile(rf"(?:[.;] |^|\(){_SHORT}\s*[,-]\s*{_LONG}(?=[;.)]|$)")  # '; LV, left ventricle'
 _BRACKET = re.compile(rf"\(\s*{_SHORT}s?\s*\)")  # '(ULP)'
 _PUNCTUATION = re.compile(r"[.;:,]")
 

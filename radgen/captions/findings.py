@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from .lexicon import LEXICON
+from .spelling import word_root
 from .tokens import ATTRIBUTES, Kind, Token, tokens
 
 # %% ../../nbs/328_findings.ipynb #328-findings-007
@@ -23,7 +25,7 @@ def attribute_text(
         return f"{sign}{' x '.join(f'{v:g}' for v in values)} {unit}".strip()
     return str(value).removeprefix("level_").removeprefix("seq_").replace("_", "-")
 
-
+# %% ../../nbs/328_findings.ipynb #328-findings-022
 @dataclass
 class Statement:
     "A finding, or another statement, with its attributes and status."
@@ -36,6 +38,8 @@ class Statement:
     attributes: list[tuple] = field(default_factory=list)  # (kind, value)
     sides: list[tuple[str, str]] = field(default_factory=list)  # each side with the word that follows it, in order
     times: list[tuple] = field(default_factory=list)  # numbers with a unit of time
+    phases: set[str] = field(default_factory=set, compare=False)  # 'before', 'after'
+    relations: list[tuple] = field(default_factory=list)  # (verb, position in `words`, whether it is passive)
     status: set[str] = field(default_factory=set)  # classes of `[modifiers]`
     about_image: bool = False  # whether it names the image
     opening: str = ""  # kind of its first token: 'little' for a preposition
@@ -109,6 +113,7 @@ _LIKENESS = ("consistent", "compatible", "keeping")
 def _on_break(reader, i, token):
     before = reader.tokens[i - 1] if i > 0 else None
     same_thing = before is not None and before.value in _LIKENESS  # 'no findings compatible with an embolism'
+    same_thing = same_thing or token.value == "cause"  # 'no obstruction due to stones'
     reader.close(token.kind, keeps_scope=same_thing)
 
 
@@ -162,6 +167,8 @@ def _mark_before(reader, name):
 
 # %% ../../nbs/328_findings.ipynb #328-findings-019
 _AUXILIARY = frozenset("is are was were be been being has have had".split())
+_CHANGES = frozenset({"increased", "decreased", "stable"})
+_PHASES = {word: phase for phase, words in LEXICON.phases.items() for word in words}
 
 
 def _is_passive(reader, i):
@@ -181,8 +188,12 @@ def _on_modifier(reader, i, token):
         return
     if forward and (follows or not backward) and not (backward and current.words and not follows):
         twice = "denied" in current.status and current.modified  # 'no artery without stenosis'
-        if (current.findings or twice) and forward[0] in ("denied", "uncertain", "mimicked"):
+        past = forward[0] == "resolved" and reader.tokens[i - 1].value in _PHASES  # 'tumor after excision of a cyst'
+        if (current.findings or twice) and (forward[0] in ("denied", "uncertain", "mimicked") or past):
             reader.close(Kind.MODIFIER)
+        if forward[0] in _CHANGES:  # 'increased effusion and decreased atelectasis'
+            reader.current.status -= _CHANGES
+            reader.scope = reader.scope - _CHANGES
         reader.current.status.add(forward[0])
         reader.scope = reader.scope | {forward[0]}
     elif backward:
@@ -190,6 +201,8 @@ def _on_modifier(reader, i, token):
 
 # %% ../../nbs/328_findings.ipynb #328-findings-013
 _SHOWN_BY = frozenset("on at by in using".split())
+_RELATIONS = frozenset(word_root(word) for word in LEXICON.word_lists.relations)
+_RELATIONS |= {word_root(LEXICON.same_as[word]) for word in LEXICON.word_lists.relations if word in LEXICON.same_as}
 
 
 def _on_image(reader, i, token):
@@ -204,6 +217,11 @@ def _on_word(reader, i, token):
     current.opening = current.opening or token.kind
     if current.sides and not current.sides[-1][1]:
         current.sides[-1] = (current.sides[-1][0], token.value)
+    if token.value in _RELATIONS:
+        after = reader.tokens[i + 1] if i + 1 < len(reader.tokens) else None
+        passive = after is not None and after.value == "by"
+        if passive or token.text.endswith(("ing", "s", "e")):
+            current.relations.append((token.value, len(current.words), passive))
     current.words.append(token.value)
     current.written.append(token.text)
     current.modified = bool(current.status)
@@ -221,12 +239,12 @@ def _on_attribute(reader, i, token):
     if token.kind is Kind.SIDE:
         current.sides.append((token.value, ""))
 
-
-_RESTARTS = _AUXILIARY | {"evidence"}
+# %% ../../nbs/328_findings.ipynb #328-findings-025
+_RESTARTS = _AUXILIARY | {"evidence", "one", "a", "an"}
 
 # %% ../../nbs/328_findings.ipynb #328-findings-021
 def _begins_anew(reader, i):
-    "Whether the word i begins a new predicate: 'no aneurysm and there was a stenosis', 'not enlarged and is dense'."
+    "Whether the word i begins a new predicate: 'no aneurysm and there was a stenosis', 'no lesion and a cyst'."
     if reader.current.words:
         return False
     word, before = reader.tokens[i].value, reader.tokens[i - 1].kind if i > 0 else Kind.END
@@ -234,11 +252,18 @@ def _begins_anew(reader, i):
 
 
 def _on_little(reader, i, token):
+    current = reader.current
+    if token.value == "within" and current.words and "denied" in current.status:  # 'no gas within the abscess'
+        reader.close(Kind.WITH)
     if _begins_anew(reader, i):
         reader.scope = set()
         reader.current.status.clear()
     if token.value in _OPENS:
         reader.current.opening = reader.current.opening or Kind.LITTLE
+    if token.value in _PHASES:
+        reader.current.phases.add(_PHASES[token.value])
+    if token.value == "from" and reader.current.words:
+        reader.current.relations.append(("from", len(reader.current.words) - 1, False))
 
 # %% ../../nbs/328_findings.ipynb #328-findings-020
 _ACTIONS: dict[Kind, Callable] = {kind: _on_attribute for kind in ATTRIBUTES} | {
@@ -257,37 +282,92 @@ _ACTIONS: dict[Kind, Callable] = {kind: _on_attribute for kind in ATTRIBUTES} | 
 }
 
 # %% ../../nbs/328_findings.ipynb #328-findings-015
+_STATES = frozenset(word_root(word) for word in LEXICON.word_lists.state)
+_OPENS_PART = (Kind.LITTLE, Kind.NUMBER, Kind.GRADE)
+
+
+def _kinds(statement):
+    "The kinds of a statement's attributes."
+    return {kind for kind, _ in statement.attributes}
+
+
+def _attributes_belong_before(statement, before):
+    "Whether attributes without a word belong to the statement before them: '3 cm', 'increased to 5 cm', 'L4 and L5'."
+    repeated = _kinds(statement) & _kinds(before)
+    if repeated - {Kind.LEVEL}:
+        return False
+    if statement.status - before.status:
+        return statement.joint == Kind.COMMA and statement.status <= _CHANGES
+    return statement.joint in (Kind.COMMA, Kind.AND, Kind.WITH, Kind.WHICH)
+
+
 def _belongs_before(statement, before):
     "Whether a statement without a finding belongs to the one before it."
     if statement.findings or statement.about_image or statement.clause != before.clause:
         return False
-    if statement.status - before.status:
-        return False
-    kinds = {kind for kind, _ in before.attributes}
-    if not statement.words and any(kind in kinds for kind, _ in statement.attributes):
-        return False
+    if before.phases and statement.phases - before.phases:
+        return False  # 'before treatment a mass, after treatment ...'
     if not statement.words:
-        return statement.joint in (Kind.COMMA, Kind.AND, Kind.WITH, Kind.WHICH)
-    if not before.findings:
+        return _attributes_belong_before(statement, before)
+    if statement.status - before.status or not before.findings or not _STATES.isdisjoint(statement.words):
         return False
-    if statement.joint in (Kind.COMMA, Kind.WITH, Kind.WHICH) and statement.opening in (Kind.LITTLE, Kind.NUMBER):
+    if statement.joint in (Kind.COMMA, Kind.WITH, Kind.WHICH) and statement.opening in _OPENS_PART:
         return True
-    lists_places = statement.joint in (Kind.AND, Kind.COMMA, Kind.OR) and not statement.attributes
-    return lists_places and statement.status == before.status
+    lists_places = statement.joint in (Kind.AND, Kind.COMMA, Kind.OR) and statement.status == before.status
+    kinds = _kinds(statement)
+    more_levels = Kind.LEVEL in kinds & _kinds(before) and kinds <= {Kind.LEVEL, Kind.SIDE}
+    return lists_places and (not kinds or more_levels and not (Kind.SIDE in kinds & _kinds(before)))
+
+# %% ../../nbs/328_findings.ipynb #328-findings-024
+def _belongs_after(before, statement):
+    "Whether attributes belong to the statement after them: 'left 4th, 5th and 6th ribs', 'bilateral, dense foci'."
+    if before.words or before.status or before.about_image or before.clause != statement.clause:
+        return False
+    kinds = _kinds(before)
+    if not kinds or not kinds <= {Kind.LEVEL, Kind.SIDE}:
+        return False
+    if kinds & _kinds(statement) - {Kind.LEVEL} or not statement.words:
+        return False
+    return statement.joint == Kind.COMMA or (statement.joint == Kind.AND and Kind.LEVEL in kinds & _kinds(statement))
 
 
+def _join(first, second):
+    "Add the content of a statement to the one before it."
+    first.relations += [(verb, len(first.words) + at, passive) for verb, at, passive in second.relations]
+    first.words += second.words
+    first.written += second.written
+    first.findings += second.findings
+    first.attributes += second.attributes
+    first.sides += second.sides
+    first.times += second.times
+    first.phases |= second.phases
+    first.status |= second.status
+    first.opening = first.opening or second.opening
+
+
+def _share_phases(every):
+    "Give a phase to the statements after it: 'after treatment with a 1 cm mass'."
+    if not any(statement.phases for statement in every):
+        return
+    phases: dict[int, set[str]] = {}
+    for statement in every:
+        phases.setdefault(statement.clause, set()).update(statement.phases)
+    for before, statement in zip(every, every[1:]):
+        if statement.phases or statement.clause != before.clause:
+            continue
+        if len(phases[statement.clause]) == 1 or statement.joint in (Kind.WITH, Kind.REPORT):
+            statement.phases |= before.phases
+
+# %% ../../nbs/328_findings.ipynb #328-findings-026
 def statements(
     text: str,  # from `plain_caption`, or a condition
 ) -> list[Statement]:
     "Read a text into statements."
     joined: list[Statement] = []
     for statement in StatementReader(tokens(text)).read():
-        if joined and _belongs_before(statement, joined[-1]):
-            joined[-1].words += statement.words
-            joined[-1].written += statement.written
-            joined[-1].attributes += statement.attributes
-            joined[-1].sides += statement.sides
-            joined[-1].times += statement.times
+        if joined and (_belongs_before(statement, joined[-1]) or _belongs_after(joined[-1], statement)):
+            _join(joined[-1], statement)
         else:
             joined.append(statement)
+    _share_phases(joined)
     return joined

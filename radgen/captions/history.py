@@ -25,7 +25,11 @@ _SYMPTOM = (
     + "(?! syndrome)"
 )
 _SINCE = r"(?: (?:for|since|over|during|in the last|of) [^,;.]*?(?:days?|weeks?|months?|years?|hours?|duration)\b)?"
-_ITEM = rf"(?:(?:a|an|the|any) )?{_SYMPTOM}{_SINCE}"
+_AT = (  # 'pain in the left knee'
+    r"(?: (?:in|of|at|over|on) (?:the |his |her )?(?:left|right|lower|upper|both)(?: [a-z]+){1,2}?"
+    r"(?=[,;.]|$| (?:show|demonstrat|reveal|depict|and|with|after|for|since)))?"
+)
+_ITEM = rf"(?:(?:a|an|the|any) )?{_SYMPTOM}{_AT}{_SINCE}"
 _LIST = rf"{_ITEM}(?:(?:,? (?:and|or|with) |, |/){_ITEM})*"
 _END = (
     r"(?=[,;.]|\s\(|\b(?:show|demonstrat|reveal|depict|illustrat|display|exhibit|with evidence|found to"
@@ -57,6 +61,13 @@ _INDICATION = re.compile(
     rf"(?:evaluation|investigation|work-?up|screening|suspicion) (?:of|for))\b[^,;.]*?{_END}",
     re.I,
 )
+_SUSPICION = re.compile(
+    rf"(?:\b(?:performed|done|obtained|taken|ordered|requested|made|acquired) for"
+    rf"|\b{_any_of(_HISTORY.people)} (?:with|for)) (?:an? |the )?(?:clinical(?:ly)? )?(?:suspected|suspicion of)\b"
+    r"[^,;.]*?(?=\b(?:show|demonstrat|reveal|depict|illustrat|display|exhibit)\w*)",
+    re.I,
+)
+_SECTION = re.compile(r"\W*(?:clinical )?(?:indications?|history|reason for [^:.]{3,30}|comparisons?) ?:", re.I)
 
 # %% ../../nbs/314_history.ipynb #314-history-017
 _PLACE = re.compile(
@@ -90,6 +101,7 @@ _PATIENT = re.compile(rf"\b{_any_of(_HISTORY.people)}", re.I)
 _CUES = (
     "present complain suffer admitted referred hospital brought evaluat history from clinic university institute"
     " department arrival icu fall accident trauma g/dl g/ml mol/l u/l exclude rule investigat look work screen"
+    " suspect suspicion indication comparison reason"
 ).split()
 
 
@@ -156,10 +168,10 @@ def _unless_finding(match):
 
 def _shorten(sentence):
     "A sentence without its passages of history."
-    if _is_history(sentence):
+    if _is_history(sentence) or _SECTION.match(sentence):
         return ""
     sentence = _ORIGIN.sub("patient ", sentence)
-    sentence = _INDICATION.sub(" ", _PAST.sub(" ", _ASIDE.sub(" ", sentence)))
+    sentence = _SUSPICION.sub(" ", _INDICATION.sub(" ", _PAST.sub(" ", _ASIDE.sub(" ", sentence))))
     if _PATIENT.search(sentence) or _COMPLAINT.match(sentence.strip()):
         sentence = _ARRIVAL.sub(_unless_finding, _COMPLAINT.sub(_if_told, sentence))
     sentence = _MEASURED.sub(_unless_finding, sentence)

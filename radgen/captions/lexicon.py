@@ -68,6 +68,8 @@ class WordLists:
     time: Words  # units of time
     age: Words  # 'old', 'aged'
     stop: Words  # no content of their own
+    state: Words  # how a structure is: 'intact', 'patent'
+    relations: Words  # verbs with an object: 'compressing'
     contrast_links: Words  # first words of a phrase about the contrast of the image
     normal: Words  # a clause of these words alone names no finding
     says_normal: Words  # the words of `normal` that state normality
@@ -141,11 +143,13 @@ class Lexicon:
     history: History
     modifiers: dict[Name, Modifier]  # class -> phrases, for the comparison of two texts
     same_as: dict[Phrase, Phrase]  # phrase -> the words as which it is compared
+    endings: dict[Word, Annotated[str, Field(pattern="^[a-z]*$")]]  # ending of a word -> that of its noun
+    phases: dict[Name, Words]  # 'before' and 'after' -> words for the time of an image or a finding
     sides: dict[Name, Words]
     degrees: dict[Name, Words]
     counts: dict[Name, Words]
     comparators: dict[Name, Phrases]  # '<' or '>' -> phrases before a number
-    joints: dict[Name, Phrases]  # 'with' or 'and' -> phrases that join two findings
+    joints: dict[Name, Phrases]  # 'with', 'cause' or 'and' -> phrases that join two findings
     abbreviations: dict[str, str]  # abbreviation -> what it stands for
     ambiguous_abbreviations: dict[str, Table]  # abbreviation -> reading -> words that indicate this reading
 

@@ -6,9 +6,12 @@
 __all__ = ['rewrite_by_rules', 'judge']
 
 # %% ../../nbs/352_records.ipynb #352-records-006
+import re
+
 from .comparison import Difference, compare_statements
 from .facts import Facts, Source, may_mention, type_of
 from .history import plain_caption
+from .lexicon import LEXICON
 from .reading import seen
 from .rules import condition_phrase, says_normal, text_without_types
 from .template import NORMAL, Record, parse
@@ -73,10 +76,13 @@ def _invented_condition(condition, text, facts):
     return "" if allowed.issuperset(said.sequences) else "sequence"
 
 # %% ../../nbs/352_records.ipynb #352-records-011
+_PHASES = re.compile(rf"\b(?:{'|'.join(word for words in LEXICON.phases.values() for word in words)})\b", re.I)
+
+
 def _moved_view(condition, source):
-    "The difference if a condition moves a finding to another of several planes."
+    "The difference if a condition moves a finding to another of several planes, or from before to after treatment."
     text, facts = source
-    if len(seen(text).views) < 2:
+    if len(seen(text).views) < 2 and not _PHASES.search(condition):
         return None
     difference = compare_statements(condition, text, allowed_labels(facts), may_be_shorter=True)
     return difference if difference and difference.reason == "moved" else None

@@ -164,7 +164,7 @@ def _trim(clause):
     while last > 0 and roles[last - 1] in _EDGE:
         last -= 1
     last_word = clause.reading.words[clause.start + last - 1] if last > 0 else ""
-    if last > 0 and (roles[last - 1] is Role.NEGATION or last_word in ("be", "been")):
+    if last > 0 and (roles[last - 1] is Role.NEGATION or last_word in ("be", "been", "longer")):
         while last < len(roles) and roles[last] in (None, Role.REPORT):
             last += 1
     first = 0

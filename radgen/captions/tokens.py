@@ -12,9 +12,8 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from .evidence import stem
 from .lexicon import LEXICON, is_finding
-from .spelling import split_words
+from .spelling import split_words, word_root
 
 # %% ../../nbs/327_tokens.ipynb #327-tokens-012
 Value = TypeVar("Value")
@@ -179,6 +178,8 @@ def _read_number(words, i):
     (values, unit), after = _number_at(words, start)
     if not unit and len(values) == 1 and 1900 <= values[0] < 2100:  # a year
         return Token(Kind.LITTLE), after
+    if not unit and not sign and values == (1.0,):
+        return Token(Kind.LITTLE, "one"), after  # as the word 'one'
     noun = after + (words[after : after + 1] == ["-"])
     if not unit and noun < len(words) and words[noun].startswith(_OF_IMAGE):  # 'four-chamber view', '2-dimensional'
         return Token(Kind.LITTLE), noun + 1
@@ -260,19 +261,6 @@ def names_finding(
     nouns = LEXICON.word_lists.finding_nouns
     return is_finding(word) or word in nouns or word.removesuffix("s") in nouns or word.removesuffix("es") in nouns
 
-
-_ENDINGS = ("ium", "eal", "ial", "at", "ar", "um", "us", "is", "i", "a", "e", "u")
-
-
-@lru_cache(2**16)
-def _stem(word):
-    "The stem of a word without Latin noun and adjective endings: 'lingular', 'lingula'."
-    root = stem(word.replace("yngeal", "ynx"))
-    for _ in range(2):  # 'cochlear', 'cochleae'
-        ending = next((e for e in _ENDINGS if root.endswith(e) and len(root) - len(e) >= 4), "")
-        root = root.removesuffix(ending)
-    return root
-
 # %% ../../nbs/327_tokens.ipynb #327-tokens-024
 @lru_cache(2**16)
 def _single(word):
@@ -296,8 +284,8 @@ def _single(word):
     negative = _NEGATIVE.match(word)
     if negative:
         base = LEXICON.same_as.get(negative[1], negative[1])
-        return Token(Kind.WORD, "not " + _stem(base), True, word)
-    return Token(Kind.WORD, _stem(word), names_finding(word), word)
+        return Token(Kind.WORD, "not " + word_root(base), True, word)
+    return Token(Kind.WORD, word_root(word), names_finding(word), word)
 
 
 def _read_same(words, i):
@@ -318,9 +306,12 @@ _READERS = (_read_grade, _read_number, _read_modifier)
 
 
 def _read_joint(words, i):
-    "The joint that a phrase stands for: 'as well as', 'accompanied by'."
+    "The joint that a phrase stands for: 'as well as', 'accompanied by', 'due to'."
     length, kinds = _JOINTS.find(words, i)
-    return ([Token(Kind(kinds[0]))], i + length) if length else None
+    if not length:
+        return None
+    token = Token(Kind.WITH, "cause") if kinds[0] == "cause" else Token(Kind(kinds[0]))
+    return [token], i + length
 
 
 @lru_cache(2**16)
