@@ -113,15 +113,15 @@ def read_samples(
     paths = [folder / f"{i:06d}.png" for i in table["index"]]
     missing = [p for p in paths if not p.exists()]
     if missing:
-        raise DataError(f"{missing[0]} is missing ({len(missing)} of {len(paths)} images): sample anew.")
+        raise DataError(f"{missing[0]} is missing ({len(missing)} of {len(paths)} images): sample again.")
     try:
         images = [png_pixels(p, channels) for p in paths]
     except (OSError, SyntaxError) as e:
-        raise DataError(f"an image of {folder} cannot be read ({e}): sample anew.") from None
+        raise DataError(f"an image of {folder} cannot be read ({e}): sample again.") from None
     sizes = Counter(image.shape for image in images)
     other = next((p for p, image in zip(paths, images) if image.shape != sizes.most_common()[0][0]), None)
     if other:
-        raise DataError(f"{other} has another size than the other images: sample anew.")
+        raise DataError(f"{other} has another size than the other images: sample again.")
     return np.stack(images), table
 
 # %% ../../nbs/760_scores.ipynb #760-scores-023

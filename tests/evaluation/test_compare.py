@@ -133,7 +133,7 @@ def test_comparison_and_saved_statistics_agree(folders, tmp_path):
         ("nameless", "does not hold statistics"),
         ("nan", "does not hold statistics"),
         ("width", "does not hold statistics"),
-        ("network", "two kinds of features do not compare"),
+        ("network", "two kinds of features cannot be compared"),
         ("bytes", "does not hold statistics"),
     ],
 )

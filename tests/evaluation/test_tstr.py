@@ -49,5 +49,5 @@ def test_too_few_images_or_concepts_are_rejected():
     (train, labels), (test, truth), (good, asked) = blobs(60, 0), blobs(60, 1), blobs(60, 2)
     with pytest.raises(ConfigError, match="7 images per side are too few"):
         train_on_synthetic(good[:7], asked[:7], train, labels, test, truth)
-    with pytest.raises(ConfigError, match="no concept tells"):
+    with pytest.raises(ConfigError, match="no concept distinguishes"):
         train_on_synthetic(good, asked, train, labels, test, np.ones_like(truth))
