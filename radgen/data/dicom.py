@@ -146,7 +146,7 @@ def decoding_fault(
     "The reason in an exception of pydicom's decoders, as one sentence."
     name = pydicom.uid.UID(syntax).name.split(",")[0]
     first, found, plugins = str(e).partition("by all available plugins:")
-    if "cannot reshape" in first:
+    if "cannot reshape" in first or "pixel data is less than expected" in first:
         return "its pixel data are truncated"
     if not found:
         return clause(first) or f"its {name} data cannot be decoded"
