@@ -89,12 +89,12 @@ def _csv_by_pandas(path, wanted, width, sep, lines):
         why = re.sub(r"^Error tokenizing data\. C error: ", "", str(e).strip())
         advice = "quote cells that hold commas"
         if "inside string" in why:
-            row = lines + int(re.findall("[0-9]+", why)[0])
+            row = int(re.findall("[0-9]+", why)[0]) + 1 - lines
             why = f"a quotation mark opens in row {row} and never closes"
             advice = "close it, or write two marks for one inside a cell"
         elif (found := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", why)) is not None:
-            why = f"line {found[2]} has {found[3]} cells and the header {width}"
-            advice = "quote cells that hold commas, and close each quotation mark at or before that line"
+            why = f"row {int(found[2]) - lines} has {found[3]} cells and the header {width}"
+            advice = "quote cells that hold commas, and close each quotation mark"
         raise DataError(f"{_where(path)} is not a readable CSV ({why}): {advice}.") from None
     if not isinstance(cells.index, pd.RangeIndex):
         raise DataError(f"{_where(path)} has more cells in a row than in its header: quote cells that hold commas.")

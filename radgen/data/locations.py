@@ -122,7 +122,7 @@ def _as_spelt(names, root):
     files = names.map(lambda name: member(name)[0])
     folders = files.map(os.path.dirname)
     if folders.nunique() > MOST_FOLDERS:
-        return names
+        return names.where(names == "", names + _endings(root, names.tolist()))
     listed = {folder: _in_folder(folder, root) for folder in folders.unique()}
     found = [listed[folder].find(os.path.basename(file)) or file for folder, file in zip(folders, files)]
     return pd.Series(
@@ -151,7 +151,6 @@ def locate_images(
         names = names.str.replace("\\", "/", regex=False)
     start = _foreign_start(names.tolist(), root)
     names = names.str.removeprefix(start) if start else names
-    names = names.where(names == "", names + _endings(root, names.tolist()))
     real = os.path.realpath(root)
     names = _as_spelt(_with_folders(names, root), real)
     files, faults = [], []

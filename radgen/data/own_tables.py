@@ -31,7 +31,7 @@ from .files import DICOM_SUFFIXES, column_key, member
 from .locations import locate_images, location_advice
 from .rocov2 import require_folder
 from .source_options import SourceOptions
-from .tables import LABEL, SPLIT_NAMES, SPLITS, UNKNOWN, split_named
+from .tables import LABEL, SPLIT_NAMES, SPLITS, UNKNOWN, split_named, without_words
 
 # %% ../../nbs/166_own_tables.ipynb #166-own-tables-012
 def deal_splits(
@@ -109,9 +109,12 @@ def assemble_rows(
 ) -> pd.DataFrame:  # rows as `screen_rows` takes them; id and split '' where unknown
     "Build rows from cells and the roles of their columns."
     by_folder = images.name.map(split_in_path)
+    caption = joined_captions(cells, columns)
+    unsaid = without_words(caption) & (caption.str.strip() != "") & (images.fault == "")
     rows = images.assign(
+        fault=images.fault.mask(unsaid, "no caption: the text is " + caption.str.strip().str[:20]),
         id=cells[columns.id].str.strip() if columns.id else "",
-        caption=joined_captions(cells, columns),
+        caption=caption,
         cell=cells[columns.cuis] if columns.cuis else "",
         split=by_folder if len(cells) and (by_folder != "").all() else said,
     )
@@ -327,7 +330,9 @@ def name_images(
     if options.id_column is not None:
         return rows
     lacking = (rows.id == "") | rows.id.duplicated(keep=False)
-    return rows.assign(id=rows.id.mask(lacking, ids_of_files(rows.name)))
+    ids = rows.id.mask(lacking, ids_of_files(rows.name))
+    numbers = pd.Series([f"row {number}" for number in range(1, len(rows) + 1)], rows.index, dtype=str)
+    return rows.assign(id=ids.mask(ids == "", numbers))  # a row without an image is named, too
 
 # %% ../../nbs/166_own_tables.ipynb #166-own-tables-021a
 def join_rows(

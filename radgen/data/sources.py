@@ -15,15 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from radgen.data.table_files import (
-    PARTS,
-    metadata_files,
-    own_tables,
-    report_others,
-    report_unlisted,
-    table_fault,
-    table_files,
-)
 
 from ..core.errors import ConfigError, DataError
 from .archives import is_tar, read_webdataset
@@ -44,6 +35,15 @@ from radgen.data.own_tables import (
 )
 from .rocov2 import is_rocov2, read_rocov2
 from .source_options import SourceOptions
+from radgen.data.table_files import (
+    PARTS,
+    metadata_files,
+    own_tables,
+    report_others,
+    report_unlisted,
+    table_fault,
+    table_files,
+)
 from .tables import RawData, names_file, read_names, screen_rows
 from .volumes import is_volume, slice_names
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'table_fault', 'metadata_files', 'own_tables', 'table_files', 'report_others', 'report_unlisted']
 
-# %% ../../nbs/169_table_files.ipynb #169-table-files-004
+# %% ../../nbs/169_table_files.ipynb #169-table-files-021
 import os
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ from .folders import folder_files
 from .own_tables import guess_table, split_in_name
 from .source_options import SourceOptions
 
-# %% ../../nbs/169_table_files.ipynb #169-table-files-007
+# %% ../../nbs/169_table_files.ipynb #169-table-files-024
 PARTS = ("cui_mapping.csv", "rejects.csv", "funnel.csv", "source.json")  # tables that are no data
 
 
@@ -58,7 +58,7 @@ def _one_of_each_split(tables, folder):
         raise DataError(f"several tables of {folder} have images and text: give --data-path one of {names}.")
     return named
 
-# %% ../../nbs/169_table_files.ipynb #169-table-files-009
+# %% ../../nbs/169_table_files.ipynb #169-table-files-026
 def own_tables(
     folder: Path,
 ) -> list[Path]:  # without hidden files and those that radgen wrote
@@ -78,7 +78,7 @@ def table_files(
     fitting = [path for path in own_tables(folder) if not table_fault(path, options)]
     return fitting if len(fitting) < 2 else _one_of_each_split(fitting, folder)
 
-# %% ../../nbs/169_table_files.ipynb #169-table-files-011
+# %% ../../nbs/169_table_files.ipynb #169-table-files-028
 def report_others(
     folder: Path,
     read: list[Path],  # tables of the folder that are read
@@ -87,9 +87,15 @@ def report_others(
     "Print which tables of a folder are not read, and why."
     for path in dict.fromkeys([*own_tables(folder), *_metadata(folder)]):
         if path not in read:
-            instead = ", ".join(other.name for other in read[:3])
-            why = table_fault(path, options) or f"{instead} {'are' if len(read) > 1 else 'is'} read instead."
+            why = table_fault(path, options) or _instead(path, read, folder)
             print(f"{path.relative_to(folder)} is not read: {why}", file=sys.stderr)
+
+
+def _instead(path, read, folder):
+    "Why a table that could be read is not."
+    if len(read) > 1 and not split_in_name(path.relative_to(folder)):
+        return "its name does not say a split."
+    return f"{', '.join(other.name for other in read[:3])} {'are' if len(read) > 1 else 'is'} read instead."
 
 
 def report_unlisted(

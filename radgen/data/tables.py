@@ -78,7 +78,7 @@ def split_cuis(
     codes, distinct = pd.factorize(cells)
     lists: np.ndarray = np.empty(len(distinct), object)
     for i, cell in enumerate(distinct):
-        lists[i] = [c.upper() for c in BETWEEN.split(cell) if c and c.lower() not in UNKNOWN]
+        lists[i] = [c for c in BETWEEN.split(cell) if c and c.lower() not in UNKNOWN]
     malformed = [next((c for c in cuis if not CUI.fullmatch(c)), "") for cuis in lists]
     wrong = pd.Series(malformed, dtype=str).take(codes).set_axis(cells.index)
     return pd.Series(lists[codes], cells.index, dtype=object), wrong
@@ -102,14 +102,14 @@ def safe_ids(
     safe = (names + "-" + marks).str.lstrip("-")
     return ids.where(legal | (ids == ""), safe.reindex(ids.index))
 
-# %% ../../nbs/160_tables.ipynb #160-tables-023
+# %% ../../nbs/160_tables.ipynb #160-tables-006
 def without_words(
     text: pd.Series,  # captions
 ) -> pd.Series:  # bool
-    "Which captions say nothing: they have no letter, or only a word for an unknown value."
+    "Which captions say nothing: they are empty, have no letter, or are a word for an unknown value."
     return ~text.str.contains(r"[^\W\d_]", regex=True) | text.str.strip().str.lower().isin(UNKNOWN)
 
-
+# %% ../../nbs/160_tables.ipynb #160-tables-023
 def _mark_duplicates(ids, ranks, reason):
     "Of the good rows with one ID, the first of the latest split stays; the others get a reason."
     if ids.is_unique:
@@ -127,18 +127,11 @@ def _mark_duplicates(ids, ranks, reason):
 def _faults(rows, ranks, malformed, needs):
     "The faults of rows in the order of the checks: which rows have it, the reason, the value that is quoted."
     yield ranks == len(SPLITS), "unknown split: ", rows.split
-    if "images" in needs:  # whose name would be the ID
-        yield (
-            (rows.id == "") & (rows.image == "") & (rows.fault == "" if "fault" in rows else True),
-            "image missing",
-            None,
-        )
     yield rows.id == "", "no ID", None
     if "fault" in rows:
         yield rows.fault.str.startswith("no "), "", rows.fault
     if "captions" in needs:
         yield rows.caption.str.strip() == "", "empty caption", None
-        yield without_words(rows.caption), "empty caption: ", rows.caption.str.strip()
     yield malformed != "", "malformed CUI: ", malformed
     if "concepts" in needs:
         yield rows.cuis.str.len() == 0, "no CUIs", None
@@ -185,7 +178,6 @@ def screen_rows(
     good, bad = order[reason[order] == ""], order[reason[order] != ""]
     labels = [column for column in rows if column.startswith(LABEL)]
     table = rows[[column for column in KEPT if column in rows] + labels].iloc[good]
-    given = given.where(given.str.strip() != "", [f"row {number}" for number in range(1, len(given) + 1)])
     rejects = pd.DataFrame({"id": given.iloc[bad], "split": splits.iloc[bad], "reason": reason[bad]}, dtype=str)
     return RawData(table.reset_index(drop=True), rejects.reset_index(drop=True), names, concepts)
 

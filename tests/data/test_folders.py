@@ -182,7 +182,7 @@ def test_a_series_without_such_a_slice_is_rejected_with_the_reason(tmp_path):
     dicom(tmp_path / "a", series=1)
     dicom(tmp_path / "b", series=2, Modality="CR")
     rows = read_dicom_folder(tmp_path, "7")
-    assert rows.fault.tolist() == ["image missing: the series has 1 slices, and none is number 7", ""]
+    assert rows.fault.tolist() == ["no slice: the series has 1 slices, and none is number 7", ""]
 
 
 def test_a_file_more_moves_no_image_to_another_split(tmp_path):
