@@ -139,6 +139,13 @@ def test_a_header_that_describes_nothing_is_rejected(tmp_path):
     assert header_caption(pydicom.Dataset()) == ""
 
 
+def test_files_that_are_no_image_are_named(tmp_path, capsys):
+    dicom(tmp_path / "a")
+    (tmp_path / "notes.dcm").write_text("no image")
+    assert len(read_dicom_folder(tmp_path)) == 1
+    assert "hold no DICOM image: notes.dcm." in capsys.readouterr().err
+
+
 def test_a_folder_without_dicom_images_is_an_error(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(DataError, match="no file in .* is a DICOM image"):
