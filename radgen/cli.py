@@ -104,9 +104,9 @@ COMMANDS["completion"] = Command(
 WORKFLOW = """radgen: text in, radiology image out.
 
   radgen doctor                                         what this machine has, and what to do next
-  radgen demo                                           all of the below on embedded data, in less than an hour
+  radgen demo                                           all of the steps below on embedded data, in about half an hour
 
-  radgen prepare  --data-path ROCOv2 --out work/rocov2  read, choose concepts, drop poor images, rewrite captions
+  radgen prepare  --data-path ROCOv2 --out work/rocov2  read, choose concepts, filter images, rewrite captions
   radgen train    --data-path work/rocov2 --name first  a run in runs/first; the same command goes on after a stop
   radgen sample   --run runs/first --n 1000             images for test captions
   radgen evaluate --run runs/first                      runs/first/report.html: every number next to that of real images

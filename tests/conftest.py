@@ -128,6 +128,20 @@ def few(shared_folder):
 
 
 @pytest.fixture(scope="session")
+def colour(tmp_path_factory):
+    "Doppler phantoms, prepared in colour; not to be changed."
+    from radgen.data.doppler import make_doppler
+    from radgen.prepared.config import PrepareConfig
+    from radgen.prepared.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("colour")
+    raw = make_doppler(folder / "raw", 24, 6, 26)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("radgen.prepared.prepare.write_figures", lambda *a: None)
+        return prepare(PrepareConfig(raw, folder / "prepared", llm="rules", rule="any", channels=3))
+
+
+@pytest.fixture(scope="session")
 def real():
     "The real sample, where it lies beside the checkout."
     folder = SHARED / "radiology_sample"

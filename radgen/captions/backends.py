@@ -44,6 +44,6 @@ def backend(
     llm: str,  # see `BACKENDS`
     device: str = "auto",  # for models that run here: 'auto', 'cuda', 'cuda:N', 'mps' or 'cpu'
 ) -> Backend | None:  # None for 'rules'
-    "Open a backend by name; servers are looked up, and no weights are loaded before the first request."
+    "Open a backend by name; servers are contacted, and no weights are loaded before the first request."
     key, value = parse_llm(llm)
     return BACKENDS[key](value, device)

@@ -201,7 +201,7 @@ _BEFORE_ARROW = re.compile(  # 'as indicated by the large white', read from righ
 
 
 def _without_arrows(text):
-    "Delete arrows with their colours and the words that point by them."
+    "Delete arrows with their colours and the words that refer to them."
     out, done = [], 0
     for arrow in _ARROW.finditer(text):
         inside_word = arrow.start() > 0 and text[arrow.start() - 1].isalnum()  # 'narrow'

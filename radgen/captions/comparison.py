@@ -114,7 +114,7 @@ def shared_side(
 
 # %% ../../nbs/345_comparison.ipynb #345-comparison-010
 def _sides_trade_places(new, run):
-    "Whether two sides of a run are with each other's words: 'the right artery from the left sinus'."
+    "Whether a statement exchanges two sides of a run: 'the right artery from the left sinus'."
     old = [pair for s in run for pair in s.sides]
     if len({side for side, _ in old}) < 2 or len(new.sides) < 2:
         return False

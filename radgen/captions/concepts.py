@@ -193,7 +193,7 @@ def _finding_cuis(statement: Statement) -> list[str]:
     said = dict.fromkeys([*statement.words, *bound])
     by_stem = _phrases_by_stem()
     found = [entry for stem in said for entry in by_stem.get(stem, ()) if entry[0] <= said.keys()]
-    taken = frozenset().union(*(stems for stems, cui in found if not cui))  # by what is no finding
+    taken = frozenset().union(*(stems for stems, cui in found if not cui))  # stems of phrases that are no finding
     found = [(stems, cui) for stems, cui in found if taken.isdisjoint(stems)]
     return [cui for stems, cui in found if not any(stems < other for other, _ in found)]
 

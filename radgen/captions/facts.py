@@ -32,7 +32,7 @@ class Facts(NamedTuple):
     sources: tuple[str, ...] = ("", "", "")  # of the first three: 'concept', 'caption', 'model' or ''
     # for the first three: values among which a language model may choose, if the caption allows several
     options: tuple[tuple[str, ...], ...] = ((), (), ())
-    combined: str = ""  # what else was done with the image: 'angiography' of computed tomography
+    combined: str = ""  # what the image type is combined with: 'angiography' of computed tomography
 
     @property
     def label(self) -> str:

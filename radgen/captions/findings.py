@@ -69,7 +69,7 @@ class StatementReader:
         self.tokens = found
         self.done: list[Statement] = []
         self.current = Statement()
-        self.scope: set[str] = set()  # modifiers that still reach
+        self.scope: set[str] = set()  # modifiers whose scope has not ended
         self.clause = 0
 
     def read(self) -> list[Statement]:
@@ -80,7 +80,7 @@ class StatementReader:
         return [statement for statement in self.done if statement]
 
     def close(self, joint: str, keeps_scope: bool = False):
-        "End the current statement; modifiers reach on if they are kept."
+        "End the current statement; the scope of modifiers ends, too, unless it is kept."
         if self.current or self.current.status:
             self.done.append(self.current)
         if not keeps_scope:

@@ -96,7 +96,7 @@ _LANGUAGE_OF_WORD = {word: code for code, words in reversed(LANGUAGE_WORDS.stron
 
 
 def _language_of_words(words: set[str]) -> str:
-    "The code of the language that has most of the strong words; function words decide between relatives."
+    "The code of the language that has most of the strong words; weak words decide between related languages."
     strong = Counter(_LANGUAGE_OF_WORD[word] for word in words & _LANGUAGE_OF_WORD.keys())
     for code in strong:
         strong[code] += len(words.intersection(LANGUAGE_WORDS.weak[code]))

@@ -53,7 +53,7 @@ def pad_between(
     shared: int,  # tokens of that beginning
     pad: int,  # the id that fills
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (B, L) ids and (B, L) mask, 1 where a token counts
-    "Rows of one length: the shared prefix, padding, the row's own end. With nothing shared it is padding at the left."
+    "Rows of one length: the shared prefix, padding, the row's own end. With nothing shared, padding is at the left."
     longest = max(len(row) for row in rows)
     ids, mask = [], []
     for row in rows:

@@ -167,7 +167,7 @@ _ASIDE = [
 
 
 def without_asides(sentence):
-    "A sentence without comparison and views."
+    "A sentence without comparisons and views."
     for pattern in _ASIDE:
         sentence = pattern.sub("", sentence)
     return sentence
@@ -267,7 +267,7 @@ _SAYS_NORMAL = word_pattern("sentences", "says_normal")
 _NOT_SIZES = word_pattern("sentences", "not_sizes")
 _NOT_SEEN = word_pattern("sentences", "not_seen")
 _QUALIFIER = word_pattern("sentences", "qualifiers")
-_FREE = re.compile(r"\bfree (air|gas|fluid)\b")  # what 'free' does not deny but name
+_FREE = re.compile(r"\bfree (air|gas|fluid)\b")  # names in which 'free' denies nothing
 _CUE_NEEDS = {"free": "of", "clear": "of", "negative": "for"}  # the word after it, without which it denies nothing
 _CUE = frozenset(_SENTENCES["denials"])
 LITTLE = word_pattern("sentences", "little", "body")

@@ -52,7 +52,7 @@ class _Section(NamedTuple):
 
 
 def _kind(names):
-    "What stands under a heading."
+    "The kind of section that a heading begins."
     names = " ".join(names.lower().split())
     found = re.findall(_NAME, names)
     kinds = {kind for kind in _KINDS for name in found if name in _HEADINGS[kind]}
@@ -304,7 +304,7 @@ def report_text(
 
 
 def _main_sentences(impression: list[str], findings: list[str]) -> list[str]:
-    "The impression, with what is positive in the findings where it denies; the findings where it says nothing."
+    "The impression, after the positive findings if it only denies, after all findings if it says nothing new."
     says = {sentence_says(sentence) for sentence in impression}
     if Says.POSITIVE in says:
         return impression

@@ -157,9 +157,9 @@ def make_retries(
 # %% ../../nbs/385_rewrite.ipynb #385-rewrite-020
 def decide(
     source: Source,
-    responses: list[str | None],  # in order, empty where no model was asked; None where a response did not come
+    responses: list[str | None],  # in order, empty where no request was sent; None where a response did not come
     allow_shorter: bool = False,  # whether findings may be left out
-) -> tuple[Record | None, str]:  # the record, and the verdict: 'ok', or 'fallback:REASON: WORDS'
+) -> tuple[Record | None, str]:  # record; 'ok', 'ok:retry', 'fallback:REASON: WORDS', 'rules' or 'invalid'
     "The first response that may be used, else the rules."
     if not responses:
         record = rewrite_by_rules(source)

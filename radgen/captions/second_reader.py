@@ -27,7 +27,7 @@ def spells(
     short: str,  # lower case
     words: list[str],  # lower case
 ) -> bool:
-    "Whether each word gives its first letter to a short form, and the rest of it is in the words, in order."
+    "Whether a short form's letters stand in the words in order, the first letter of every word among them."
     if not short or not words:
         return not short and not words
     if words[0][0] != short[0]:

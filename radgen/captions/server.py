@@ -38,7 +38,7 @@ from radgen.captions.protocol import (
 from ..core.errors import ConfigError
 
 # %% ../../nbs/370_server.ipynb #370-server-034
-def api_key() -> str:  # 'none' if there is none, which servers on this machine accept
+def api_key() -> str:  # 'none' if it is not set; servers on this machine accept that
     "The key for servers that require one."
     key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
     if not re.fullmatch(r"[!-~]+", key):

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from .devices import to_uint8
+from .devices import join_channels, to_uint8
 from .files import atomic_path
 
 # %% ../../nbs/040_figures.ipynb #040-figures-006
@@ -27,12 +27,15 @@ def evenly(
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
 
 
-def _grey(image: Any) -> np.ndarray:
-    "An image of any accepted kind as (H, W) bytes."
+def _bytes(image: Any) -> np.ndarray:
+    "An image of any accepted kind as (H, W) or (H, W, 3) bytes."
     x = image.detach().cpu() if torch.is_tensor(image) else torch.from_numpy(np.array(image))
     if x.dtype != torch.uint8:
         x = to_uint8(x)
-    return x.reshape(x.shape[-2:]).numpy()
+    x = x.reshape(x.shape[-3:])  # without axes of length 1 in front
+    if x.ndim == 3 and x.shape[0] in (1, 3) and x.shape[-1] != 3:
+        x = join_channels(x[None])[0]
+    return x.numpy()
 
 
 def _wrapped(title: str, width: int, lines: int) -> str:
@@ -46,15 +49,15 @@ LINE = 0.14  # inches per line of a title
 
 
 def _extent(
-    grey: np.ndarray,  # (H, W)
+    image: np.ndarray,  # (H, W) or (H, W, 3)
     x: float,  # left edge of the space for the image, in inches
     y: float,  # its upper edge
     width: float,
     height: float,
 ) -> tuple[float, float, float, float]:  # left, right, bottom, top: y runs downwards
     "The edges of an image that is scaled to its space without a change of its proportions."
-    scale = min(width / grey.shape[1], height / grey.shape[0])
-    w, h = scale * grey.shape[1], scale * grey.shape[0]
+    scale = min(width / image.shape[1], height / image.shape[0])
+    w, h = scale * image.shape[1], scale * image.shape[0]
     left, top = x + (width - w) / 2, y + (height - h) / 2
     return left, left + w, top + h, top
 
@@ -71,7 +74,7 @@ def _empty_axes(
 
 # %% ../../nbs/040_figures.ipynb #040-figures-011
 def image_grid(
-    images: Iterable,  # (H, W) or (1, H, W) arrays or tensors: uint8 0..255, or float -1..1
+    images: Iterable,  # (H, W), (H, W, 3) or (C, H, W) arrays or tensors: uint8 0..255, or float -1..1
     titles: Sequence | None = None,  # one string per image
     ncol: int = 8,  # images per row
     size: float = 1.6,  # inches per image and gap
@@ -80,14 +83,14 @@ def image_grid(
     row_labels: Sequence[str] | None = None,  # one string per row, written at its left
     aspect: float = 1.0,  # height of an image over its width
 ) -> plt.Figure:
-    "Lay grey images out in rows with wrapped titles."
-    grey = [_grey(image) for image in images]
+    "Lay images out in rows with wrapped titles; grey ones in grey, others in colour."
+    pixels = [_bytes(image) for image in images]
     texts = [_wrapped(str(title), wrap, lines) for title in titles or []]
     width, height = size - GAP, (size - GAP) * aspect
     above = LINE * max((text.count("\n") + 1 for text in texts), default=0)
-    step, nrow = height + above + GAP, max(1, -(-len(grey) // ncol))
+    step, nrow = height + above + GAP, max(1, -(-len(pixels) // ncol))
     ax = _empty_axes(size * ncol, step * nrow)
-    for i, a in enumerate(grey):
+    for i, a in enumerate(pixels):
         x, y = i % ncol * size, i // ncol * step + above
         place = _extent(a, x, y, width, height)
         ax.imshow(a, cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=place, aspect="auto")

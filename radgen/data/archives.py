@@ -93,7 +93,7 @@ def _row_ends(path, version, column):
 
 
 def _leaves(meta, column):
-    "The numbers of the columns in the file of which a column consists: `image.bytes` and `image.path`."
+    "The numbers of the stored columns that make up a column: `image.bytes` and `image.path`."
     paths = [meta.schema.column(i).path for i in range(meta.num_columns)]
     return [i for i, path in enumerate(paths) if path == column or path.startswith(f"{column}.")]
 

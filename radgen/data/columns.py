@@ -85,7 +85,7 @@ def looks_like_images(
 def looks_like_splits(
     cells: pd.Series,  # text
 ) -> bool:
-    "Whether half of the cells that are not empty are names of splits; the numbers of folds are none."
+    "Whether half of the cells that are not empty are names of splits; numbers of folds do not count."
     given = cells[cells.str.strip() != ""]
     return bool(len(given) and (given.map(split_named) != "").mean() >= 0.5)
 

@@ -62,13 +62,13 @@ def inject_copies(
     n: int = 200,  # copies; no image is copied twice, bad ones are not copied
     seed: int = 0,  # which images, how, and into which split
 ) -> Path:  # `out`: the phantoms and their copies; truth.csv has the columns copy_of and how
-    "Write the phantoms once more with copies among them, or leave the folder alone if it is there."
+    "Write the phantoms once more with near-duplicates among them, or leave the folder alone if it is there."
     folder, out = Path(folder), Path(out)
     manifest = {"generator": "radgen.phantoms.plant_copies", "of": read_json(folder / "manifest.json")}
     manifest |= {"copies": n, "seed": seed}
     if (out / "manifest.json").exists() and read_json(out / "manifest.json") == manifest:
         return out
-    check_out(out, "truth.csv", "folder for the copies")
+    check_out(out, "truth.csv", "folder for the near-duplicates")
     rng = np.random.default_rng(seed)
     rows = read_rows(folder).assign(copy_of="", how="")
     source = rows[rows.bad == ""].sample(n, random_state=seed)

@@ -45,19 +45,20 @@ def _coloured(ds, stored):
     return apply_color_lut(stored, ds)
 
 
-def _luminance(colours, bits):
-    "The luminance of colours of `bits` bits."
+def _eight_bits(colours, bits, colour):
+    "The upper 8 bits of colours, or their luminance."
     eight = (colours[..., :3] >> max(bits - 8, 0)).astype(np.uint8)
-    return np.array(Image.fromarray(eight).convert("L"))
+    return eight if colour else np.array(Image.fromarray(eight).convert("L"))
 
 
-def _shown(ds, stored, index, rule):
-    "A frame as grey bytes."
+def _shown(ds, stored, index, rule, colour):
+    "A frame as bytes, colours as RGB where they are wanted."
     if header_text(ds, "PhotometricInterpretation") == "PALETTE COLOR" and stored.ndim == 2:
         colours = _coloured(ds, stored)
-        return _luminance(colours, min(int(ds.RedPaletteColorLookupTableDescriptor[2]), 8 * colours.itemsize))
+        bits = min(int(ds.RedPaletteColorLookupTableDescriptor[2]), 8 * colours.itemsize)
+        return _eight_bits(colours, bits, colour)
     if stored.ndim == 3:
-        return _luminance(stored, header_integer(ds, "BitsStored", 8))
+        return _eight_bits(stored, header_integer(ds, "BitsStored", 8), colour)
     return by_level(stored, partial(header_greys, ds=ds, index=index, rule=rule))
 
 # %% ../../nbs/147_dicom.ipynb #147-dicom-016
@@ -323,8 +324,9 @@ def dicom_grey(
     source: str | io.BytesIO,  # a file, or its bytes
     index: int | None = None,  # of a frame; None for the middle one
     rule: Callable = to_grey,  # from values to grey
-) -> np.ndarray:  # (H, W) uint8
-    "One frame of a DICOM file as grey bytes."
+    colour: bool = False,  # whether colours stay
+) -> np.ndarray:  # (H, W) uint8; (H, W, 3) for an image with colours where they stay
+    "One frame of a DICOM file as bytes."
     ds, source = _opened(image, source)
     check_header(image, ds, index)
     index = frame_count(ds) // 2 if index is None else index
@@ -334,5 +336,5 @@ def dicom_grey(
     except Exception as e:
         why = decoding_fault(e, ds.file_meta.TransferSyntaxUID)
     else:
-        return _shown(ds, stored, index, rule)
+        return _shown(ds, stored, index, rule, colour)
     raise ImageError(image, f"unreadable: {why}")

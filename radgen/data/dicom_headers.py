@@ -151,7 +151,7 @@ def _through_table(x, holder, index, top):
 
 
 def _table_shows(voi):
-    "The usable look-up tables of a header as functions; white is the largest number of as many bits as they use."
+    "The usable look-up tables of a header as functions; white is the largest number of the bits that a table uses."
     tables, shows = _tables(voi, "VOILUTSequence"), []
     holder = pydicom.Dataset()
     holder.VOILUTSequence = tables
@@ -229,7 +229,7 @@ def _full(x, bits):
 
 
 def _is_hounsfield(ds, group, x, counts):
-    "Whether rescaled values are Hounsfield units; where half of them are those of metal, the header is wrong."
+    "Whether rescaled values are Hounsfield units; where most of them are those of metal, the header is wrong."
     if header_text(ds, "Modality") != "CT" or "LOCALIZER" in _texts(ds, "ImageType"):
         return False
     if header_text(group, "RescaleType").upper() not in ("", "HU", "HU_MOD", "US"):

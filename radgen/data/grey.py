@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SAMPLE', 'SHOWN', 'HOUNSFIELD', 'PART', 'MAX_LEVELS', 'window', 'percentiles_of', 'grey_range', 'stretch',
-           'is_usable', 'first_usable', 'chosen_window', 'to_grey', 'RangeMeter', 'by_level']
+           'is_usable', 'first_usable', 'chosen_window', 'to_grey', 'RangeMeter', 'by_level', 'luminance',
+           'grey_version']
 
 # %% ../../nbs/146_grey.ipynb #146-grey-005
 from collections.abc import Callable, Sequence
@@ -117,7 +118,7 @@ def is_usable(
 def first_usable(
     x: np.ndarray,  # values
     counts: np.ndarray,  # how often each value occurs, 0 for padding
-    shows: Sequence[Callable],  # how the file shows values: functions to 0..255
+    shows: Sequence[Callable],  # windows and look-up tables of the file, as functions to 0..255
 ) -> np.ndarray | None:  # uint8, the shape of `x`; None where no window is usable
     "Values through the first usable window or look-up table of a file."
     for show in shows:
@@ -166,7 +167,7 @@ def to_grey(
     counts: np.ndarray | None = None,  # how many pixels have each value; by default one
     padded: np.ndarray | None = None,  # which values are padding
     grey: Grey = Grey(),  # options
-    shows: Sequence[Callable] = (),  # how the file shows values: functions to 0..255, the first usable one is taken
+    shows: Sequence[Callable] = (),  # windows and tables of the file as functions; the first usable one is taken
     hounsfield: bool = False,  # whether the unit is the Hounsfield unit
     inverted: bool = False,  # whether small values are white
     deep: bool = True,  # whether the file has more than 8 bits
@@ -243,3 +244,18 @@ def by_level(
     unsigned = f"u{stored.itemsize}"
     whole[levels.astype(unsigned)] = greys
     return _look_up(whole, stored.astype(stored.dtype.newbyteorder("="), copy=False).view(unsigned))
+
+# %% ../../nbs/146_grey.ipynb #146-grey-031
+def luminance(
+    colours: np.ndarray,  # (..., 3) uint8: red, green and blue
+) -> np.ndarray:  # (...) uint8
+    "The grey of colours, rounded as Pillow does it. Source: ITU-R BT.601."
+    red, green, blue = np.moveaxis(colours.astype(np.uint32), -1, 0)
+    return ((19_595 * red + 38_470 * green + 7_471 * blue + 32_768) >> 16).astype(np.uint8)
+
+
+def grey_version(
+    images: np.ndarray,  # (N, H, W) or (N, H, W, 3) uint8
+) -> np.ndarray:  # (N, H, W) uint8
+    "Images in grey: themselves, or the luminance of colours."
+    return images if images.ndim == 3 else luminance(images)

@@ -209,7 +209,7 @@ def _library():
 
 
 def _commit(at):
-    "The commit that a name means now; the revision that it gives for a folder, or where the hub cannot be reached."
+    "The current commit of a name; for a folder, or where the hub cannot be reached, the revision in the name."
     if at.is_local:
         return at.revision
     from huggingface_hub import HfApi  # slow to import
@@ -274,7 +274,7 @@ def is_saved(
 
 
 def _split_of(rows):
-    "The split that a saved table says it is, also where it is a part of one; `all` where it says none."
+    "The split that a saved table names, also where it holds only a part of it; `all` where it names none."
     named = re.fullmatch(rf"({SPLIT})(\[.*\])?", str(rows.split or ""))
     return named[1] if named else "all"
 

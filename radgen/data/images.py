@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'LUMA', 'BITS_PER_SAMPLE', 'PHOTOMETRIC', 'WHITE_IS_ZERO', 'TIFF', 'MAGIC', 'HEAD', 'IN_MEMORY', 'PAGED',
-           'load_grey', 'image_grey', 'measure_range', 'image_fault', 'frame_names', 'square']
+           'load_grey', 'image_grey', 'load_colour', 'load_image', 'image_pixels', 'measure_range', 'image_fault',
+           'frame_names', 'square']
 
 # %% ../../nbs/150_images.ipynb #150-images-004
 import io
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from .archives import image_bytes, is_archive
 from .config import Frames, Grey
@@ -49,15 +50,16 @@ def _reason(e):
 FORMATS = ("JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP", "PPM", "JPEG2000")
 
 
-def _jpeg_luminance(im, source):
-    "The luminance of an ordinary JPEG, or None where it needs Pillow's care: EXIF, four colours, damage."
+def _ordinary_jpeg(im, source, colour):
+    "Luminance or colours of an ordinary JPEG, or None where it needs Pillow's care: EXIF, four colours, damage."
     ordinary = im.format in ("JPEG", "MPO") and im.mode != "CMYK" and "exif" not in im.info
     if not ordinary or not isinstance(source, io.BytesIO):
         return None
     try:
-        return simplejpeg.decode_jpeg(source.getvalue(), colorspace="GRAY")[:, :, 0]
+        decoded = simplejpeg.decode_jpeg(source.getvalue(), colorspace="RGB" if colour else "GRAY")
     except ValueError:
         return None
+    return decoded if colour else decoded[:, :, 0]
 
 
 def _on_black(im):
@@ -71,6 +73,14 @@ def _on_black(im):
 def _luminance(im):
     "An image of 8 bits as grey."
     return np.array(im.getchannel("L") if im.mode == "LAB" else _on_black(im).convert("L"))
+
+
+def _colours(im):
+    "An image of 8 bits as RGB."
+    if im.mode == "LAB":
+        lab, rgb = (ImageCms.createProfile(name) for name in ("LAB", "sRGB"))
+        return np.array(ImageCms.profileToProfile(im, lab, rgb, outputMode="RGB"))
+    return np.array(_on_black(im).convert("RGB"))
 
 # %% ../../nbs/150_images.ipynb #150-images-008
 LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue, ITU-R BT.601
@@ -103,12 +113,15 @@ def _deep_channels(im, source, index):
     return channels if channels.shape[:2] == im.size[::-1] else channels.transpose(1, 2, 0)
 
 # %% ../../nbs/150_images.ipynb #150-images-027
-def _deep_colour(im, source, index, rule):
-    "The luminance of channels of more than 8 bits by the rule; transparent pixels are padding."
+def _deep_colour(im, source, index, rule, colour):
+    "Luminance or colours of channels of more than 8 bits by the rule; transparent pixels are padding."
     channels = _deep_channels(im, source, index)
     hidden = channels[..., -1] == 0 if channels.shape[-1] in (2, 4) else None
-    grey = channels[..., 0] if channels.shape[-1] < 3 else np.rint(channels[..., :3] @ LUMA)
-    return rule(grey, None, padded=hidden)
+    if channels.shape[-1] < 3:
+        return rule(channels[..., 0], None, padded=hidden)
+    if not colour:
+        return rule(np.rint(channels[..., :3] @ LUMA), None, padded=hidden)
+    return rule(channels[..., :3], None, padded=None if hidden is None else np.repeat(hidden[..., None], 3, axis=-1))
 
 
 def _deep_grey(im, rule, inverted):
@@ -143,27 +156,28 @@ def _go_to(image, im, index):
         im.seek(index)
 
 
-def _figure(image, source, index, rule):
+def _figure(image, source, index, rule, colour):
     "An image in one of `FORMATS`."
     with _identified(image, source, _head(source)) as im:
         _go_to(image, im, index)
         check_size(image, *im.size)
-        grey = _jpeg_luminance(im, source)
-        if grey is not None:
-            return grey
+        decoded = _ordinary_jpeg(im, source, colour)
+        if decoded is not None:
+            return decoded
         if _is_deep_colour(im, _head(source)):
-            return _deep_colour(im, source, index, rule)
-        im.draft("L", None)
-        return _opened(im, rule)
+            return _deep_colour(im, source, index, rule, colour)
+        if not colour:
+            im.draft("L", None)
+        return _opened(im, rule, colour)
 
 
-def _opened(im, rule):
+def _opened(im, rule, colour):
     "An image of Pillow."
     turned = ImageOps.exif_transpose(im)
     if turned.mode in ("F", "I") or turned.mode.startswith("I;16"):
         inverted = getattr(im, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
         return _deep_grey(turned, rule, inverted)
-    return _luminance(turned)
+    return _colours(turned) if colour else _luminance(turned)
 
 
 def _head(source):
@@ -205,8 +219,8 @@ def _volume(image, rule):
     return by_level(values, partial(rule, hounsfield=volume_is_hu(path)))
 
 
-def _decode(image, rule):
-    "The grey values of an image; whatever goes wrong is raised as it comes."
+def _decode(image, rule, colour):
+    "The bytes of an image, (H, W), or (H, W, 3) where it may have colours; whatever goes wrong is raised as it comes."
     if is_volume(image):
         return _volume(image, rule)
     path, key, index = member_parts(image)
@@ -220,13 +234,13 @@ def _decode(image, rule):
     else:
         _check_bytes(image, path, content, size, index)
     decode = dicom_grey if _is_dicom(path, content) else _figure
-    return decode(image, io.BytesIO(content) if whole else path, index, rule)
+    return decode(image, io.BytesIO(content) if whole else path, index, rule, colour)
 
 # %% ../../nbs/150_images.ipynb #150-images-010
-def _load(image, rule):
+def _load(image, rule, colour=False):
     "An image through a rule; raises `ImageError` where it cannot be used."
     try:
-        return _decode(image, rule)
+        return _decode(image, rule, colour)
     except ImageError as e:
         why = e.why.removeprefix("image ")
     except Exception as e:  # a decoder may raise anything for hostile bytes
@@ -247,7 +261,38 @@ def image_grey(
     grey: Grey = Grey(),  # how values of more than 8 bits are shown
 ) -> np.ndarray:  # (H, W) uint8, 0 black .. 255 white
     "The 8-bit grey of an image in memory: transparent pixels are black, and the EXIF orientation is applied."
-    return np.array(_opened(image, partial(to_grey, grey=grey)))
+    return np.array(_opened(image, partial(to_grey, grey=grey), colour=False))
+
+# %% ../../nbs/150_images.ipynb #150-images-039
+def _three_channels(pixels):
+    "Colours as they are, grey as three equal channels."
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
+
+
+def load_colour(
+    image: str | Path,  # as `load_grey` takes it
+    grey: Grey = Grey(),  # how values of more than 8 bits are shown
+) -> np.ndarray:  # (H, W, 3) uint8: red, green and blue
+    "Decode an image and keep its colours; raises `ImageError` where it cannot be used."
+    return _three_channels(_load(image, partial(to_grey, grey=grey), colour=True))
+
+
+def load_image(
+    image: str | Path,  # as `load_grey` takes it
+    grey: Grey = Grey(),  # says whether colours stay
+) -> np.ndarray:  # (H, W) uint8, or (H, W, 3) where colours stay
+    "Decode an image with as many channels as the options say; raises `ImageError` where it cannot be used."
+    return load_grey(image, grey) if grey.channels == 1 else load_colour(image, grey)
+
+
+def image_pixels(
+    image: Image.Image,  # opened or made by Pillow
+    grey: Grey = Grey(),  # says whether colours stay
+) -> np.ndarray:  # (H, W) uint8, or (H, W, 3) where colours stay
+    "The bytes of an image in memory with as many channels as the options say."
+    if grey.channels == 1:
+        return image_grey(image, grey)
+    return _three_channels(np.array(_opened(image, partial(to_grey, grey=grey), colour=True)))
 
 # %% ../../nbs/150_images.ipynb #150-images-036
 def measure_range(
@@ -259,7 +304,7 @@ def measure_range(
     meter = RangeMeter(grey)
     for i in np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)):
         try:
-            _load(images[i], meter)
+            _load(images[i], meter, grey.channels > 1)
         except ImageError:
             continue  # it is rejected when it is measured
     return meter.range()
@@ -337,13 +382,13 @@ def frame_names(
 def square(
     image: str | Path,  # as `load_grey` takes it
     size: int = 192,  # side of the result, pixels
-    grey: Grey = Grey(),  # how values of more than 8 bits are shown
-) -> np.ndarray:  # (size, size) uint8; white where the image cannot be decoded
+    grey: Grey = Grey(),  # how values of more than 8 bits are shown, and whether colours stay
+) -> np.ndarray:  # (size, size) uint8, or (size, size, 3) where colours stay; white where it cannot be decoded
     "The middle square of an image, small enough for a figure."
     try:
-        im = Image.fromarray(load_grey(image, grey))
+        im = Image.fromarray(load_image(image, grey))
     except ImageError:
-        return np.full((size, size), 255, np.uint8)
+        return np.full((size, size, *grey.axes), 255, np.uint8)
     side = min(im.size)
     x, y = (im.width - side) // 2, (im.height - side) // 2
     return np.array(im.crop((x, y, x + side, y + side)).resize((size, size), Image.Resampling.BILINEAR))

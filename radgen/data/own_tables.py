@@ -50,7 +50,7 @@ def split_by_hash(
     images: pd.Series,  # names of images, with #PART for one of several in a file
     groups: pd.Series | None = None,  # patient, study or article of each; '' where unknown
 ) -> pd.Series:  # train, valid or test
-    "Splits for rows without one, dealt by group where there is one, else by file."
+    "Splits for rows without one, assigned by group where there is one, else by file."
     files = images.map(lambda name: member(name.strip())[0])
     if groups is not None:
         files = files.where(groups == "", "group " + groups)
@@ -67,7 +67,7 @@ def split_in_name(
 def split_in_path(
     image: str,  # name of an image, relative to the folder of the data
 ) -> str:  # '' where no folder of it is called like a split
-    "The split that a folder on the way to an image says."
+    "The split that the name of a folder in an image's path gives."
     folders = [part.lower() for part in image.split("/")[:-1]]
     return next((part for part in folders if part in SPLIT_NAMES), "")
 
@@ -105,7 +105,7 @@ def assemble_rows(
     cells: pd.DataFrame,  # the columns that were wanted
     columns: Columns,
     images: pd.DataFrame,  # image, fault, and name: the image relative to the folder of the data
-    said: str,  # the split that the name of the table says, or ''
+    said: str,  # the split in the name of the table, or ''
 ) -> pd.DataFrame:  # rows as `screen_rows` takes them; id and split '' where unknown
     "Build rows from cells and the roles of their columns."
     by_folder = images.name.map(split_in_path)
@@ -244,7 +244,7 @@ def pair_rows(
     options: SourceOptions,
     n: int | None = None,  # rows, None for all
 ) -> tuple[pd.DataFrame, Columns]:  # as of `table_rows`
-    "The rows of a table of images whose texts stand in another; raises `DataError` where a column is missing."
+    "The rows of a table of images whose texts are in another; raises `DataError` where a column is missing."
     ours = table_header(pair.images)
     theirs = [key for key in table_header(pair.texts) if key not in ours]
     first = pd.concat([first_rows(pair.images), first_rows(pair.texts).reindex(columns=theirs)], axis=1).fillna("")
@@ -272,7 +272,7 @@ def deal_missing_splits(
     if options.split_column == "hash":
         unknown = pd.Series(True, rows.index)
     if unknown.any() and not unknown.all():
-        print(f"{unknown.sum():,} rows do not say which split they are: they are taken for training.", file=sys.stderr)
+        print(f"{unknown.sum():,} rows do not name their split: they are assigned to training.", file=sys.stderr)
         return rows.assign(split=rows.split.mask(unknown, "train"))
     if not unknown.any():
         return rows
@@ -298,10 +298,10 @@ def groups_of(
 
 
 def hash_groups(
-    groups: pd.Series,  # numbers of patients or studies, '' where unknown
-    salt: str,  # from values that are not stored, so that numbers cannot be guessed by trial
+    groups: pd.Series,  # IDs of patients or studies, '' where unknown
+    salt: str,  # from values that are not stored, so that IDs cannot be guessed by trial
 ) -> pd.Series:  # 12 characters each, '' where unknown
-    "Hashes, which the prepared folder stores instead of patients' numbers."
+    "Hashes, which the prepared folder stores instead of patient IDs."
     return groups.map(lambda group: fingerprint(salt, group)[:12] if group else "")
 
 

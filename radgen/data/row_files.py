@@ -37,7 +37,7 @@ def _inner(feature):
 
 
 def _is_image(feature):
-    "Whether a column holds images: of that feature, plain bytes, or the hub's record without the hub's metadata."
+    "Whether a column holds images: as the feature Image, as plain bytes, or as a record of bytes and path."
     kind = _kind(feature)
     if kind == "dict":
         return set(feature) == {"bytes", "path"} and _is_image(feature["bytes"])

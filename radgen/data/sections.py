@@ -50,7 +50,7 @@ def head_falx(c):
 
 # %% ../../nbs/110_sections.ipynb #110-sections-018
 def head_finding(c, f):
-    "Blood is bright, an infarct dark and wedge-like, a mass has a rim and oedema."
+    "Blood is bright, an infarct is dark, and a mass has a rim and oedema."
     x, y, r = f.sign * c.rng.uniform(0.26, 0.36), c.rng.uniform(-0.3, 0.3), f.radius
     if f.name == "haemorrhage":
         c.ellipse(x, y, 1.5 * r, 2.1 * r, 80, 0.3, 0.8, 8)
@@ -236,7 +236,7 @@ def brain_finding(c, f, t2):
 
 
 def mri_brain_axial(rng, f, t2):
-    "Axial brain; T1 shows fluid dark and white matter brightest, T2 the reverse."
+    "Axial brain; in T1 fluid is dark and white matter is brighter than grey matter, in T2 the reverse."
     csf, grey, white, fat = (225, 132, 92, 150) if t2 else (28, 96, 146, 215)
     c = Canvas(rng, 3)
     brain_tissue(c, csf, grey, white, fat)

@@ -61,7 +61,7 @@ class SourceOptions:
     # CSV (label,CUI) or TOML for labels; takes precedence over the labels that radgen knows
     label_map: Path | None = None
     names: Path | None = None  # CSV of CUI,Canonical name; else cui_mapping.csv beside the data
-    image_root: Path | None = None  # for a table: the folder of its images; else its own
+    image_root: Path | None = None  # for a table: the folder of its images; by default the table's own folder
     # values that are shown: auto, lung, bone, brain, ..., dataset, or CENTRE,WIDTH
     window: Window = Grey.window
     # percentages of the values that become black and white in images without a usable window

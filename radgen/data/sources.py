@@ -80,7 +80,7 @@ def expand_images(
 
 # %% ../../nbs/170_sources.ipynb #170-sources-009
 def _screen(rows, columns, path, options):
-    "The rows of one's own data as a table; concepts are required where the data are to have them."
+    "The rows of one's own data as a table; rows need concepts where a column of concepts is used."
     wanted = options.concepts in ("auto", "data") and bool(columns and columns.cuis)
     if wanted and options.concepts == "auto" and not (rows.cell.str.strip() != "").any():
         wanted = False  # a column of concepts that is empty

@@ -94,7 +94,7 @@ def report_others(
 def _instead(path, read, folder):
     "Why a table that could be read is not."
     if len(read) > 1 and not split_in_name(path.relative_to(folder)):
-        return "its name does not say a split."
+        return "its name does not contain a split."
     return f"{', '.join(other.name for other in read[:3])} {'are' if len(read) > 1 else 'is'} read instead."
 
 

@@ -121,7 +121,7 @@ def _mark_duplicates(ids, ranks, reason):
     order = np.argsort(ranks, kind="stable")
     earlier = (rows.id.where(first).iloc[order].duplicated(keep="last") & first.iloc[order]).sort_index()
     reason[again.to_numpy()] = "duplicate ID"
-    reason[earlier.to_numpy()] = "duplicate ID: in a later split, too"
+    reason[earlier.to_numpy()] = "duplicate ID: the row in an earlier split is kept"
 
 
 def _faults(rows, ranks, malformed, needs):

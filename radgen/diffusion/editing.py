@@ -27,7 +27,7 @@ from ..text.embedding import TextEmbedding
 # %% ../../nbs/624_editing.ipynb #624-editing-007
 @dataclass
 class Batch:
-    "What a batch of images is drawn with."
+    "The network, texts and random generators with which a batch of images is drawn."
 
     denoiser: nn.Module  # any denoiser
     schedule: NoiseSchedule  # the one it was trained with

@@ -37,6 +37,7 @@ from radgen.core.pipelines import (
     part_files,
     place_label,
 )
+from ..data.config import Channels
 from .card import model_card
 from .latents import load_vae, pixels_per_position
 from ..networks.pretrained_unet import check_unet, load_unet, read_tensors, unet_levels
@@ -137,6 +138,7 @@ class FinetunedRecord:
     max_length: Count = 77  # positions of a text
     equalize: bool = False  # whether training images had their histogram equalised
     latent_scale: Positive = 1.0  # factor of the latents
+    channels: Channels = 1  # of the images: 1 for grey, 3 for colour
     about: dict | None = None  # what the card says
 
 
@@ -250,7 +252,7 @@ def record_of(
     elif not network.rank:
         name = base.label
     known = {key: network[key] for key in ("pixels", "sample_size", "in_channels", "rank")}
-    known |= {key: config[key] for key in ("max_length", "equalize", "latent_scale", "about")}
+    known |= {key: config[key] for key in ("max_length", "equalize", "latent_scale", "channels", "about")}
     known |= {"vae_weights": part_digest(base.path / "vae"), "schedule": schedule_options(base)}
     return FinetunedRecord(name, network.base, base.kind, **known)
 
@@ -280,7 +282,7 @@ def finetuned_index(
     folder: Path,  # of a saved model
     record: FinetunedRecord,
 ) -> dict:  # as `read_index`
-    "What a fine-tuned pipeline is made of, in the form of our own pipelines; its base is not read."
+    "The index of a fine-tuned pipeline, in the form of our own pipelines; its base is not read."
     if not record.rank:
         open_pipeline(str(folder))  # raises where a part is missing
     elif not (folder / LORA_FILE).is_file():
@@ -338,12 +340,12 @@ def finetuned_vae(
     folder: Path,  # of a saved model
     record: FinetunedRecord,
 ) -> Any:  # as `load_vae`
-    "The VAE of a fine-tuned pipeline, for which its UNet is not read."
+    "The VAE of a fine-tuned pipeline; the UNet is not read."
     base = base_folder(folder, record)
     check_base(folder, record, base, ("VAE",))
     return vae_of(base)
 
-# %% ../../nbs/626_finetuned_pipelines.ipynb #626-finetuned-pipelines-024-1
+# %% ../../nbs/626_finetuned_pipelines.ipynb #626-finetuned-pipelines-025
 def going_on(
     folder: Path,  # of a saved model
     record: FinetunedRecord,

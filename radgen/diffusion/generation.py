@@ -13,7 +13,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 
-from ..core.devices import to_uint8
+from ..core.devices import join_channels, to_uint8
 from ..core.errors import ConfigError
 from .config import GenerationRequest, SamplingTrajectory
 from .guidance import guided
@@ -100,10 +100,10 @@ def start_noise(
 # %% ../../nbs/620_generation.ipynb #620-generation-012
 def as_bytes(
     x: torch.Tensor,  # (B, C, h, w) without noise
-    decode: Callable | None,  # latents (B, C, h, w) -> images (B, 1, H, W); None where pixels are generated
-) -> torch.Tensor:  # (B, H, W) uint8 on the CPU
+    decode: Callable | None,  # latents (B, C, h, w) -> images (B, 1 or 3, H, W); None where pixels are generated
+) -> torch.Tensor:  # (B, H, W) uint8 on the CPU, (B, H, W, 3) in colour
     "The images that a trajectory ends in."
-    return to_uint8(x if decode is None else decode(x))[:, 0].cpu()
+    return join_channels(to_uint8(x if decode is None else decode(x))).cpu()
 
 # %% ../../nbs/620_generation.ipynb #620-generation-011
 def sample_batch(
@@ -114,8 +114,8 @@ def sample_batch(
     generators: list[torch.Generator],  # B generators of the CPU
     trajectory: SamplingTrajectory,  # sampler, steps and guidance
     on_step: Callable = lambda: None,  # called after each step
-    decode: Callable | None = None,  # latents (B, C, h, w) -> images (B, 1, H, W); None where pixels are generated
-) -> torch.Tensor:  # (B, H, W) uint8 on the CPU
+    decode: Callable | None = None,  # latents (B, C, h, w) -> images (B, 1 or 3, H, W); None where pixels are generated
+) -> torch.Tensor:  # (B, H, W) uint8 on the CPU, (B, H, W, 3) in colour
     "Generate one batch, from noise to images."
     sampler = make_sampler(trajectory.sampler, schedule, trajectory.num_inference_steps, denoiser.device)
     noise = start_noise(denoiser, generators)

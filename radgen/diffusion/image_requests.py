@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 # %% ../../nbs/629_image_requests.ipynb #629-image-requests-005
-from ..core.devices import to_unit
+from ..core.devices import split_channels, to_unit
 from ..core.errors import ConfigError
+from ..data.config import Channels
 from .config import EditingOptions, GenerationRequest, as_list
 from .editing import INVERSIONS, Batch, first_step, image_to_image, inpaint
 from .generation import as_bytes
@@ -89,12 +90,12 @@ class ImageTask:
 
 # %% ../../nbs/629_image_requests.ipynb #629-image-requests-015
 def in_space(
-    pixels: torch.Tensor,  # (B, S, S) uint8
+    pixels: torch.Tensor,  # (B, S, S) or (B, S, S, 3) uint8
     space: LatentSpace | None,  # None for pixels
     device: torch.device | str,
 ) -> torch.Tensor:  # (B, C, h, w)
     "Images as the denoiser sees them."
-    x = to_unit(pixels.to(device))[:, None]
+    x = to_unit(split_channels(pixels.to(device)))
     if space is None:
         return x
     with torch.autocast(x.device.type, enabled=False):  # as in decoding
@@ -117,14 +118,17 @@ def draw_given(
     rows: list[int],  # number of the prompt of each image
     space: LatentSpace | None = None,  # None where the denoiser works on pixels
     source: TextEmbedding | None = None,  # of 'edit': B rows
-) -> torch.Tensor:  # (B, S, S) uint8 on the CPU
+) -> torch.Tensor:  # (B, S, S) uint8 on the CPU, (B, S, S, 3) in colour
     "Draw a batch."
     given, steps = task.given.take(rows), batch.trajectory.num_inference_steps
     if first_step(task.strength, steps) == steps:
         return given.pixels
     x0 = in_space(given.pixels, space, batch.denoiser.device)
     drawn = as_bytes(_follow(task, batch, x0, given, source), space.decode if space else None)
-    return drawn if given.redraw is None else torch.where(given.redraw, drawn, given.pixels)
+    if given.redraw is None:
+        return drawn
+    redraw = given.redraw if drawn.ndim == 3 else given.redraw[..., None]
+    return torch.where(redraw, drawn, given.pixels)
 
 # %% ../../nbs/629_image_requests.ipynb #629-image-requests-011
 def make_task(
@@ -134,11 +138,12 @@ def make_task(
     equalize: bool,  # whether the model was trained on equalised images
     request: dict,  # options of a call; those of `EditingOptions` are removed
     source: Any = None,  # of an edit: one text for all images, or one for each
+    channels: Channels = 1,  # of the model: 1 for grey, 3 for colour
 ) -> ImageTask:
     "Check the images and their options in a call; raises `RadgenError`."
     way = "edit" if source is not None else "image" if mask is None else "mask"
     options = take_options(request, way)
-    given = read_given(image, mask, size, equalize)
+    given = read_given(image, mask, size, equalize, channels)
     texts = None if source is None else GenerationRequest(prompt=source).prompt
     return ImageTask(way, given, options, texts)
 

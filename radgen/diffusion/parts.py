@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline
 
 # %% ../../nbs/628_pipeline_parts.ipynb #628-pipeline-parts-020
 from ..core.pipelines import is_pipeline
+from ..data.config import Channels
 from .card import weights_fingerprint
 from .generation import ImagePlan
 from .latents import LatentSpace, pixels_per_position
@@ -76,9 +77,14 @@ class PixelsOrLatents(TextToImage):
         return size if self.vae is None else size * pixels_per_position(self.vae.config)
 
     @property
+    def channels(self) -> Channels:
+        "Of the images: 1 for grey, 3 for colour."
+        return self.denoiser.config.in_channels if self.vae is None else self.config.channels
+
+    @property
     def latents(self) -> LatentSpace | None:
         "The space that the denoiser works in; None for pixels."
-        return None if self.vae is None else LatentSpace(self.vae, self.config.latent_scale)
+        return None if self.vae is None else LatentSpace(self.vae, self.config.latent_scale, self.channels)
 
 # %% ../../nbs/628_pipeline_parts.ipynb #628-pipeline-parts-026
 class MovablePipeline(PixelsOrLatents):

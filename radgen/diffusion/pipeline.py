@@ -29,6 +29,7 @@ from ..core.errors import ConfigError, DataError, RadgenError, first_line
 from ..core.files import atomic_dir, write_json
 from ..core.options import Count, Positive, options
 from ..core.precision import autocast, choose_precision
+from ..data.config import Channels
 from .card import check_about, labelled_image
 from .config import GenerationRequest, as_list, check_memory, check_sampler
 from .editing import Batch
@@ -74,7 +75,7 @@ def image_record(
 
 
 def labelled_images(
-    pixels: torch.Tensor,  # (P*n, H, W) uint8
+    pixels: torch.Tensor,  # (P*n, H, W) uint8, or (P*n, H, W, 3)
     model: str,  # fingerprint of its weights
     request: GenerationRequest,  # what was requested
     plan: ImagePlan,  # of the request
@@ -139,7 +140,7 @@ def generate_batch(
     embeds: TextEmbedding | None,  # of the prompts, where they are encoded already
     on_step: Callable,  # called after each step
     task: ImageTask | None = None,  # where images are given
-) -> torch.Tensor:  # (B, H, W) uint8 on the CPU
+) -> torch.Tensor:  # (B, H, W) uint8 on the CPU, (B, H, W, 3) in colour
     "Generate one batch of a plan."
     texts, rows = pipe.conditioning(plan, images, embeds), [plan.rows[image] for image in images]
     if task is not None and task.source is not None:
@@ -162,7 +163,7 @@ def generate(
     embeds: TextEmbedding | None,  # of the prompts, where they are encoded already
     precision: str = "no",  # of `choose_precision`
     task: ImageTask | None = None,  # where images are given
-) -> torch.Tensor:  # (P*n, H, W) uint8 on the CPU
+) -> torch.Tensor:  # (P*n, H, W) uint8 on the CPU, (P*n, H, W, 3) in colour
     "Generate the images of a plan batch by batch."
     images, batches = list(range(len(plan.rows))), []
     size = min(request.batch_size, len(images))
@@ -188,13 +189,14 @@ class PipelineOptions:
     equalize: bool = False  # whether training images had their histogram equalised
     about: dict | None = None  # what its card says: fields of `About`
     latent_scale: Positive = 1.0  # factor of the latents, where there is a VAE
+    channels: Channels = 1  # of the images where there is a VAE: 1 for grey, 3 for colour; else those of the denoiser
 
 # %% ../../nbs/630_pipeline.ipynb #630-pipeline-030a
 def why_not_loaded(
     folder: Path,  # of a saved pipeline
     error: Exception,  # that loading it raised
 ) -> str:
-    "A sentence for an error of loading: radgen's own, or one that names what a foreign file provoked."
+    "The message of a failed load: radgen's own, or one that names the error that a foreign file raised."
     if isinstance(error, RadgenError):
         return str(error)
     said = f"{type(error).__name__}: {first_line(error, 200)}"
@@ -273,7 +275,7 @@ def read_task(
     mask: Any,  # for each or for all, or None
     request: dict,  # options of the call; what concerns the image is removed, and a sampler may be added
 ) -> ImageTask | None:  # None without an image
-    "What a call says of its images; raises `RadgenError` where it cannot be met."
+    "The task of the images in a call; raises `RadgenError` for a request that cannot be met."
     if image is None:
         if mask is not None:
             raise ConfigError("a mask needs an image: give both.")
@@ -281,7 +283,7 @@ def read_task(
         return None
     if mask is not None:
         check_memory(request.setdefault("sampler", "ddim"))
-    return make_task(image, mask, pipe.image_size, pipe.config.equalize, request)
+    return make_task(image, mask, pipe.image_size, pipe.config.equalize, request, channels=pipe.channels)
 
 
 def draw(
@@ -311,10 +313,10 @@ class CalledPipeline(MovablePipeline):
         image: Any = None,  # image to image: one image or one for each prompt, of any kind that radgen reads
         mask: Any = None,  # inpainting: white where the image is drawn anew, of the size of its image
         prompt_embeds: TextEmbedding | None = None,  # P rows of `encode`, used instead of encoding `prompt`
-        image_size: int | None = None,  # pixels per side; only the model's own will do
+        image_size: int | None = None,  # pixels per side; only the model's own size is accepted
         precision: str = "auto",  # auto (as in training: bf16 on a GPU that has it), no, bf16 or fp16
         **request_options,  # all other fields of `GenerationRequest`, and with an image those of `EditingOptions`
-    ) -> ImagePipelineOutput:  # images: P*n PIL images, or (P*n, H, W) uint8 on the CPU
+    ) -> ImagePipelineOutput:  # images: P*n PIL images, or (P*n, H, W[, 3]) uint8 on the CPU
         "Generate images; raises `ConfigError` for a request that cannot be met."
         check_size(image_size, self.image_size)
         task = read_task(self, image, mask, request_options)
@@ -343,7 +345,8 @@ class EditingPipeline(CalledPipeline):
         "Change an image where the two prompts differ, and keep the rest; raises `ConfigError`."
         if "sampler" in request_options:
             raise ConfigError("an edit inverts its own steps and takes no sampler: leave sampler out.")
-        task = make_task(image, None, self.image_size, self.config.equalize, request_options, from_prompt or "")
+        size, source = self.image_size, from_prompt or ""
+        task = make_task(image, None, size, self.config.equalize, request_options, source, self.channels)
         to_prompt = for_each(to_prompt, max(len(task.given.pixels), len(task.source or ())))
         request, captions = read_request(to_prompt, None, {**request_options, "sampler": "ddim"})
         plan = plan_images(request, captions, None, self.denoiser.config.text_dim)
@@ -358,15 +361,16 @@ class RadGenPipeline(EditingPipeline, SavedPipeline, LoadedPipeline):
         self,
         denoiser: nn.Module,  # any denoiser
         scheduler: NoiseSchedule,  # the schedule it was trained with
-        encoder: str = "radbert",  # see `PipelineOptions` for these five
+        encoder: str = "radbert",  # see `PipelineOptions` for these five and `channels`
         max_length: int = 64,
         equalize: bool = False,
         about: dict | None = None,
         latent_scale: float = 1.0,
         vae: nn.Module | None = None,  # of `load_vae`, where the denoiser generates latents
+        channels: Channels = 1,
     ):
         super().__init__()
-        given = PipelineOptions(encoder, max_length, equalize, about, latent_scale)
+        given = PipelineOptions(encoder, max_length, equalize, about, latent_scale, channels)
         self.register_modules(denoiser=denoiser, scheduler=scheduler, vae=vae)
         self.register_to_config(**{**asdict(given), "about": check_about(given.about or {})})
 

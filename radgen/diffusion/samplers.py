@@ -33,7 +33,7 @@ def dpm_solver(
 
 
 def _flow_options(schedule: FlowMatchEulerDiscreteScheduler) -> dict:
-    "What makes a solver of the library follow the straight path."
+    "The options with which a solver of the library follows the straight path."
     return {
         "num_train_timesteps": time_steps(schedule),
         "prediction_type": "flow_prediction",
@@ -103,7 +103,7 @@ def make_sampler(
         follow_flow(sampler, schedule, steps)
         return sampler
     if hasattr(sampler, "sigmas"):
-        sampler.sigmas = torch.cat([sampler.sigmas[:steps], sampler.sigmas[-1:]])  # not the step too many
+        sampler.sigmas = torch.cat([sampler.sigmas[:steps], sampler.sigmas[-1:]])  # without the additional step
     sampler.timesteps = sampler.timesteps[:steps]
     return sampler
 

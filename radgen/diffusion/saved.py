@@ -136,7 +136,7 @@ def find_model(
 
 # %% ../../nbs/627_saved_models.ipynb #627-saved-models-013
 HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
-DTYPE_OPTIONS = ("dtype", "torch_dtype")  # the same by two names
+DTYPE_OPTIONS = ("dtype", "torch_dtype")  # two names of one option
 WEIGHT_OPTIONS = ("variant",)
 
 

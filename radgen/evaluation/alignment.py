@@ -85,7 +85,7 @@ def auroc_draws(
     scores: np.ndarray,  # (N, C)
     repeats: int = 200,  # resamplings
     seed: int = 0,
-) -> list[float]:  # fewer than `repeats` where some resamplings have only images with, or only without, each concept
+) -> list[float]:  # without resamplings in which no concept is both present and absent
     "Mean AUROC of resampled images."
     n = len(asked)
     drawn = np.random.default_rng(seed).integers(0, n, (repeats, n))
@@ -97,7 +97,7 @@ def auroc_draws(
 def share_interval(
     hits: np.ndarray,  # (N,) bool
 ) -> tuple[float, float]:
-    "95% interval of a share, which a bootstrap of no or only hits would not have. Source: Clopper and Pearson 1934."
+    "Exact 95% interval of a share, also for no hits or only hits. Source: Clopper and Pearson 1934."
     interval = binomtest(int(hits.sum()), len(hits)).proportion_ci()
     return float(interval.low), float(interval.high)
 
@@ -205,7 +205,7 @@ def type_alignment(
 # %% ../../nbs/740_alignment.ipynb #740-alignment-014
 @torch.inference_mode()
 def clip_retrieval(
-    images: np.ndarray,  # (N, H, W) uint8
+    images: np.ndarray,  # (N, H, W[, 3]) uint8
     prompts: Sequence[str],  # one per image
     clip: str | DualEncoder,  # 'clip', an id of the Hugging Face hub, or a folder
     device: str | torch.device = "cpu",

@@ -154,7 +154,7 @@ def image_digest(
 
 # %% ../../nbs/773_any_images.ipynb #773-any-images-002
 def real_warnings(
-    images: np.ndarray,  # (N, H, W) uint8
+    images: np.ndarray,  # (N, H, W[, 3]) uint8
     reference: Reference,
     folder: Path,  # for the message
 ) -> tuple[str, ...]:
@@ -217,6 +217,7 @@ def _counted(counts):
 
 def set_values(
     s: Scores,  # of a folder of images
+    channels: int = 1,  # of the images: 1 for grey, 3 for colour
 ) -> dict:
     "What the page says of the images; texts of files are quoted as they are."
     images, against = s.images, s.against
@@ -237,7 +238,8 @@ def set_values(
         left_out=_counted(images.left_out),
         resized=(
             f"Real and evaluated images were brought to {against.pixels} x {against.pixels} pixels by one function: "
-            "8-bit grey, the centre square, Lanczos interpolation with antialiasing"
+            f"{'8-bit grey' if channels == 1 else 'colours of 8 bits'}, the centre square, "
+            "Lanczos interpolation with antialiasing"
             f"{', equalised histograms' if against.equalize else ''}."
         ),
         numbers="evaluation.json",
@@ -247,7 +249,7 @@ def set_values(
 def write_image_report(
     out: Path,  # replaced as a whole
     reference: Reference,
-    images: np.ndarray,  # (N, H, W) uint8
+    images: np.ndarray,  # (N, H, W[, 3]) uint8
     rows: pd.DataFrame,  # of the images
     left_out: pd.DataFrame,  # rows with `fault`
     scores: Scores,
@@ -257,7 +259,7 @@ def write_image_report(
         for name, figure in score_figures(reference, images, rows, scores).items():
             save_figure(figure, folder / "fig" / f"{name}.png")
         write_groups(folder, scores.groups)
-        write_pages(folder, "images", {**score_values(scores), **set_values(scores)})
+        write_pages(folder, "images", {**score_values(scores), **set_values(scores, reference.prepared.channels)})
         rows[["name", "id", "prompt", "other_id"]].to_csv(folder / "images.csv", index=False)
         left_out[["name", "fault"]].to_csv(folder / REPORT[1], index=False)
         write_json(folder / REPORT[0], scores)
@@ -306,7 +308,7 @@ def announce(
 def image_key(
     cfg: EvaluateConfig,
     reference: Reference,
-    images: np.ndarray,  # (N, H, W) uint8
+    images: np.ndarray,  # (N, H, W[, 3]) uint8
     rows: pd.DataFrame,
     about: ImageSet,
     identity: str,  # of the features

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FEATURES', 'LIBRARIES', 'FORMATS', 'FEATURE_NAMES', 'FeaturesName', 'OF_IMAGES', 'OF_RUNS', 'BUDGETS', 'Denoiser',
            'TASKS', 'Task', 'FEWEST', 'RealSize', 'features_name', 'EvaluateConfig', 'check_request', 'CompareConfig',
-           'two_or_more', 'LeaderboardConfig', 'CheckVaeConfig', 'not_empty', 'ExperimentConfig', 'Table3', 'Table4',
-           'Table5', 'StudyConfig', 'StudyScoreConfig', 'SynthesiseConfig', 'real_size', 'UtilityConfig']
+           'two_or_more', 'LeaderboardConfig', 'CheckVaeConfig', 'SynthesiseConfig', 'not_empty', 'ExperimentConfig',
+           'Table3', 'Table4', 'Table5', 'StudyConfig', 'StudyScoreConfig', 'real_size', 'UtilityConfig']
 
 # %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-003
 from dataclasses import fields
@@ -19,6 +19,7 @@ from tyro.conf import Positional
 
 from ..core.errors import ConfigError
 from ..core.options import Count, Natural, Registry, Whole, listed, one_of, options
+from ..data.config import Channels
 from ..diffusion.config import SamplerName, Scale, Steps
 from ..networks.registry import DENOISERS
 from ..training.config import PrecisionName
@@ -71,7 +72,7 @@ class EvaluateConfig:
 
     run: Path | None = None  # runs/NAME; its samples are evaluated
     samples: Path | None = None  # of the run: folder written by radgen sample; by default the newest
-    images: Path | None = None  # instead of a run: folder of images that were drawn by anything
+    images: Path | None = None  # instead of a run: folder of images of any model
     # table of the images' prompts (CSV, TSV, JSON Lines or Parquet: file_name, prompt, and id where a prompt belongs
     # to a real image); by default metadata.csv or .jsonl in the folder, where there is one
     prompts: Path | None = None
@@ -83,8 +84,8 @@ class EvaluateConfig:
     # equalise the histograms of --images and of the real images, as a training with --equalize True does
     equalize: bool = False
     out: Path | None = None  # folder of the report on --images; by default IMAGES-evaluation beside the images
-    # inception (FID), vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging Face hub
-    # or its folder (none of them FID), or auto: inception where its weights are present, else vgg16
+    # inception (FID); not FID: vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging
+    # Face hub or its folder; or auto: inception where its weights are present, else vgg16
     features: FeaturesName = "auto"
     min_images: Natural = 50  # fewer images on either side are rejected
     # image-text model with both towers, to look for the image of each caption: clip, the Hugging Face id of a CLIP, a
@@ -125,9 +126,10 @@ class CompareConfig:
     # pixels per side to which both sides are resized (centre square, Lanczos); by default the size of the images where
     # all have one, and else the largest at which at most 5% of the images of either side are enlarged, at most 256
     size: Annotated[int, Field(strict=True, ge=16, le=4096)] | None = None
-    # inception (FID), vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging Face hub
-    # or its folder (none of them FID), or auto: inception where its weights are present, else vgg16
+    # inception (FID); not FID: vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging
+    # Face hub or its folder; or auto: inception where its weights are present, else vgg16
     features: FeaturesName = "auto"
+    channels: Channels = 1  # 1 for grey, colours as their luminance; 3 compares colours
     min_images: Natural = 50  # fewer images on either side are rejected
     repeats: Count = 100  # resamplings behind the interval
     save: Path | None = None  # write the statistics of the real images here (.safetensors)
@@ -138,7 +140,7 @@ class CompareConfig:
 def two_or_more(
     paths: tuple,  # of an option
 ) -> tuple:  # the same
-    "Accept at least two; raises `ValueError` for less."
+    "Accept at least two; raises `ValueError` for fewer."
     if len(paths) < 2:
         raise ValueError("give two or more.")
     return paths
@@ -163,11 +165,38 @@ class CheckVaeConfig:
     image_size: Count = 64  # pixels per side
     equalize: bool = False  # equalise histograms, as a training with --equalize True does
     n: Count = 1000  # training images that are encoded and decoded, at most
-    # inception (FID), vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging Face hub
-    # or its folder (none of them FID), or auto: inception where its weights are present, else vgg16
+    # inception (FID); not FID: vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging
+    # Face hub or its folder; or auto: inception where its weights are present, else vgg16
     features: FeaturesName = "auto"
     min_images: Natural = 50  # fewer images of a split are rejected
     device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
+
+# %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-027
+@options
+class SynthesiseConfig:
+    "Options of a synthetic data set."
+
+    run: Positional[Path]  # runs/NAME
+    n: Count = 1000  # images of the data set
+    # shares of the labels: training, balanced, or a table (CSV) with the columns label and share
+    mix: str = "training"
+    by: Literal["types", "concepts"] = "types"  # the labels: image types, or the concepts that were kept
+    prompts: Path | None = None  # text file with a prompt per line, instead of captions of training images and a mix
+    attempts: Count = 4  # images drawn per image wanted, at most
+    # the check of a label accepts this share of its real held-out images; generated images that fail it are rejected
+    recall: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.95
+    guidance: Scale = 2.0  # classifier-free guidance scale: 0 ignores the text, 1 is unguided
+    steps: Steps = 25  # sampler steps
+    sampler: SamplerName = "dpm++"  # as for radgen sample
+    seed: Whole = 0  # decides captions and images
+    # inception, vgg16, efficientnet, astra or timm:NAME: what the checks see; auto: inception where its weights are
+    # present, else vgg16
+    features: FeaturesName = "auto"
+    format: Annotated[str, AfterValidator(one_of(FORMATS)), listed(FORMATS)] = "imagefolder"  # layout of the data set
+    batch_size: Count = 64  # images at once
+    device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
+    precision: PrecisionName = "auto"  # auto: bf16 on hardware that has it, fp16 on older GPUs, else float32 (no)
+    out: Path | None = None  # folder; by default RUN/synthetic/LABEL
 
 # %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-010
 BUDGETS: dict[str, dict] = {  # what each decides, unless the command line does
@@ -226,8 +255,8 @@ class ExperimentConfig:
     n: Count | None = None  # images drawn per cell; captions are repeated where there are fewer [budget]
     guidance: Annotated[float, Field(strict=True, ge=0, le=100)] = 2.0  # classifier-free guidance scale
     sampler_steps: Annotated[int, Field(strict=True, ge=1, le=1000)] = 20  # steps of DPM-Solver++
-    # inception (FID), vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging Face hub
-    # or its folder (none of them FID), or auto: inception where its weights are present, else vgg16
+    # inception (FID); not FID: vgg16, efficientnet, astra, rad-dino, timm:NAME, hf: and a vision model of the Hugging
+    # Face hub or its folder; or auto: inception where its weights are present, else vgg16
     features: FeaturesName = "auto"
     min_images: Natural = 50  # fewer images on either side are rejected
 
@@ -267,13 +296,16 @@ class StudyConfig:
     out: Path = Path("reader-study")  # folder for the page, the key and the design
     captions: bool = True  # show the captions and request a score from 1 to 5
     split: Literal["train", "valid", "test"] = "test"  # of a prepared folder
-    # texts of a prepared folder, as in train; by default those that the generated images were drawn for, else 2
+    # captions of a prepared folder, as in radgen train; by default those that the generated images were drawn
+    # for, else 2
     caption_mode: Literal[0, 1, 2, 3] | None = None
     # pixels per side; smaller images are left out; by default the usual width of the side with smaller images
     size: Annotated[int, Field(strict=True, ge=16, le=2048)] | None = None
     # pass both sides through JPEG of this quality, where the files of one side are JPEG
     jpeg: Annotated[int, Field(strict=True, ge=1, le=100)] | None = None
     equalize: bool = False  # equalise the histograms of both sides, as a training with --equalize True does
+    # 1 for grey, 3 for colour; by default 3 where a prepared folder or the samples of a model have colours
+    channels: Channels | None = None
     seed: Whole = 0  # decides which images are drawn
 
 
@@ -285,33 +317,6 @@ class StudyScoreConfig:
     answers: Positional[Annotated[tuple[Path, ...], AfterValidator(not_empty)]]  # files that the readers saved
     repeats: Annotated[int, Field(strict=True, ge=100, le=1_000_000)] = 10_000  # resamplings and permutations
     seed: Whole = 0  # of resamplings and permutations
-
-# %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-027
-@options
-class SynthesiseConfig:
-    "Options of a synthetic data set."
-
-    run: Positional[Path]  # runs/NAME
-    n: Count = 1000  # images of the data set
-    # shares of the labels: training, balanced, or a table (CSV) with the columns label and share
-    mix: str = "training"
-    by: Literal["types", "concepts"] = "types"  # the labels: image types, or the concepts that were kept
-    prompts: Path | None = None  # text file with a prompt per line, instead of captions of training images and a mix
-    attempts: Count = 4  # images drawn per image wanted, at most
-    # share of the real held-out images of a label that its check passes; the rest of the generated ones is rejected
-    recall: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.95
-    guidance: Scale = 2.0  # classifier-free guidance scale: 0 ignores the text, 1 is unguided
-    steps: Steps = 25  # sampler steps
-    sampler: SamplerName = "dpm++"  # as for radgen sample
-    seed: Whole = 0  # decides captions and images
-    # inception, vgg16, efficientnet, astra or timm:NAME: what the checks see; auto: inception where its weights are
-    # present, else vgg16
-    features: FeaturesName = "auto"
-    format: Annotated[str, AfterValidator(one_of(FORMATS)), listed(FORMATS)] = "imagefolder"  # layout of the data set
-    batch_size: Count = 64  # images at once
-    device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
-    precision: PrecisionName = "auto"  # auto: bf16 on hardware that has it, fp16 on older GPUs, else float32 (no)
-    out: Path | None = None  # folder; by default RUN/synthetic/LABEL
 
 # %% ../../nbs/700_evaluation_options.ipynb #700-evaluation-options-030
 TASKS = Registry(

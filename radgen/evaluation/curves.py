@@ -65,11 +65,11 @@ def sampled_distance(
     out = run.dir / "curves" / f"{cfg.split}-{cfg.n}-g{cfg.guidance:g}-{cfg.steps}"
     discard_other(Unfinished(out), request_settings(cfg, run)["fingerprint"])
     folder = sample(replace(cfg, out=out))
-    generated, _ = read_samples(folder)
+    generated, _ = read_samples(folder, run.config.channels)
     return frechet_distance(statistics(features(generated), identity=features.identity), held_out)
 
 # %% ../../nbs/765_curves.ipynb #765-curves-012
-FEWEST_VALID = 50  # validation images from which the curves use them
+FEWEST_VALID = 50  # validation images; with fewer, the curves use training images
 
 
 def curve_sides(
@@ -95,7 +95,7 @@ def distance_curves(
     held_out = statistics(f_held_out, identity=features.identity)
     cfg = replace(same_samples(run, about, n, device), split=split)
     by_guidance, by_steps = [], []
-    for g in GUIDANCE if cfg.negative is None else GUIDANCE[1:]:  # below 1, a negative prompt would be drawn
+    for g in GUIDANCE if cfg.negative is None else GUIDANCE[1:]:  # guidance 0 shows a negative prompt
         by_guidance.append((g, sampled_distance(replace(cfg, guidance=g), run, features, held_out)))
     for k in STEPS:
         by_steps.append((k, sampled_distance(replace(cfg, steps=k), run, features, held_out)))

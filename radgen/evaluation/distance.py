@@ -74,7 +74,7 @@ def frechet_distance(
 ) -> float:  # squared
     "Fréchet distance of two Gaussians; features must be of one network. Source: Heusel et al. 2017, equation 6."
     if a.features != b.features and a.features and b.features:
-        raise ConfigError(f"statistics of two kinds of features do not compare: {a.features!r} and {b.features!r}.")
+        raise ConfigError(f"statistics of two kinds of features cannot be compared: {a.features!r} and {b.features!r}.")
     if a.mean.shape != b.mean.shape:
         raise ConfigError(f"statistics of {len(a.mean)} and of {len(b.mean)} features do not compare.")
     cross = torch.linalg.svdvals(torch.from_numpy(a.root @ b.root.T)).sum().item()

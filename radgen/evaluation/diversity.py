@@ -15,6 +15,7 @@ import torch
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 from torchmetrics.image.kid import poly_mmd
 
+from ..core.devices import split_channels
 from ..core.errors import ConfigError
 from .results import PRDC
 
@@ -45,7 +46,7 @@ def cubic_kernel(
 
 def kernel_interval(
     f: np.ndarray,  # (N, D) features of the generated images
-    f_real: np.ndarray,  # (M, D) of the real ones, which stay
+    f_real: np.ndarray,  # (M, D) of the real ones, which are not resampled
     repeats: int = 200,  # resamplings
     most: int = 2000,  # images of a side; a random part of more
     seed: int = 0,
@@ -117,16 +118,16 @@ def same_prompt_pairs(
 
 
 def intra_prompt_ms_ssim(
-    images: np.ndarray,  # (N, H, W) uint8
+    images: np.ndarray,  # (N, H, W) or (N, H, W, 3) uint8
     prompts: Sequence[str],  # one per image
     pairs: int = 200,  # at most, evenly over the captions
     seed: int = 0,
 ) -> tuple[float, int] | None:  # mean MS-SSIM and pairs; None: no caption twice, or images below 12 pixels
     "Similarity of images of one prompt: 1 for identical ones."
     found = same_prompt_pairs(prompts, pairs, np.random.default_rng(seed))
-    if not found or min(images.shape[1:]) < 12:
+    if not found or min(images.shape[1:3]) < 12:
         return None
-    a, b = (torch.from_numpy(np.array(images[list(at)])).float()[:, None] for at in zip(*found))
+    a, b = (split_channels(torch.from_numpy(np.array(images[list(at)]))).float() for at in zip(*found))
     # torchmetrics needs 12 pixels for two scales, 44 for three, 176 for five
     scales = SCALE_WEIGHTS[: 1 + int(np.sqrt(min(a.shape[-2:]) / 11))]
     score = multiscale_structural_similarity_index_measure(

@@ -230,7 +230,7 @@ def run_cell(
     tr: ResolvedConfig,  # of `cells`
     cfg: ExperimentConfig,
 ) -> CellResult:
-    "Do what is missing of training, sampling and evaluation of one cell."
+    "Run those steps of one cell, of training, sampling and evaluation, that are not done yet."
     folder, done, key = tr.runs / tr.name, tr.runs / "cells" / f"{tr.name}.json", cell_key(tr, cfg)
     if done.exists():
         row = read_json(done)
@@ -257,7 +257,7 @@ def run_cell(
 def start_worker(
     device: str,
 ):
-    "Prepare a process: its standard output is the parent's log, and a CPU among several has one thread."
+    "Prepare a process: its standard output goes to standard error, and on a CPU it uses one thread."
     sys.stdout = sys.stderr
     if device == "cpu":
         torch.set_num_threads(1)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from ..core.assets import fetch_asset
-from ..core.devices import to_unit
+from ..core.devices import split_channels, to_unit
 from ..core.errors import AssetError, ConfigError, DataError
 from ..core.files import atomic_path, fingerprint
 from ..core.precision import full_float32
@@ -40,10 +40,10 @@ def empty_array(
 # %% ../../nbs/705_features.ipynb #705-features-006
 @dataclass
 class Features:
-    "A network that turns grey bytes into feature vectors."
+    "A network that turns the bytes of images into feature vectors."
 
     name: str  # how a distance on these features is called in every report
-    source: str  # which weights, and the size at which images are passed to them
+    source: str  # of the weights, and the size at which the network gets the images
     net: torch.nn.Module  # uint8 (B, 3, H, W) -> (B, D)
     is_fid: bool = False  # Inception's, and no others
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -56,11 +56,11 @@ class Features:
     @torch.inference_mode()
     def __call__(
         self,
-        images: np.ndarray,  # (N, H, W) uint8, memory-mapped or not
+        images: np.ndarray,  # (N, H, W) or (N, H, W, 3) uint8, memory-mapped or not
         batch_size: int = 64,
         out: Path | None = None,  # a .npy file that is filled batch by batch, to save memory
     ) -> np.ndarray:  # (N, D) float32
-        "Features of grey images; raises `DataError` where one is not a finite number."
+        "Features of images, grey as three equal channels; raises `DataError` where one is not a finite number."
         found: np.ndarray = np.empty((0, 0), np.float32)
         what = f"features of {len(images)} images"
         for i in tqdm(range(0, len(images), batch_size), desc=what, unit="batch", leave=False, mininterval=1):
@@ -74,9 +74,9 @@ class Features:
         return found
 
     def _batch(self, images: np.ndarray) -> np.ndarray:
-        x = torch.from_numpy(np.array(images)).to(self.device)
+        x = split_channels(torch.from_numpy(np.array(images)).to(self.device))
         with full_float32(self.device):
-            return self.net(x[:, None].expand(-1, 3, -1, -1)).float().cpu().numpy()
+            return self.net(x.expand(-1, 3, -1, -1)).float().cpu().numpy()
 
 # %% ../../nbs/705_features.ipynb #705-features-016
 def resize_to(
@@ -156,7 +156,7 @@ def timm_network(
         return timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as e:
         raise AssetError(
-            f"the weights of {name} could not be had from the hub ({type(e).__name__}): "
+            f"the weights of {name} could not be fetched from the hub ({type(e).__name__}): "
             "download them on a machine with internet, or use --features vgg16."
         ) from e
 
@@ -241,7 +241,7 @@ def make_features(
 
 # %% ../../nbs/705_features.ipynb #705-features-012
 def images_digest(
-    images: np.ndarray,  # (N, H, W) uint8, memory-mapped or not
+    images: np.ndarray,  # (N, H, W[, 3]) uint8, memory-mapped or not
 ) -> str:  # sha256 of size and bytes
     "The fingerprint of a set of images."
     h = hashlib.sha256(repr(images.shape).encode())
@@ -251,7 +251,7 @@ def images_digest(
 
 
 def cached_features(
-    images: np.ndarray,  # (N, H, W) uint8, memory-mapped or not
+    images: np.ndarray,  # (N, H, W[, 3]) uint8, memory-mapped or not
     features: Features,
     folder: str | Path,  # where the files are kept
 ) -> np.ndarray:  # (N, D) float32, memory-mapped

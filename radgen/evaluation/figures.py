@@ -60,7 +60,7 @@ def spread_over(
 
 def comparison_figure(
     reference: Reference,  # the real images
-    generated: np.ndarray,  # (N, H, W) uint8
+    generated: np.ndarray,  # (N, H, W[, 3]) uint8
     rows: pd.DataFrame,  # with the `id` of the real image and the `prompt`
     n: int = 18,  # pairs, of all image types evenly
     ncol: int = 6,  # pairs per row
@@ -73,7 +73,7 @@ def comparison_figure(
     at = dict(zip(table.id, range(len(table))))
     types = [concept_facts(table.cuis[at[i]], reference.prepared.names).image_type for i in rows.id[: len(table)]]
     chosen = [i for i in spread_over(types, n) if i not in last] + list(last)
-    gap = np.full((max(1, real.shape[1] // 32), real.shape[2]), 255, np.uint8)
+    gap = np.full((max(1, real.shape[1] // 32), *real.shape[2:]), 255, np.uint8)
     pairs = [np.vstack([real[at[rows.id[i]]], gap, generated[i]]) for i in chosen]
     return image_grid(
         pairs,
@@ -82,13 +82,13 @@ def comparison_figure(
         size=1.7,
         wrap=28,
         lines=6,
-        row_labels=[f"generated{kind:>19}"] * len(pairs),
+        row_labels=[f"generated{kind:>19}"] * -(-len(pairs) // ncol),
         aspect=2,
     )
 
 # %% ../../nbs/770_report_figures.ipynb #770-report-figures-012
 def failures_figure(
-    generated: np.ndarray,  # (N, H, W) uint8
+    generated: np.ndarray,  # (N, H, W[, 3]) uint8
     rows: pd.DataFrame,  # with the `prompt`
     doubt: Sequence[float],  # (N,) probability that the probe gives to the requested image type
     n: int = 12,  # images
@@ -100,7 +100,7 @@ def failures_figure(
 # %% ../../nbs/770_report_figures.ipynb #770-report-figures-014
 def score_figures(
     reference: Reference,  # the real images
-    generated: np.ndarray,  # (N, H, W) uint8
+    generated: np.ndarray,  # (N, H, W[, 3]) uint8
     rows: pd.DataFrame,  # with the `id` of the real image and the `prompt`, '' where unknown
     scores: Scores,
 ) -> dict[str, plt.Figure]:  # name of the file -> figure

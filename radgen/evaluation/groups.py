@@ -55,9 +55,9 @@ class GroupSets:
     f: np.ndarray  # (N, D) features of the generated images
     f_test: np.ndarray  # (M, D) of the held-out images
     f_train: np.ndarray  # (K, D) of the training images
-    images: np.ndarray  # (N, H, W) uint8
+    images: np.ndarray  # (N, H, W[, 3]) uint8
     prompts: np.ndarray  # (N,) of str
-    real_images: np.ndarray  # (M, H, W) uint8, memory-mapped
+    real_images: np.ndarray  # (M, H, W[, 3]) uint8, memory-mapped
     texts: np.ndarray  # (M,) of str, captions of the held-out images
     generated: Members  # (N,) what is requested
     real: Members  # (M,)
@@ -201,7 +201,7 @@ PAIRS = 50  # pairs of images behind the MS-SSIM of a group, at most
 
 
 def group_likeness(
-    images: np.ndarray,  # (N, H, W) uint8, memory-mapped or not
+    images: np.ndarray,  # (N, H, W[, 3]) uint8, memory-mapped or not
     texts: np.ndarray,  # (N,) of str, '' where there is none
     chosen: np.ndarray,  # (N,) bool
     seed: int,

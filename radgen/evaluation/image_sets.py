@@ -175,7 +175,7 @@ def read_prompts(
 
 # %% ../../nbs/722_image_sets.ipynb #722-image-sets-009
 def unnamed_images(folder: Path, opened: Iterable[str] = (), named: Iterable[str] = ()) -> pd.DataFrame:
-    "Rows for the images of a folder, at any depth, that no table names: neither the file, nor its place."
+    "Rows for the images of a folder, at any depth, that no table names, neither by file nor by path."
     known = {os.path.realpath(member(image)[0]) for image in opened if image}
     found = [path for path in set_files(folder) if path.name.lower().endswith(IMAGE_SUFFIXES)]
     others = [path for path in found if os.path.realpath(path) not in known and os.path.normpath(path) not in named]
@@ -222,13 +222,13 @@ def _decode(image, size, equalize, grey):
 def read_images(
     rows: pd.DataFrame,  # of `list_images`
     size: int,  # pixels per side
-    grey: Grey = Grey(),  # how values of more than 8 bits are shown
+    grey: Grey = Grey(),  # how values of more than 8 bits are shown, and whether colours stay
     equalize: bool = False,  # equalise the histograms
-) -> tuple[np.ndarray, pd.DataFrame, pd.DataFrame]:  # (N, size, size) uint8, their rows, and the rows left out
+) -> tuple[np.ndarray, pd.DataFrame, pd.DataFrame]:  # (N, size, size[, 3]) uint8, their rows, and the rows left out
     "Decode the images of a folder; raises `DataError` where none of them can be used."
     wanted = rows[rows.fault == ""]
     decode = partial(_decode, size=size, equalize=equalize, grey=grey)
-    images: np.ndarray = np.empty((len(wanted), size, size), np.uint8)
+    images: np.ndarray = np.empty((len(wanted), size, size, *grey.axes), np.uint8)
     faults, n = [], 0
     with ThreadPoolExecutor() as pool:
         decoded = pool.map(decode, wanted.image)
@@ -277,7 +277,7 @@ MODEL_IN_TEXT = (  # key of a text in the file, and where the text names the mod
 def quoted(
     text: str,  # of a file
 ) -> str:  # that can be shown and written
-    "A short text without what is invisible."
+    "A short text without invisible characters."
     return INVISIBLE.sub("", text).encode("utf-8", "replace").decode().strip()[:80]
 
 # %% ../../nbs/722_image_sets.ipynb #722-image-sets-030
@@ -333,7 +333,7 @@ def file_facts(
             return _figure_facts(source, page)
         except UnidentifiedImageError:
             return _dicom_facts(source)
-    except Exception:  # what a decoder makes of hostile bytes has no list
+    except Exception:  # a decoder may raise anything on hostile bytes
         return UNKNOWN
 
 

@@ -19,6 +19,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from ..core.devices import split_channels
 from ..core.errors import AssetError, ConfigError, first_line
 from .hub_networks import PROCESSORS, VISION_FILES, load_network_of, load_processor, model_folder
 from ..text.checkpoints import encoder_source, load_tokenizer
@@ -56,14 +57,14 @@ class DualEncoder:
 
     def images(
         self,
-        images: np.ndarray,  # (N, H, W) uint8, memory-mapped or not
+        images: np.ndarray,  # (N, H, W) or (N, H, W, 3) uint8, memory-mapped or not
         batch_size: int = 64,
     ) -> torch.Tensor:  # (N, D) unit vectors
-        "Vectors of grey images, in float32 on the CPU."
+        "Vectors of images, grey as three equal channels, in float32 on the CPU."
         vectors, what = [], f"image vectors of {len(images)} images"
         for i in tqdm(range(0, len(images), batch_size), desc=what, unit="batch", leave=False, mininterval=1):
-            u = torch.from_numpy(np.array(images[i : i + batch_size])).to(self.model.device)
-            x = self.prepare(u[:, None].expand(-1, 3, -1, -1))
+            u = split_channels(torch.from_numpy(np.array(images[i : i + batch_size])).to(self.model.device))
+            x = self.prepare(u.expand(-1, 3, -1, -1))
             vectors.append(_unit(self.model.get_image_features(pixel_values=x)))
         return torch.cat(vectors)
 

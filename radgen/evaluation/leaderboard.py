@@ -153,7 +153,7 @@ class Comparison:
     paired: bool  # whether the images were drawn for the same prompts
     p: float | None  # corrected for all comparisons of the page; None where there is no test
     digits: int  # of the values in a text
-    why: str = ""  # why there is no test, although others have one
+    why: str = ""  # why there is no test, although other pairs may have one
 
 # %% ../../nbs/785_leaderboard.ipynb #785-leaderboard-043
 LEVEL = 0.05  # of significance, after the correction
@@ -219,7 +219,7 @@ def statement(
     if tested:
         said = _tested(m, tested)
     elif len(apart) < len(own):
-        said = f"{m.name}: no interval, so differences cannot be told from noise."
+        said = f"{m.name}: no interval, so differences cannot be distinguished from noise."
     else:
         said = f"{m.name}:"
     return " ".join([said, *[f"{c.a} and {c.b} {c.why}." for c in apart]])

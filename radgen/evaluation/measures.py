@@ -61,7 +61,7 @@ class Measure:
     draws: str = ""  # key of the scores of random parts of the images, '' where there are none
     hits: str = ""  # of a share: key of the images that count
     needs: tuple[str, ...] = ()  # keys of `material` that two evaluations must have in common
-    is_full: Callable[[Scores], bool] | None = None  # else only a part of its bias is removed
+    is_full: Callable[[Scores], bool] | None = None  # whether all of its bias is removed; None: not asked
     digits: int = 2
 
 # %% ../../nbs/780_measures.ipynb #780-measures-007
@@ -154,14 +154,14 @@ def draws_of(
     s: Scores,
     m: Measure,
 ) -> np.ndarray | None:  # None where there are none
-    "A score of resampled images."
+    "The scores of random parts of the images."
     draws = (s.draws or {}).get(m.draws, ())
     return np.array(draws) if len(draws) > 1 else None
 
 # %% ../../nbs/780_measures.ipynb #780-measures-013
 def material(
     s: Scores,
-) -> dict[str, Any]:  # what it is in words -> value
+) -> dict[str, Any]:  # name of the condition -> value
     "On what the scores of an evaluation were measured."
     a = s.against
     assert a is not None

@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from scipy.stats import binomtest
 from tqdm import tqdm
 
+from ..core.devices import join_channels, split_channels
 from ..core.errors import ConfigError
 from ..core.figures import image_grid
+from ..data.grey import grey_version
 from .results import MemorisationAudit
 
 # %% ../../nbs/730_memorisation.ipynb #730-memorisation-006
@@ -62,14 +64,15 @@ def normalise_coarse(
 
 
 def shrink(
-    images: np.ndarray,  # (N, H, W) uint8
+    images: np.ndarray,  # (N, H, W) or (N, H, W, 3) uint8
     device: str | torch.device,
 ) -> torch.Tensor:  # (N, SIDE, SIDE) float
-    "Images at the size of the registration."
+    "Images at the size of the registration, colours as their luminance."
     small = []
     for i in range(0, len(images), SHRUNK):
-        x = torch.from_numpy(np.array(images[i : i + SHRUNK])).to(device).float()[:, None]
-        small.append(F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)[:, 0])
+        grey = torch.from_numpy(grey_version(np.array(images[i : i + SHRUNK]))).to(device)
+        x = split_channels(grey).float()
+        small.append(join_channels(F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)))
     return torch.cat(small)
 
 # %% ../../nbs/730_memorisation.ipynb #730-memorisation-021
@@ -117,7 +120,7 @@ def candidates(
     q: torch.Tensor,  # (N, SIDE, SIDE) images that are looked up
     x: torch.Tensor,  # (M, SIDE, SIDE) training images
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (N, C) indices and (N, C, 3) frames
-    "The training images that are most similar to each, with the crop where they are."
+    "The training images that are most similar to each image, with the crop that fits best."
     frames, u = all_frames().to(q.device), normalise(q)
     found = torch.empty(len(q), 0, device=q.device)
     places, crops = found.long(), found.to(torch.int16)
@@ -173,13 +176,13 @@ def fit_candidates(
 
 
 def find_replicas(
-    images: np.ndarray,  # (N, H, W) uint8, looked up
-    train: np.ndarray,  # (M, H, W) uint8, at least two
+    images: np.ndarray,  # (N, H, W[, 3]) uint8, looked up
+    train: np.ndarray,  # (M, H, W[, 3]) uint8, at least two
     device: str | torch.device = "cpu",
 ) -> pd.DataFrame:  # a row per image: neighbour, distance (0: a copy), ratio (to the median candidate), scale, x, y
     "The training image that each image is most likely a replica of, and the frame of the crop."
     if len(train) < 2:
-        raise ConfigError(f"{len(train)} training images are too few to tell a copy from a likeness.")
+        raise ConfigError(f"{len(train)} training images are too few to distinguish a replica from a similar image.")
     x, rows = shrink(train, device), []
     for part in shrink(images, device).split(LOOKED_UP):
         pieces = zip(*[whole.split(SHRUNK) for whole in (part, *candidates(part, x))])
@@ -191,15 +194,15 @@ def find_replicas(
 def lower_fence(
     values: np.ndarray,  # positive
 ) -> float:
-    "Below it lie outliers, on a logarithmic scale. Source: Tukey 1977."
+    "The bound below which values are outliers, on a logarithmic scale. Source: Tukey 1977."
     a, b = np.percentile(np.log(values), [25, 75])
     return float(np.exp(a - 1.5 * (b - a)))
 
 # %% ../../nbs/730_memorisation.ipynb #730-memorisation-017
 def audit_memorisation(
-    generated: np.ndarray,  # (N, H, W) uint8
-    test: np.ndarray,  # (M, H, W) uint8, held-out real images
-    train: np.ndarray,  # (K, H, W) uint8
+    generated: np.ndarray,  # (N, H, W[, 3]) uint8
+    test: np.ndarray,  # (M, H, W[, 3]) uint8, held-out real images
+    train: np.ndarray,  # (K, H, W[, 3]) uint8
     device: str | torch.device = "cpu",
 ) -> tuple[MemorisationAudit, pd.DataFrame]:  # and `find_replicas` with `image` and `suspect`, most suspect first
     "How many generated images are replicas of training images, compared with held-out ones."
@@ -236,8 +239,8 @@ def privacy_line(
 
 
 def replicas_figure(
-    generated: np.ndarray,  # (N, H, W) uint8
-    train: np.ndarray,  # (M, H, W) uint8
+    generated: np.ndarray,  # (N, H, W[, 3]) uint8
+    train: np.ndarray,  # (M, H, W[, 3]) uint8
     table: pd.DataFrame,  # of `audit_memorisation`
     n: int = 6,  # pairs
 ) -> plt.Figure:

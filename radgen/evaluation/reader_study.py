@@ -122,7 +122,7 @@ def design_text(
     n: int,  # images
     remarks: list[str],  # of `draw_images`
 ) -> str:  # Markdown
-    "The design of a study, to be read before the first image is."
+    "The design of a study, which is stated before the first image is read."
     sections = {
         "Images and power": design_lines(n),
         "Analysis, decided beforehand": PROTOCOL,

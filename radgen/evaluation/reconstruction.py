@@ -14,10 +14,10 @@ import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
-from ..core.devices import pick_device, to_uint8, to_unit
+from ..core.devices import channels_of, join_channels, pick_device, split_channels, to_uint8, to_unit
 from ..core.errors import ConfigError, DataError
 from ..core.figures import evenly
-from ..diffusion.latents import LatentSpace, pixels_per_position
+from ..diffusion.latents import LatentSpace, check_colour, pixels_per_position
 from ..diffusion.saved import open_vae
 from .config import CheckVaeConfig
 from .distance import frechet_distance, statistics
@@ -29,15 +29,15 @@ from ..prepared.folder import load_prepared
 @torch.inference_mode()
 def reconstructed(
     vae: Any,  # of `load_vae`, on the device where it runs
-    images: np.ndarray,  # (N, S, S) uint8, memory-mapped or not
+    images: np.ndarray,  # (N, S, S) or (N, S, S, 3) uint8, memory-mapped or not
     batch: int = 16,  # images at once
-) -> np.ndarray:  # (N, S, S) uint8
+) -> np.ndarray:  # of the same shape, uint8
     "Encode and decode images."
-    space, found = LatentSpace(vae, 1.0), []
+    space, found = LatentSpace(vae, 1.0, channels_of(images)), []
     starts = range(0, len(images), batch)
     for start in tqdm(starts, desc="reconstructions", unit="batch", leave=False, mininterval=1):
-        x = to_unit(torch.from_numpy(np.array(images[start : start + batch])).to(vae.device))[:, None]
-        found.append(to_uint8(space.decode(space.encode(x)))[:, 0].cpu().numpy())
+        x = to_unit(split_channels(torch.from_numpy(np.array(images[start : start + batch])).to(vae.device)))
+        found.append(join_channels(to_uint8(space.decode(space.encode(x)))).cpu().numpy())
     return np.concatenate(found)
 
 
@@ -46,11 +46,11 @@ AT_ONCE = 32  # images
 
 
 def similarity(
-    images: np.ndarray,  # (N, S, S) uint8
-    others: np.ndarray,  # (N, S, S) uint8, the same images reconstructed
+    images: np.ndarray,  # (N, S, S) or (N, S, S, 3) uint8
+    others: np.ndarray,  # of the same shape, the same images reconstructed
 ) -> tuple[float, float]:  # PSNR in decibels, SSIM in -1..1
     "Means over images of peak signal-to-noise ratio and structural similarity. Source: Wang et al. 2004."
-    a, b = (torch.from_numpy(np.array(x))[:, None].float() for x in (images, others))
+    a, b = (split_channels(torch.from_numpy(np.array(x))).float() for x in (images, others))
     errors = (a - b).square().mean((1, 2, 3)).clamp(min=ROUNDING)
     psnr, ssim = 10 * (255**2 / errors).log10(), []
     for x, y in zip(a.split(AT_ONCE), b.split(AT_ONCE)):
@@ -60,7 +60,7 @@ def similarity(
 # %% ../../nbs/735_reconstruction.ipynb #735-reconstruction-028
 def measure_reconstruction(
     vae: Any,  # of `load_vae`, on the device where it runs
-    training: np.ndarray,  # (N, S, S) uint8
+    training: np.ndarray,  # (N, S, S[, 3]) uint8
     f_train: np.ndarray,  # (N, D) their features
     f_test: np.ndarray,  # (M, D) features of the held-out images
     features: Features,
@@ -96,6 +96,7 @@ def check_vae(
                 f"{prepared.dir} keeps {found} {split} images, too few for a distance: prepare more data, or lower "
                 f"--min-images {cfg.min_images} and read the number with care."
             )
+    check_colour(cfg.vae, vae, prepared.channels)
     training, held_out = (prepared.images(split, cfg.image_size, cfg.equalize) for split in ("train", "test"))
     features, folder = make_features(cfg.features, device), prepared.dir / "features"
     f_train, f_test = (cached_features(x, features, folder) for x in (training, held_out))
@@ -105,7 +106,7 @@ def check_vae(
 def reconstruction_rows(
     r: Reconstruction | None,  # None for a model of pixels
 ) -> list[Row]:  # of the table of scores
-    "What the VAE of a model costs; no row for a model of pixels."
+    "The reconstruction error of a VAE as rows; no row for a model of pixels."
     if r is None:
         return []
     about = f"{r.images} training images, encoded and decoded, against {r.real} held-out ones"

@@ -22,7 +22,7 @@ from .results import MEMBERSHIP, REIDENTIFIED, Reidentification
 from ..prepared.folder import Prepared
 
 # %% ../../nbs/732_reidentification.ipynb #732-reidentification-006
-MOST = 4000  # images from which the covariance is estimated, that set the threshold, and that are mapped at once
+MOST = 4000  # images at most: for the covariance, for the threshold, and mapped at once
 
 
 class Matcher(NamedTuple):
@@ -81,7 +81,7 @@ def own_and_other(
 # %% ../../nbs/732_reidentification.ipynb #732-reidentification-009
 ACCEPTED = 0.01  # share of searches for other patients that the threshold accepts
 FEWEST_PATIENTS = 20  # with several images: half of them train the matcher, half test it
-FEWEST_SEARCHES = 100  # for other patients: of fewer, no threshold accepts 1%
+FEWEST_SEARCHES = 100  # searches for other patients; with fewer, no threshold accepts 1%
 
 
 def groups_fault(

@@ -201,7 +201,7 @@ def privacy_rows(
         rows.append(Row(REIDENTIFIED, generated, real, about))
     if m:
         if m.found is None or m.found_interval is None:
-            few = f"; {m.held_out} held-out images are too few for a rate of false positives of 1%"
+            few = f"; {m.held_out} held-out images are too few for a false-positive rate of 1%"
         else:
             few = f"; at 1% false positives {with_interval(m.found, m.found_interval)} of the training images are found"
         about = f"the model's loss on {m.members} training and {m.held_out} held-out images{few}"

@@ -37,7 +37,7 @@ class MemorisationAudit:
     share: float  # the same as a share, 0..1
     lower: float  # of its 95% interval, 0..1
     upper: float
-    share_held_out: float  # share of real held-out images marked, 0..1: the rate of false positives
+    share_held_out: float  # share of real held-out images marked, 0..1: the false-positive rate
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Against:
     requests: str  # fingerprint of the real images, or else the prompts, that the images were drawn for; '' if unknown
     prompted: int | None = None  # images with a prompt; None in files of an earlier version
     paired: int | None = None  # images that belong to a real image of the split
-    clip: str | None = None  # with which captions were looked up; None for no CLIP
+    clip: str | None = None  # image-text model that looked up captions; None for none
     seed: int | None = None  # of resamplings and random subsets
 
 
@@ -261,7 +261,7 @@ class GroupScores:
     likeness: tuple[float, int] | None = None  # intra-prompt MS-SSIM and pairs
     likeness_real: tuple[float, int] | None = None
 
-# %% ../../nbs/702_results.ipynb #702-results-024-1
+# %% ../../nbs/702_results.ipynb #702-results-027
 @dataclass(frozen=True)
 class ProbedScores(DistanceScores):
     "The distances, what probes and classifiers find, and the audit for memorised images."

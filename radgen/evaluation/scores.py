@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from ..core.errors import ConfigError, DataError
 from ..core.files import fingerprint, read_json
+from ..diffusion.card import png_pixels
 from ..diffusion.saved import saved_vae
 from .alignment import clip_retrieval, concept_alignment, concept_labels, type_alignment
 from .config import EvaluateConfig
@@ -104,17 +104,18 @@ def find_samples(
 
 def read_samples(
     folder: Path,  # written by `sample`
-) -> tuple[np.ndarray, pd.DataFrame]:  # images (N, H, W) uint8, and the rows of samples.csv
+    channels: int = 1,  # of the images: 1 for grey, 3 for colour
+) -> tuple[np.ndarray, pd.DataFrame]:  # images (N, H, W) uint8, or (N, H, W, 3), and the rows of samples.csv
     "Generated images and their prompts."
     table = pd.read_csv(folder / "samples.csv", keep_default_na=False, dtype={"id": str, "prompt": str})
     paths = [folder / f"{i:06d}.png" for i in table["index"]]
     missing = [p for p in paths if not p.exists()]
     if missing:
-        raise DataError(f"{missing[0]} is missing ({len(missing)} of {len(paths)} images): sample anew.")
+        raise DataError(f"{missing[0]} is missing ({len(missing)} of {len(paths)} images): sample again.")
     try:
-        images = [np.asarray(Image.open(p, formats=("PNG",)).convert("L")) for p in paths]
+        images = [png_pixels(p, channels) for p in paths]
     except (OSError, SyntaxError) as e:
-        raise DataError(f"an image of {folder} cannot be read ({e}): sample anew.") from None
+        raise DataError(f"an image of {folder} cannot be read ({e}): sample again.") from None
     return np.stack(images), table
 
 # %% ../../nbs/760_scores.ipynb #760-scores-023
@@ -129,7 +130,7 @@ class Reference:
     caption_mode: int = 0  # 0..3, which texts the held-out images have
 
     def images(self, split: str) -> np.ndarray:
-        "Real images of a split, (N, H, W) uint8, memory-mapped."
+        "Real images of a split, (N, H, W) uint8, in colour (N, H, W, 3), memory-mapped."
         return self.prepared.images(split, self.size, self.equalize)
 
     def texts(self) -> list[str]:
@@ -172,7 +173,7 @@ class Material:
 
     reference: Reference
     features: Features
-    generated: np.ndarray  # (N, H, W) uint8
+    generated: np.ndarray  # (N, H, W[, 3]) uint8
     rows: pd.DataFrame  # with the `id` of the real image and the `prompt`, '' where unknown
     f: np.ndarray  # (N, D) features of the generated images
     f_test: np.ndarray  # (M, D) of the real held-out images
@@ -204,7 +205,7 @@ def check_counts(
 
 
 def gather(
-    generated: np.ndarray,  # (N, H, W) uint8
+    generated: np.ndarray,  # (N, H, W[, 3]) uint8
     rows: pd.DataFrame,  # with `id` and `prompt`
     reference: Reference,  # the real images
     features: Features,
@@ -340,7 +341,7 @@ def vae_scores(
     features: Features,
     n: int,  # training images that are reconstructed
 ) -> Reconstruction | None:  # None for a model of pixels
-    "What the VAE of a run costs, on as many training images as were generated."
+    "The reconstruction error of the VAE of a run, on as many training images as were generated."
     if not run.config.latents:
         return None
     vae, reference = saved_vae(run.final()).to(features.device), run_reference(run, split)
@@ -349,7 +350,7 @@ def vae_scores(
 
 # %% ../../nbs/760_scores.ipynb #760-scores-019
 def measure(
-    generated: np.ndarray,  # (N, H, W) uint8
+    generated: np.ndarray,  # (N, H, W[, 3]) uint8
     rows: pd.DataFrame,  # with `id` and `prompt`, '' where unknown
     reference: Reference,  # the real images
     features: Features,

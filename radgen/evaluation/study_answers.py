@@ -28,7 +28,7 @@ class Answer(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     answer: Literal["real", "generated"] | None = None
-    score: Annotated[int, Field(ge=1, le=5)] | None = None  # does it show what the caption says, 5 completely
+    score: Annotated[int, Field(ge=1, le=5)] | None = None  # how well the image shows its caption, 5 completely
     seconds: Annotated[int, Field(ge=0, le=86400)] | None = None  # until the first answer, at most a day
     comment: Annotated[str, Field(max_length=LONGEST)] = ""
 
@@ -71,7 +71,7 @@ class Key:
 def read_key(
     folder: Path,  # written by radgen reader-study build
 ) -> Key:
-    "Open the key of a study; raises `DataError` where the folder is none or its key is damaged."
+    "Open the key of a study; raises `DataError` where the folder is no study or its key is damaged."
     path = folder / "key.json"
     if not path.is_file():
         raise DataError(

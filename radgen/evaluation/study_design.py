@@ -40,7 +40,7 @@ def detectable_accuracy(
         return 1.0
 
     def lack(p):
-        "Power at an accuracy, less what is wanted."
+        "Power at an accuracy, minus the requested power."
         return binom.sf(count - 1, n, p) - power
 
     return float(brentq(lack, 0.5, 1.0))
@@ -140,9 +140,10 @@ LARGEST_PAGE = 300_000_000  # bytes
 def check_page(
     n: int,  # images
     size: int,  # pixels per side
+    channels: int = 1,  # of the images: 1 for grey, 3 for colour
 ) -> None:
     "Raise `ConfigError` where browsers would not open the page of a study."
-    length = n * size**2 * 4 / 3
+    length = n * size**2 * channels * 4 / 3
     if length > LARGEST_PAGE:
         raise ConfigError(
             f"a page of {n} images of {size} pixels is {length / 1e6:,.0f} MB, which browsers do not open: "

@@ -12,7 +12,7 @@ import hashlib
 import io
 from collections import Counter
 from contextlib import redirect_stderr, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,7 @@ class Side:
     option: str  # --real or --fake
     folder: Path
     table: pd.DataFrame = field(repr=False)  # image, id, caption; the last two are '' where unknown
-    grey: Grey = field(default_factory=Grey)  # how values of more than 8 bits are shown
+    grey: Grey = field(default_factory=Grey)  # how values of more than 8 bits are shown, and whether colours stay
     remarks: tuple[str, ...] = ()  # what is known of its captions or its model and may betray the truth
 
 
@@ -60,7 +60,7 @@ def _read_sample_rows(folder: Path) -> pd.DataFrame:
         images = [str(folder / f"{int(i):06d}.png") for i in table["index"]]
         return pd.DataFrame({"image": images, "id": table["id"], "caption": table["prompt"]})
     except (KeyError, ValueError) as e:
-        raise DataError(f"{folder / 'samples.csv'} is not a table of radgen sample ({e}): sample anew.") from None
+        raise DataError(f"{folder / 'samples.csv'} is not a table of radgen sample ({e}): sample again.") from None
 
 # %% ../../nbs/792_study_images.ipynb #792-study-images-024
 def _read_images(folder: Path) -> pd.DataFrame:
@@ -130,7 +130,15 @@ def _sampled_side(option: str, folder: Path, cfg: StudyConfig) -> Side:
     "The images of a model."
     plain = trained_equalized(folder) and not cfg.equalize
     remarks = ("the model was trained on equalised images: give --equalize True.",) if plain else ()
-    return Side(option, folder, _read_sample_rows(folder), remarks=remarks)
+    table = _read_sample_rows(folder)
+    return Side(option, folder, table, Grey(channels=3 if _has_colours(table) else 1), remarks)
+
+
+def _has_colours(table: pd.DataFrame) -> bool:
+    "Whether the first of some generated images is one of colours."
+    with suppress(OSError, IndexError), Image.open(table.image.iloc[0], formats=("PNG",)) as image:
+        return image.mode == "RGB"
+    return False
 
 # %% ../../nbs/792_study_images.ipynb #792-study-images-009
 def read_side(
@@ -155,7 +163,7 @@ def read_side(
 
 # %% ../../nbs/792_study_images.ipynb #792-study-images-011
 def equal_png(
-    pixels: np.ndarray,  # (H, W) uint8
+    pixels: np.ndarray,  # (H, W) or (H, W, 3) uint8
 ) -> bytes:  # of equal length for all images of one size
     "An image as an uncompressed PNG file without metadata."
     buffer = io.BytesIO()
@@ -164,9 +172,9 @@ def equal_png(
 
 
 def through_jpeg(
-    pixels: np.ndarray,  # (H, W) uint8
+    pixels: np.ndarray,  # (H, W) or (H, W, 3) uint8
     quality: int,  # 1..100
-) -> np.ndarray:  # (H, W) uint8
+) -> np.ndarray:  # of the same shape, uint8
     "An image after compression as JPEG."
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
@@ -214,7 +222,7 @@ def usual_side(
     n: int,  # images that are looked at
     seed: int,
 ) -> int:  # pixels; 0 where none can be read
-    "The most frequent shorter side; if sizes vary, one that nine in ten images reach, as long as n remain."
+    "The most frequent shorter side; if fewer than half have it, a size that at least 90% (and n) images reach."
     sides = []
     for image in shuffled(side, seed).image[:n]:
         with suppress(ImageError):
@@ -305,10 +313,12 @@ def draw_images(
     "The images of a study, both sides; raises `DataError` where they cannot be used."
     fake = read_side("--fake", cfg.fake, cfg)
     real = read_side("--real", cfg.real, cfg, fake.table)
+    channels = cfg.channels or max(real.grey.channels, fake.grey.channels)
+    real, fake = (replace(side, grey=replace(side.grey, channels=channels)) for side in (real, fake))
     size = cfg.size or min(usual_side(side, cfg.n // 2, cfg.seed) for side in (real, fake))
     if not size:
         raise DataError(f"no image of {cfg.real} or of {cfg.fake} can be read: give other folders.")
-    check_page(cfg.n, size)
+    check_page(cfg.n, size, channels)
     generated, left_fake = draw_side(fake, size, cfg, [])
     genuine, left_real = draw_side(real, size, cfg, generated)
     same = {d.digest for d in genuine} & {d.digest for d in generated}

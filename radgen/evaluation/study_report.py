@@ -158,7 +158,7 @@ def verdict(
     note = f" Left out, since {few}: {', '.join(left_out)}." if left_out else ""
     shown = f"Mean accuracy {s.accuracy.value:.0%} ({s.accuracy.low:.0%} to {s.accuracy.high:.0%}), p = {s.p:.2g}"
     if s.p < LEVEL:
-        more = "the readers tell generated from real images more often than by chance."
+        more = "the readers distinguish generated from real images more often than by chance."
         less = "the readers take real images for generated ones, and generated for real, more than by chance."
         return f"{shown}: {more if s.accuracy.value > 0.5 else less}{note}"
     n = min(r.answered for r in s.readers if r.reader in s.counted)
@@ -225,11 +225,12 @@ def readers_figure(
 def read_item(
     key: Key,
     item: str,  # number of an image
-) -> np.ndarray:  # (H, W) uint8
+) -> np.ndarray:  # (H, W) uint8, or (H, W, 3)
     "An image of a study; raises `DataError` where it is missing or damaged."
     path = key.folder / "images" / f"{item}.png"
     try:
-        return np.asarray(Image.open(path, formats=("PNG",)).convert("L"))
+        with Image.open(path, formats=("PNG",)) as image:
+            return np.asarray(image.convert("RGB" if image.mode == "RGB" else "L"))
     except (OSError, SyntaxError):
         raise DataError(f"{path} is missing or damaged: bring back the folder that was built.") from None
 
@@ -249,7 +250,7 @@ def fooled_figure(
 def score_study(
     cfg: StudyScoreConfig,
 ) -> StudyScores:  # also in score.json
-    "Evaluate the answers of readers and write the report; raises `DataError` for files that cannot count."
+    "Evaluate the answers of readers and write the report; raises `DataError` for unusable files."
     key = read_key(cfg.study)
     table = read_all(cfg.answers, key)
     scores = study_scores(table, key, cfg.repeats, cfg.seed)

@@ -45,7 +45,7 @@ def wilson(
 def share_of(
     count: int,
     of: int,
-) -> Share | None:  # None of no images
+) -> Share | None:  # None where there are no images
     "A share with Wilson's interval."
     if not of:
         return None
@@ -128,7 +128,7 @@ def answer_matrix(
 def mean_over_readers(
     values: np.ndarray,  # (..., R) NaN where a reader has none
 ) -> np.ndarray:  # (...,) NaN where no reader has one
-    "The mean of those that exist."
+    "The mean of the values that exist."
     given = ~np.isnan(values)
     n = given.sum(-1)
     return np.divide(np.where(given, values, 0).sum(-1), n, out=np.full(n.shape, np.nan), where=n > 0)

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from ..core.devices import pick_device
 from ..core.errors import ConfigError, DataError, stop_signals
 from ..core.figures import save_figure
 from ..core.files import atomic_dir, atomic_path, check_out, file_digest, fingerprint, read_json, write_json
 from ..core.precision import choose_precision, speed_up
+from ..diffusion.card import png_pixels
 from ..diffusion.config import clean_prompt
 from ..diffusion.pipeline import RadGenPipeline
 from ..diffusion.saved import read_index
@@ -115,7 +115,7 @@ def request_settings(
     cfg: SynthesiseConfig,  # with the precision that `auto` became
     run: Run,  # finished
 ) -> dict:
-    "What decides the data set, the content of files included, and its fingerprint."
+    "The settings that decide the data set, the content of files included, with their fingerprint."
     settings = {k: v for k, v in asdict(cfg).items() if k not in ("run", "out", "batch_size", "device")}
     if cfg.mix not in MIXES and Path(cfg.mix).is_file():
         settings["mix"] = {"table": Path(cfg.mix).name, "digest": file_digest(cfg.mix)}
@@ -191,7 +191,7 @@ def check_round(
     for start in range(0, len(found), CHECKED):
         stop_if(signals)
         part = found.iloc[start : start + CHECKED]
-        images = np.stack([np.asarray(Image.open(s.path(i)).convert("L")) for i in part["index"]])
+        images = np.stack([png_pixels(s.path(i), s.pipe.channels) for i in part["index"]])
         requested = s.captions.requested.iloc[part.row].reset_index(drop=True)
         parts.append(s.checks.decide(images, requested))
     decided = pd.concat([found, pd.concat(parts, ignore_index=True)], axis=1)

@@ -112,8 +112,8 @@ FEWEST_HELD_OUT = 20  # validation images behind the bound
 
 
 def training_bound(
-    valid: np.ndarray,  # (M, H, W) uint8
-    train: np.ndarray,  # (K, H, W) uint8
+    valid: np.ndarray,  # (M, H, W[, 3]) uint8
+    train: np.ndarray,  # (K, H, W[, 3]) uint8
     path: Path,  # where the bound is kept
 ) -> float | None:  # None where there are too few images
     "Images with a smaller ratio are near-duplicates of training images."
@@ -127,7 +127,7 @@ def training_bound(
 def earlier_copy(
     files: Sequence[str],  # images, those that were kept before first
     ids: Sequence[str],  # of them
-) -> pd.Series:  # the id of an earlier image that each is a copy of, '' for none
+) -> pd.Series:  # the id of the earlier near-duplicate of each image, '' for none
     "The earlier image of which each image is a near-duplicate."
     table = pd.DataFrame({"id": list(ids), "image": list(files), "split": "train", "keep": True, "reason": ""})
     measured = measure_images(table, workers=1, progress=False)
@@ -142,15 +142,15 @@ class ImageChecks:
     prepared: Prepared
     features: Features
     probe: LabelProbe
-    train: np.ndarray  # (K, H, W) uint8, training images
+    train: np.ndarray  # (K, H, W[, 3]) uint8, training images
     bound: float | None  # of `training_bound`
 
     def decide(
         self,
-        images: np.ndarray,  # (N, H, W) uint8
+        images: np.ndarray,  # (N, H, W[, 3]) uint8
         requested: pd.DataFrame,  # (N, labels) of `requested_labels`
     ) -> pd.DataFrame:  # a row per image: probability, ratio, neighbour, and reason where it is rejected
-        "Check images one by one; copies of each other are found afterwards."
+        "Check images one by one; near-duplicates of each other are found afterwards."
         found = least_shown(self.probe, self.features(images), requested)
         found["ratio"], found["neighbour"] = np.nan, ""
         if self.bound is not None:

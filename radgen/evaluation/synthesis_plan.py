@@ -93,7 +93,7 @@ def ordered_rows(
     key: tuple[int, int],  # seed, and number of the label
     start: int,  # captions that were used before
     count: int,  # captions that are wanted
-) -> Iterator[int]:  # training images, repeated after all of them
+) -> Iterator[int]:  # training images, each once before any is repeated
     "The next captions of a label, in random order."
     for k in range(start // len(rows), -(-(start + count) // len(rows))):
         order = np.random.default_rng([key[0] % 2**63, key[1], k]).permutation(len(rows))

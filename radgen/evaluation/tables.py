@@ -30,7 +30,7 @@ CELL = ["model", "encoder", "pixels", "caption_mode"]
 
 
 def summary(
-    table: pd.DataFrame,  # one row a training
+    table: pd.DataFrame,  # one row per training
 ) -> pd.DataFrame:  # one row per cell, best first: mean, std, lower, upper (95%), seeds, rank, tied (with the best)
     "Means over seeds, their intervals and their order."
     groups = table.groupby(CELL).distance
@@ -46,7 +46,7 @@ def summary(
 
 
 def anova_p(
-    table: pd.DataFrame,  # one row a training
+    table: pd.DataFrame,  # one row per training
     by: Sequence[str] = CELL,  # columns that define the groups
 ) -> float | None:  # None with one seed or one group
     "Probability of at least this spread if all groups had the same mean."
@@ -80,10 +80,10 @@ def cell_text(
 
 
 def grid_lines(
-    table: pd.DataFrame,  # one row a training, all of one size
+    table: pd.DataFrame,  # one row per training, all of one size
     won: bool,  # whether the cells differ
 ) -> list[str]:  # Markdown
-    "The table itself: texts by denoisers."
+    "The table itself: caption modes by denoisers."
     s, encoders = summary(table), table.encoder.nunique()
     s["column"] = [column_name(row, encoders) for _, row in s.iterrows()]
     s["cell"] = [cell_text(row, won) for _, row in s.iterrows()]
@@ -105,7 +105,7 @@ def verdict(
 
 
 def factor_lines(
-    table: pd.DataFrame,  # one row a training, all of one size
+    table: pd.DataFrame,  # one row per training, all of one size
 ) -> list[str]:
     "Means by denoiser, by text and by encoder, of those that vary."
     lines = []
@@ -120,7 +120,7 @@ def factor_lines(
 
 # %% ../../nbs/820_tables.ipynb #820-tables-031
 def size_table(
-    table: pd.DataFrame,  # one row a training, all of one size
+    table: pd.DataFrame,  # one row per training, all of one size
 ) -> str:  # Markdown
     "Cells, and what may be said of their order."
     first, p = table.iloc[0], anova_p(table)
@@ -142,7 +142,7 @@ def size_table(
 
 
 def table_text(
-    table: pd.DataFrame,  # one row a training
+    table: pd.DataFrame,  # one row per training
 ) -> str:  # Markdown
     "The results in the paper's layout, a table per size of image, since each has a real-real baseline of its own."
     return "\n".join(size_table(t) for _, t in table.groupby("pixels"))
@@ -150,7 +150,7 @@ def table_text(
 # %% ../../nbs/820_tables.ipynb #820-tables-027
 def size_axes(
     ax: plt.Axes,
-    table: pd.DataFrame,  # one row a training, all of one size
+    table: pd.DataFrame,  # one row per training, all of one size
 ):
     "One point per training, over the real-real baseline."
     encoders = table.encoder.nunique()
@@ -170,7 +170,7 @@ def size_axes(
 
 
 def table_figure(
-    table: pd.DataFrame,  # one row a training
+    table: pd.DataFrame,  # one row per training
 ) -> plt.Figure:
     "Distances by text, a panel per size of image."
     sizes = list(table.groupby("pixels"))
@@ -191,7 +191,7 @@ def fixed_features(
 
 
 def write_table(
-    table: pd.DataFrame,  # one row a training
+    table: pd.DataFrame,  # one row per training
     folder: Path,
 ):
     "Write results.csv, results.md and results.png."
@@ -204,7 +204,7 @@ def write_table(
 
 def experiment(
     cfg: ExperimentConfig,
-) -> pd.DataFrame:  # one row a training
+) -> pd.DataFrame:  # one row per training
     "Fill the table, cell by cell."
     data = open_data(cells(cfg)[0])  # once, before there are several processes
     cfg = replace(cfg, features=fixed_features(cfg.features), data_path=data.dir)

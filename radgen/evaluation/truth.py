@@ -95,7 +95,7 @@ def size_score(
 
 # %% ../../nbs/745_truth.ipynb #745-truth-010
 def truth_alignment(
-    images: np.ndarray,  # (N, H, W) uint8, generated
+    images: np.ndarray,  # (N, H, W[, 3]) uint8, generated
     rows: pd.DataFrame,  # the `id` each was drawn for and its `prompt`
     p: Prepared,
     split: str,  # whose captions were drawn

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..core.devices import channels_of, split_channels
 from ..core.errors import ConfigError
 from .alignment import auroc
 from .config import FEWEST
@@ -20,30 +21,31 @@ from .results import TSTRScore
 # %% ../../nbs/750_tstr.ipynb #750-tstr-006
 def small_classifier(
     classes: int,
-) -> nn.Module:  # (B, 1, S, S) in -1..1 -> (B, classes), S at least 16
+    channels: int = 1,  # of the images: 1 for grey, 3 for colour
+) -> nn.Module:  # (B, channels, S, S) in -1..1 -> (B, classes), S at least 16
     "Four convolutions and a mean."
-    widths = (1, 16, 32, 64, 64)
+    widths = (channels, 16, 32, 64, 64)
     layers: list[nn.Module] = []
     for a, b in zip(widths, widths[1:]):
         layers += [nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
 
-
+# %% ../../nbs/750_tstr.ipynb #750-tstr-013
 def train_and_score(
-    images: np.ndarray,  # (N, H, W) uint8
+    images: np.ndarray,  # (N, H, W[, 3]) uint8
     labels: np.ndarray,  # (N, C) bool
-    test: np.ndarray,  # (M, H, W) uint8
+    test: np.ndarray,  # (M, H, W[, 3]) uint8
     seed: int,
     steps: int = 300,  # of 64 images
     device: str | torch.device = "cpu",
     size: int = 32,  # pixels per side of its input
 ) -> np.ndarray:  # (M, C) scores
     "Train the small network and apply it to the test images."
-    x, x_test = (resize_to(torch.from_numpy(np.array(a))[:, None], size) for a in (images, test))
+    x, x_test = (resize_to(split_channels(torch.from_numpy(np.array(a))), size) for a in (images, test))
     rng, y = np.random.default_rng(seed), torch.from_numpy(labels).float()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = small_classifier(labels.shape[1])
+        net = small_classifier(labels.shape[1], channels_of(images))
     net = net.to(device)
     opt = torch.optim.AdamW(net.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(opt, 3e-3, total_steps=steps)
@@ -74,11 +76,11 @@ def training_mix(
 
 # %% ../../nbs/750_tstr.ipynb #750-tstr-012
 def train_on_synthetic(
-    generated: np.ndarray,  # (N, H, W) uint8
+    generated: np.ndarray,  # (N, H, W[, 3]) uint8
     asked: np.ndarray,  # (N, C) bool, the concepts that their captions request
-    train: np.ndarray,  # (M, H, W) uint8, real training images
+    train: np.ndarray,  # (M, H, W[, 3]) uint8, real training images
     labels: np.ndarray,  # (M, C) bool
-    test: np.ndarray,  # (K, H, W) uint8, real test images
+    test: np.ndarray,  # (K, H, W[, 3]) uint8, real test images
     truth: np.ndarray,  # (K, C) bool
     seeds: tuple[int, ...] = (0, 1, 2),
     steps: int = 300,
@@ -87,9 +89,9 @@ def train_on_synthetic(
     "Train on generated, on real and on half of each, with as many images; test on real ones."
     n, some = min(len(generated), len(train)), truth.any(0) & ~truth.all(0)
     if n < FEWEST:
-        raise ConfigError(f"{n} images a side are too few to train a classifier.")
+        raise ConfigError(f"{n} images per side are too few to train a classifier.")
     if not some.any():
-        raise ConfigError("no concept tells one test image from another, so no classifier can be tested.")
+        raise ConfigError("no concept distinguishes the test images, so no classifier can be tested.")
     scores = []
     for seed in seeds:
         for name in ("real", "generated", "half of each"):

@@ -98,7 +98,7 @@ def train_cell(
     real, synthetic = chosen_images(cell, len(images.train), len(images.synthetic))
     x = np.concatenate([images.train[real], images.synthetic[synthetic]])
     labels = pd.concat([images.train_labels.iloc[real], images.synthetic_labels.iloc[synthetic]]).to_numpy(copy=True)
-    scores = train_and_score(x, labels, images.test, cell.seed, steps, device, images.test.shape[-1])
+    scores = train_and_score(x, labels, images.test, cell.seed, steps, device, images.test.shape[1])
     return task_scores(images.test_labels, scores)
 
 # %% ../../nbs/842_utility.ipynb #842-utility-002

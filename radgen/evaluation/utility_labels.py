@@ -184,19 +184,19 @@ def synthetic_folder(
 class UtilityImages(NamedTuple):
     "Images and labels of the three kinds; the columns of the labels are the same."
 
-    train: np.ndarray  # (N, S, S) uint8, real training images
+    train: np.ndarray  # (N, S, S[, 3]) uint8, real training images
     train_labels: pd.DataFrame  # (N, C) bool
-    synthetic: np.ndarray  # (M, S, S) uint8
+    synthetic: np.ndarray  # (M, S, S[, 3]) uint8
     synthetic_labels: pd.DataFrame  # (M, C) bool, what their prompts request
-    test: np.ndarray  # (K, S, S) uint8, real test images
+    test: np.ndarray  # (K, S, S[, 3]) uint8, real test images
     test_labels: pd.DataFrame  # (K, C) bool
 
 
 def without_copies(
-    images: np.ndarray,  # (M, S, S) uint8, synthetic
+    images: np.ndarray,  # (M, S, S[, 3]) uint8, synthetic
     rows: pd.DataFrame,  # of the same images
-    train: np.ndarray,  # (N, S, S) uint8
-    test: np.ndarray,  # (K, S, S) uint8
+    train: np.ndarray,  # (N, S, S[, 3]) uint8
+    test: np.ndarray,  # (K, S, S[, 3]) uint8
 ) -> tuple[np.ndarray, pd.DataFrame, int, int]:  # the images that stay, their rows, copies of test and training images
     "Leave out images that equal a test image byte for byte; raises `DataError` where nothing is left."
     found = [image_digest(image) for image in images]

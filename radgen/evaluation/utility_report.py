@@ -53,7 +53,7 @@ def left_out_mixtures(
     real: int,  # training images
     synthetic: int,  # images
 ) -> list[str]:  # sentences
-    "What the numbers of images do not suffice for; raises `ConfigError` where that is every mixture."
+    "Sizes and multiples with too few images; raises `ConfigError` where no mixture is possible."
     sizes, lines = real_sizes(cfg.sizes, real), []
     if min(sizes) * min(cfg.times) > synthetic:
         raise ConfigError(

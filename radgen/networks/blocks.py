@@ -106,7 +106,7 @@ def zero(
 def group_norm(
     channels: int,  # of the feature map
 ) -> GroupNorm:
-    "As many groups as divide the channels, at most 32, of two channels or more."
+    "Group normalisation with as many groups as divide the channels, at most 32, each of two channels or more."
     for groups in (32, 24, 16, 12, 8, 6, 4, 3, 2):
         if channels % groups == 0 and channels // groups >= 2:
             return GroupNorm(groups, channels)

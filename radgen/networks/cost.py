@@ -116,7 +116,7 @@ def block_table(
 
 # %% ../../nbs/550_cost.ipynb #550-cost-017
 DEEP = dict(use_linear_projection=True, attention_head_dim=(5, 10, 20, 20))
-PRETRAINED_UNETS: dict[str, dict] = {  # what differs from the defaults of UNet2DConditionModel, all of them at factor 8
+PRETRAINED_UNETS: dict[str, dict] = {  # changes to the defaults of UNet2DConditionModel; 8 pixels per latent position
     "SD 1.5": dict(cross_attention_dim=768),
     "SD 2.1": dict(cross_attention_dim=1024, **DEEP),
     "SDXL": dict(

@@ -109,7 +109,7 @@ def draw_encoder_arrows(
     vgg: list,  # corners of VGG16's slices, empty for the plain UNet
     downs: list,  # corners of stem or bridges and of the steps down
 ):
-    "Arrows down the half that shrinks; slices of VGG16 are handed over by bridges."
+    "Draw the arrows down the encoder, and those from VGG16's slices through the bridges."
     for i, ((x, y), (x2, y2)) in enumerate(zip(downs, downs[1:]), 1):
         if not vgg or i >= len(vgg):
             draw_arrow(ax, (x + WIDTH / 2, y), (x2 + WIDTH / 2, y2 + HEIGHT))
@@ -121,9 +121,9 @@ def draw_encoder_arrows(
 
 def draw_decoder_arrows(
     ax: plt.Axes,  # where to draw
-    downs: list,  # corners of the half that shrinks
+    downs: list,  # corners of the encoder
     mids: list,  # of the middle
-    ups: list,  # of the half that grows
+    ups: list,  # of the decoder
     out: tuple[float, float],  # of the output
 ):
     "Arrows through the middle and up, and the skips across."

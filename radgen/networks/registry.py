@@ -80,7 +80,7 @@ PRETRAINED = DenoiserEntry("radgen.networks.pretrained_unet:PretrainedUNet")
 
 
 def denoiser_entry(
-    name: str,  # a key of `DENOISERS`, or diffusers: and a pipeline
+    name: str,  # a key of `DENOISERS`, or diffusers:PIPELINE
 ) -> DenoiserEntry:
     "What the value of `--model` stands for."
     return PRETRAINED if is_pipeline(name) else DENOISERS[name]

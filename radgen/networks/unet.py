@@ -165,7 +165,7 @@ SIZES = Registry(
 def halvings(
     preset: str,  # 'paper' or 'radgen'
     sample_size: int,  # pixels per side, counted in patches
-) -> int:  # 3, or for 'radgen' as many as leave 8 pixels or more
+) -> int:  # 3, or for 'radgen' more if they leave 8 pixels or more
     "How often a preset halves an image."
     levels = 3
     if preset == "radgen":

@@ -12,7 +12,7 @@ from typing import Literal
 
 from ..captions.config import LLM, Text, Unanswered, Unstated
 from ..core.options import Count, Natural, options
-from ..data.config import Bound, Bounds, Copies, Leaks, Rule, Unnamed
+from ..data.config import Bound, Bounds, Channels, Copies, Leaks, Rule, Unnamed
 from ..data.source_options import SourceOptions
 
 # %% ../../nbs/396_prepare_options.ipynb #396-prepare-options-006
@@ -22,8 +22,8 @@ class PrepareConfig(SourceOptions):
 
     out: Path  # prepared folder to write
     _: KW_ONLY
-    # most frequent concepts to keep (paper: 10), or knee for the knee of the curve; where the data have
-    # no concepts and --concepts is auto, no image is dropped for those that its caption names
+    # most frequent concepts to keep (paper: 10), or knee for the knee of the curve; concepts that
+    # --concepts auto reads from captions drop no image
     k: Natural | Literal["knee"] = 10
     rule: Rule = "all"  # keep an image if all its concepts are chosen (paper) or if any is
     include: tuple[str, ...] = ()  # CUIs chosen whatever their rank
@@ -45,8 +45,9 @@ class PrepareConfig(SourceOptions):
     llm: LLM = "smollm2"
     llm_device: str = "auto"  # where a model of this process runs: auto, cuda, cuda:N, mps or cpu
     unanswered: Unanswered = "stop"  # where a response is missing: stop, or let the rules write
-    text: Text = "caption"  # of a report, read the impression, or the findings where it has none
+    text: Text = "caption"  # captions, or radiology reports: of a report the impression is read, else the findings
     allow_shorter: bool = False  # whether a language model may leave findings out
     unstated: Unstated = "unspecified"  # last words of a caption without a finding; normal as in the paper
     engine: Literal["local", "ray"] = "local"  # this machine's processes, or Ray
     workers: Count | None = None  # processes, one per core
+    channels: Channels = 1  # 1 for grey; 3 keeps colours (Doppler, endoscopy, fundus), also in training and samples

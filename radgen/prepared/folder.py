@@ -22,9 +22,9 @@ from ..captions.modes import caption_texts
 from ..core.errors import DataError
 from ..core.files import atomic_path, file_digest, fingerprint, read_json
 from ..data.cells import is_table
-from ..data.config import Grey
+from ..data.config import Channels, Grey
 from ..data.folders import is_prepared
-from ..data.images import load_grey
+from ..data.images import load_image
 from ..data.source_options import SourceOptions
 from ..data.sources import source_files
 from ..data.tables import names_file
@@ -67,29 +67,37 @@ def input_fingerprint(
     return fingerprint(tables, others)
 
 # %% ../../nbs/397_prepared.ipynb #397-prepared-012
+def _equalized(image: Image.Image) -> Image.Image:
+    "An image with an equalised histogram, in colour that of the luminance: the hues stay."
+    if image.mode == "L":
+        return ImageOps.equalize(image)
+    luminance, *chroma = image.convert("YCbCr").split()
+    return Image.merge("YCbCr", (ImageOps.equalize(luminance), *chroma)).convert("RGB")
+
+
 def fit_square(
-    grey: np.ndarray,  # (H, W) uint8
+    pixels: np.ndarray,  # (H, W) or (H, W, 3) uint8
     size: int,  # pixels per side
     equalize: bool = False,  # equalise the histogram
-) -> np.ndarray:  # (size, size) uint8
+) -> np.ndarray:  # (size, size) or (size, size, 3) uint8
     "The centre square of an image, antialiased and optionally equalised, as the networks read it."
-    image = ImageOps.fit(Image.fromarray(grey), (size, size), Image.Resampling.LANCZOS)
-    return np.asarray(ImageOps.equalize(image) if equalize else image)
+    image = ImageOps.fit(Image.fromarray(pixels), (size, size), Image.Resampling.LANCZOS)
+    return np.asarray(_equalized(image) if equalize else image)
 
 
 def square_image(
     path: str,  # of the image, see `load_grey`
     size: int,  # pixels per side
     equalize: bool = False,  # equalise the histogram
-    grey: Grey = Grey(),  # how its values are shown
-) -> np.ndarray:  # (size, size) uint8
+    grey: Grey = Grey(),  # how its values are shown, and whether colours stay
+) -> np.ndarray:  # (size, size) uint8, or (size, size, 3) where colours stay
     "Decode one image: centre square, antialiased, optionally equalised."
-    return fit_square(load_grey(path, grey), size, equalize)
+    return fit_square(load_image(path, grey), size, equalize)
 
 
 def _write_array(path: Path, files: list[str], size: int, equalize: bool, grey: Grey, what: str):
     "Decode images into a .npy file; the memory map is closed when this returns, as Windows needs before a rename."
-    array = np.lib.format.open_memmap(path, "w+", np.uint8, (len(files), size, size))
+    array = np.lib.format.open_memmap(path, "w+", np.uint8, (len(files), size, size, *grey.axes))
     decode = partial(square_image, size=size, equalize=equalize, grey=grey)
     with ThreadPoolExecutor() as pool:
         images = pool.map(decode, files)
@@ -111,8 +119,13 @@ class Prepared:
 
     @property
     def grey(self) -> Grey:
-        "How the values of the images are shown."
+        "How the values of the images are shown, and whether colours stay."
         return Grey(**self.manifest.get("grey", {}))
+
+    @property
+    def channels(self) -> Channels:
+        "1 for grey images, 3 for colour."
+        return self.grey.channels
 
     def rows(self, split: str) -> pd.DataFrame:
         "The kept rows of a split, in the order of `images` and `texts`."
@@ -123,7 +136,7 @@ class Prepared:
         return caption_texts(self.rows(split), mode, self.names)
 
     def images(self, split: str, size: int, equalize: bool = False) -> np.ndarray:
-        "(N, size, size) uint8, memory-mapped; made at the first call."
+        "(N, size, size) uint8, in colour (N, size, size, 3), memory-mapped; made at the first call."
         path = self.dir / "arrays" / f"{split}-{size}{'-equalized' if equalize else ''}.npy"
         if not path.exists():
             files = self.rows(split).image.tolist()

@@ -130,11 +130,12 @@ def plot_funnel(
 def content_fingerprint(
     table: pd.DataFrame,  # after all stages
     names: dict[str, str],  # CUI -> name
+    channels: int = 1,  # of the images
 ) -> str:  # 16 hexadecimal digits
     "Identify what training sees: the kept rows with their texts and, by entropy and brightness, their pixels."
     kept = table.loc[table.keep, ["id", "split", "caption", "cuis", "transformed", "entropy", "brightness"]]
     kept["cuis"] = [[(cui, names.get(cui, "")) for cui in cuis] for cuis in kept.cuis]
-    return fingerprint(kept.values.tolist())
+    return fingerprint(kept.values.tolist(), *([channels] if channels > 1 else []))
 
 # %% ../../nbs/399_prepare.ipynb #399-prepare-010
 def examples_figure(
@@ -206,6 +207,8 @@ def make_manifest(
     "What the result depends on, and its fingerprint."
     fields: dict = asdict(cfg)  # type: ignore[call-overload]
     options = {name: _whole(value) for name, value in fields.items() if name not in TIME_ONLY}
+    if cfg.channels == 1:  # as all folders before there were colours
+        del options["channels"]
     manifest = dict(
         version=VERSION,
         config=options,
@@ -238,9 +241,9 @@ def write_prepared(
     kept = table[table.keep].split.value_counts()
     result = dict(
         selected=curated.selected,
-        grey=asdict(curated.grey),  # type: ignore[call-overload]
+        grey=curated.grey.recorded(),
         rows={split: int(kept.get(split, 0)) for split in SPLITS},
-        content=content_fingerprint(table, curated.names),
+        content=content_fingerprint(table, curated.names, curated.grey.channels),
     )
     write_json(folder / "manifest.json", {**manifest, **result})
 
@@ -259,7 +262,7 @@ def prepare(
     print(f"{rows.to_string(index=False)}\n", file=sys.stderr)
     if (curated.table.keeper != "").any():
         report = copies_report(curated.table).to_string()
-        print(f"Images that occur more than once (copies.csv; --copies {cfg.copies}):\n{report}\n", file=sys.stderr)
+        print(f"Near-duplicates (copies.csv; --copies {cfg.copies}):\n{report}\n", file=sys.stderr)
     with atomic_dir(cfg.out) as folder:
         write_prepared(folder, curated, rows, manifest, cfg)
     return load_prepared(cfg.out)

@@ -9,7 +9,7 @@ __all__ = ['SLICE', 'Stage', 'BLOCK', 'HINTS', 'MISSING', 'OTHERWISE', 'measure_
 # %% ../../nbs/398_stages.ipynb #398-stages-004
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -119,7 +119,7 @@ def _run_block(stage: Stage, rows: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../../nbs/398_stages.ipynb #398-stages-013
 def run_stage(
-    stage: Stage,  # looks at each row for itself; at the top level of a module or a partial of such
+    stage: Stage,  # processes each row independently; a function at the top level of a module, or a partial of one
     table: pd.DataFrame,
     engine: str = "local",  # local, or ray for blocks of rows under Ray Data
     workers: int | None = None,  # cores that a Ray started here takes; None for all
@@ -177,7 +177,7 @@ def _require_training_rows(data: RawData, source: Path):
     if (data.table.split == "train").any():
         return
     splits = ", ".join(sorted(set(data.table.split)))
-    why = f"all of its rows are of {splits}; give --split-column hash to deal them" if splits else "it has none"
+    why = f"all of its rows are of {splits}; give --split-column hash to assign them" if splits else "it has none"
     of_train = data.rejects[data.rejects.split == "train"]
     reasons = reason_kind((of_train if len(of_train) else data.rejects).reason).value_counts()
     if len(of_train) or (len(reasons) and not splits):
@@ -201,8 +201,8 @@ class Curated:
 
 
 def _grey(cfg: PrepareConfig, table: pd.DataFrame) -> Grey:
-    "How image values are shown; with the window `dataset`, one range is measured on the training images."
-    grey = grey_of(cfg)
+    "How values are shown, and whether colours stay; one range for the data set is measured on the training images."
+    grey = replace(grey_of(cfg), channels=cfg.channels)
     if grey.window != "dataset":
         return grey
     return replace(grey, range=measure_range(table.image[table.keep & (table.split == "train")].tolist(), grey))
@@ -215,12 +215,12 @@ def _measured(cfg: PrepareConfig, table: pd.DataFrame, grey: Grey) -> pd.DataFra
     else:
         measure = partial(measure_images, workers=1, progress=False, grey=grey)
     run = partial(run_stage, measure, engine=cfg.engine, workers=cfg.workers)
-    name = fingerprint(str(cfg.data_path), MEASURES_VERSION, asdict(grey))
+    name = fingerprint(str(cfg.data_path), MEASURES_VERSION, replace(grey, channels=1).recorded())
     return measure_new(run, table, cache_dir() / "measures" / f"{name}.parquet")
 
 # %% ../../nbs/398_stages.ipynb #398-stages-018
 def read_source(
-    cfg: PrepareConfig,  # with an absolute path of what is on disk
+    cfg: PrepareConfig,  # with an absolute data_path if the data are on disk
     n: int | None = None,  # at most so many rows of a table, None for all
 ) -> RawData:
     "The data with captions and concepts; raises `DataError` where no training row can be used."
@@ -254,7 +254,7 @@ def _selected(cfg: PrepareConfig, data: RawData, counts: pd.DataFrame) -> tuple[
 
 # %% ../../nbs/398_stages.ipynb #398-stages-020
 def run_stages(
-    cfg: PrepareConfig,  # with an absolute path of what is on disk
+    cfg: PrepareConfig,  # with an absolute data_path if the data are on disk
 ) -> Curated:
     "Read, count, select, measure, filter, drop leaks and near-duplicates, rewrite. Source: paper, pipeline 1-4."
     data = read_source(cfg)
@@ -267,7 +267,7 @@ def run_stages(
     table = drop_leaks(table, cfg.groups)
     require_rows(table, after="dropping groups that are in a later split")
     table = drop_copies(find_copies(table, cfg.workers, grey=grey), cfg.copies)
-    require_rows(table, after="dropping copies")
+    require_rows(table, after="dropping near-duplicates")
     cache = cache_dir() / "captions.jsonl"
     table = transform_captions(
         table, data.names, cfg.llm, cache, cfg.llm_device, cfg.unanswered, cfg.allow_shorter, cfg.unstated

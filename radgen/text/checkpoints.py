@@ -98,7 +98,7 @@ def encoder_on_disk(
 
 # %% ../../nbs/410_checkpoints.ipynb #410-checkpoints-018
 def encoder_source(
-    # a name in `ENCODERS`, an id of the hub (owner/name), a folder saved by transformers, or diffusers: and a pipeline
+    # a name in `ENCODERS`, an id of the hub (owner/name), a folder saved by transformers, or diffusers:PIPELINE
     name: str,
     weights: bool = True,  # False where the tokenizer is enough
 ) -> str:  # folder that holds configuration, tokenizer and weights

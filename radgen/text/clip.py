@@ -24,6 +24,7 @@ from transformers import AddedToken, CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from ..core.devices import split_channels
 from ..core.errors import ConfigError, DataError
 from ..core.files import atomic_dir
 from ..prepared.folder import Prepared
@@ -86,7 +87,7 @@ def small_clip(
 class Pairs:
     "The images of a split and their captions, each distinct caption once."
 
-    images: np.ndarray  # (N, S, S) uint8, memory-mapped
+    images: np.ndarray  # (N, S, S[, 3]) uint8, memory-mapped
     caption: torch.Tensor  # (N,) int64, which of the U captions an image has
     ids: torch.Tensor  # (U, L) int64, tokens
     mask: torch.Tensor  # (U, L) int64, 1 at real tokens
@@ -105,17 +106,17 @@ class Pairs:
         self,
         i: Any,  # (B,) which images
         device: torch.device | str,
-        crop: Callable[[torch.Tensor], torch.Tensor] | None = None,  # changes one image, (1, S, S)
+        crop: Callable[[torch.Tensor], torch.Tensor] | None = None,  # changes one image, (C, S, S)
     ) -> torch.Tensor:  # (B, 3, S, S) float
         "Images as the image tower takes them."
-        x = torch.from_numpy(self.images[np.asarray(i)]).to(device)[:, None]
+        x = split_channels(torch.from_numpy(self.images[np.asarray(i)]).to(device))
         if crop is not None:
             x = torch.stack([crop(image) for image in x])
         return v2.functional.normalize(x.expand(-1, 3, -1, -1) / 255, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
 
 # %% ../../nbs/440_clip.ipynb #440-clip-024
 def make_pairs(
-    images: np.ndarray,  # (N, S, S) uint8 at the model's size
+    images: np.ndarray,  # (N, S, S[, 3]) uint8 at the model's size
     texts: list[str],  # one per image
     tokenizer: CLIPTokenizer,  # of `load_clip`
 ) -> Pairs:

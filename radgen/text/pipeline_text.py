@@ -25,7 +25,7 @@ class PipelineTowers:
 
     def __init__(
         self,
-        name: str,  # diffusers: and a folder or OWNER/NAME
+        name: str,  # diffusers:FOLDER or diffusers:OWNER/NAME
         device: str | torch.device = "cpu",  # where it runs
         precision: str = "auto",  # of its matrix products, as for `choose_precision`
     ):
@@ -84,7 +84,7 @@ class PipelineText(PipelineTowers):
 
 # %% ../../nbs/428_pipeline_text.ipynb #428-pipeline-text-010
 def make_encoder(
-    name: str,  # as for `TextEncoder`, or diffusers: and a pipeline
+    name: str,  # as for `TextEncoder`, or diffusers:PIPELINE
     max_length: int = 64,  # tokens a caption is cut to; a pipeline decides it itself
     device: str | torch.device = "cpu",  # where it runs
     precision: str = "auto",  # of its matrix products

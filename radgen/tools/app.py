@@ -170,7 +170,7 @@ def _request_column(gr, answers: Answers, shown: list[list]) -> Request:
         label="Concepts",
         info="what the image must show; they take precedence over the caption",
     )
-    transform = gr.Checkbox(True, label="Bring the caption into the form of the training texts")
+    transform = gr.Checkbox(True, label="Bring the caption into the form of the training captions")
     read = gr.Textbox(text, label="What the model reads", interactive=False, lines=2)
     note = gr.Markdown(answers.note(text), elem_id="note")
     with gr.Row():
@@ -206,11 +206,11 @@ OPINION = (
 )
 MISSING = (
     "The training data of this model are not on this machine, so that no image can be compared with real ones: it may"
-    " be nearly a copy of one, or lack what was requested."
+    " be a near-duplicate of one, or lack what was requested."
 )
 WARNING = (
     "**Synthetic, not for diagnosis.** {model} at {size} px. A generated image may lack what was requested, or be"
-    " nearly a copy of a training image."
+    " a near-duplicate of a training image."
 )
 
 

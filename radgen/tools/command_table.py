@@ -48,12 +48,12 @@ class Group:
 
     text: str  # what they have in common, for --help
     commands: dict[str, Command]
-    usual: str = ""  # the subcommand that is meant where an option follows at once; '' for none
+    usual: str = ""  # the subcommand that is used where none is named; '' for none
 
 # %% ../../nbs/938_command_table.ipynb #938-command-table-029
 TABLE = (commands.run_experiment, commands.show_table)
 CAPTIONS = Group(
-    "Rewrite the captions of a data set without its images, or count what a rewriting did to the facts.\n"
+    "Rewrite the captions of a data set without its images, or count how rewriting changed the facts.\n"
     "Example: radgen captions rewrite --data-path ROCOv2 --llm rules --out work/rewritten",
     {
         "rewrite": Command(
@@ -86,7 +86,7 @@ STUDY = Group(
             StudyConfig,
             commands.run_study,
             commands.show_study,
-            "Make the page for the readers, the key and the design; meant where no subcommand is named.\n"
+            "Make the page for the readers, the key and the design; used where no subcommand is named.\n"
             "Example: radgen reader-study build --real work/rocov2 --fake runs/first --n 60 --out studies/first",
         ),
         "score": Command(
@@ -197,7 +197,7 @@ COMMANDS |= {
         EvaluateConfig,
         commands.run_evaluate,
         None,
-        "Evaluate the samples of a run, or a folder of images that were drawn by anything, and write the report.\n"
+        "Evaluate the samples of a run, or a folder of images of any model, and write the report.\n"
         "Example: radgen evaluate --run runs/first, or: radgen evaluate --images drawn --data work/rocov2",
     ),
     "leaderboard": Command(
@@ -231,6 +231,6 @@ COMMANDS |= {
         AppConfig,
         commands.run_app,
         None,
-        "A web page on this machine that draws captions.\nExample: radgen app runs/first",
+        "A web page on this machine that generates images for captions.\nExample: radgen app runs/first",
     ),
 }

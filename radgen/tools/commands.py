@@ -41,7 +41,7 @@ def run_doctor(cfg: DoctorConfig) -> dict:
 
 
 def run_demo(cfg: DemoConfig) -> Any:
-    "All stages on the embedded phantoms."
+    "All stages on phantoms."
     from radgen.tools.demo import demo
 
     return demo(cfg)
@@ -166,7 +166,7 @@ def run_study_score(cfg: StudyScoreConfig) -> Any:
 
     return score_study(cfg)
 
-# %% ../../nbs/935_commands.ipynb #935-commands-019-1
+# %% ../../nbs/935_commands.ipynb #935-commands-021
 def run_utility(cfg: UtilityConfig) -> dict:
     "Train classifiers on real and on synthetic images."
     from radgen.evaluation.utility_report import utility
@@ -182,7 +182,7 @@ def run_experiment(cfg: ExperimentConfig) -> list[dict]:
 
 
 def run_app(cfg: AppConfig) -> None:
-    "Serve the page."
+    "Serve the web page of a run."
     from radgen.tools.app import serve
 
     serve(cfg)
@@ -194,7 +194,7 @@ def show_folder(result: dict) -> str:
 
 
 def show_text(result: dict) -> str:
-    "A text that is its own description."
+    "The text of a command whose result is a text."
     return result["text"]
 
 
@@ -268,9 +268,14 @@ def resolved(
 ) -> dict:  # name of the option -> value; for experiments also `plan`, for a preparation `preview`
     "Every option as it would be used."
     if isinstance(cfg, TrainConfig):
+        from radgen.data.folders import is_prepared
+        from radgen.prepared.folder import load_prepared
+        from radgen.training.batches import with_channels
         from radgen.training.run import as_begun, resolve
 
         cfg = resolve(as_begun(cfg))
+        if is_prepared(cfg.data_path):
+            cfg = with_channels(cfg, load_prepared(cfg.data_path))
     found = asdict(cfg)
     if isinstance(cfg, ExperimentConfig):
         from radgen.evaluation.experiments import devices, plan

@@ -45,7 +45,7 @@ def _version(name: str) -> str:
 
 
 def packages() -> dict[str, str]:  # distribution -> version, '' where it is not installed
-    "Versions of what results depend on."
+    "Versions of the packages that results depend on."
     return {name: _version(name) for name in PACKAGES}
 
 
@@ -223,7 +223,7 @@ def _weights_text(row: dict) -> str:
 def doctor_text(
     found: dict,  # of `doctor`
 ) -> str:
-    "The same for people."
+    "The result of `doctor` as readable text."
     m = found["machine"]
     here = "; ".join(f"{name}: {', '.join(paths)}" for name, paths in found["folders"].items() if paths)
     lines = [

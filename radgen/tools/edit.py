@@ -146,7 +146,7 @@ def edit(
     pipe = run.pipeline(device)
     pipe.set_progress_bar_config(desc="drawing", leave=False)
     mask = None if cfg.mask is None else str(cfg.mask)
-    given = read_given(str(cfg.image), mask, pipe.image_size, pipe.config.equalize)
+    given = read_given(str(cfg.image), mask, pipe.image_size, pipe.config.equalize, pipe.channels)
     images = edited_images(pipe, cfg, way)
     record = edit_record(cfg, run, way, images)
     out = edit_folder(cfg, run, record)

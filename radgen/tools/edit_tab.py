@@ -112,7 +112,7 @@ def edit_inputs(gr: Any) -> list:
     way = gr.Radio(list(WAYS), value=WAYS[0], label="Change it")
     before = gr.Textbox("", label="What the image shows", max_length=LONGEST, info="from one prompt to another")
     after = gr.Textbox("", label="What it should show", max_length=LONGEST)
-    transform = gr.Checkbox(True, label="Bring the prompts into the form of the training texts")
+    transform = gr.Checkbox(True, label="Bring the prompts into the form of the training captions")
     strength = gr.Slider(0, 1, USUAL[WAYS[0]], step=0.05, label="Strength", info="0 returns the image, 1 draws it anew")
     way.change(usual_strength, way, strength, show_progress="hidden", api_visibility="private")
     with gr.Row():

@@ -67,12 +67,14 @@ def write_width(
         write_json(run.dir / "config.json", {**read_config(run.dir), "ema_width": width})
     return error
 
-
+# %% ../../nbs/905_ema.ipynb #905-ema-029
 def pipeline_options(
     pipe: RadGenPipeline,
 ) -> dict:  # arguments of `RadGenPipeline` beside denoiser and scheduler
     "What a pipeline records."
-    return {name: pipe.config[name] for name in ("encoder", "max_length", "equalize", "about", "latent_scale")}
+    return {
+        name: pipe.config[name] for name in ("encoder", "max_length", "equalize", "about", "latent_scale", "channels")
+    }
 
 # %% ../../nbs/905_ema.ipynb #905-ema-012
 @dataclass
@@ -236,6 +238,6 @@ def ema_text(
     if "folder" in result:
         lines.append(
             f"{result['folder']} holds the EMA of width {result['width']:g} "
-            f"(relative error of its profile {result['error']:.1%}): sample and evaluate anew."
+            f"(relative error of its profile {result['error']:.1%}): sample and evaluate again."
         )
     return "\n".join(lines)

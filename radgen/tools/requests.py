@@ -91,7 +91,7 @@ def training_text(
     concepts: list[str],  # names that were picked
     run: Run,  # whose caption mode and names of concepts count
 ) -> str:  # the text that conditions the model
-    "Bring a visitor's caption into the form of the training texts; raises `ConfigError` where it is empty."
+    "Bring a visitor's caption into the form of the training captions; raises `ConfigError` where it is empty."
     names = names_of(run)
     if (caption or "").strip() or not concepts:
         caption = clean_prompt(caption or "")
@@ -163,7 +163,8 @@ class References:
     ) -> tuple[list[tuple[Image.Image, str]], pd.DataFrame]:
         """Nearest training images, and the concepts that the probe sees.
 
-        The first is, for each image, (training image, 'share of held-out images that are as near to one: its ID').
+        The first has a pair for each image: the nearest training image, and 'SHARE: ID', its ID after the share of
+        held-out images that are at least as near to a training image.
         """
         features = self.features(np.stack([np.asarray(image) for image in generated]))
         near = []

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['WARM_UP', 'batch_indices', 'StepNoise', 'drawn_times', 'draw_noise', 'step_noise', 'random_crop', 'clean_images',
-           'lr_factor', 'prepared_folder', 'open_data', 'pinned', 'Batches', 'training_images', 'make_batches',
-           'prefetch', 'denoiser_of', 'initial_model']
+           'lr_factor', 'prepared_folder', 'open_data', 'with_channels', 'pinned', 'Batches', 'training_images',
+           'make_batches', 'prefetch', 'denoiser_of', 'initial_model']
 
 # %% ../../nbs/655_batches.ipynb #655-batches-004
 import math
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,12 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core.devices import index_generator, to_unit
+from ..core.devices import index_generator, split_channels, to_unit
 from ..core.files import fingerprint
 from ..core.pipelines import is_pipeline
 from ..data.folders import is_prepared
-from ..diffusion.latents import LatentSpace
+from ..diffusion.latents import LatentSpace, check_colour
 from ..diffusion.process import draw_times
+from ..diffusion.saved import open_vae
 from ..networks.pretrained import vgg16_features
 from ..networks.registry import denoiser_entry, make_denoiser
 from ..networks.vgg_unet import load_vgg_weights
@@ -122,11 +123,11 @@ def step_noise(
 
 # %% ../../nbs/655_batches.ipynb #655-batches-011
 def random_crop(
-    x: torch.Tensor,  # (B, 1, S, S) float
+    x: torch.Tensor,  # (B, C, S, S) float
     size: int,  # pixels per side of the result
     smallest: float,  # smallest share of the area kept; 1 only resizes
     u: torch.Tensor,  # (B, 3) 0..1, on x's device
-) -> torch.Tensor:  # (B, 1, size, size)
+) -> torch.Tensor:  # (B, C, size, size)
     "Random square crops of a batch, resampled bilinearly. Source: paper, diffusion."
     B = len(x)
     side = (smallest + (1 - smallest) * u[:, 0]).sqrt()
@@ -139,13 +140,13 @@ def random_crop(
 # %% ../../nbs/655_batches.ipynb #655-batches-032
 def clean_images(
     cfg: ResolvedConfig,
-    images: torch.Tensor,  # (B, S, S) uint8, or moments (B, 2C, h, w) of latents, on a device
+    images: torch.Tensor,  # (B, S, S) or (B, S, S, 3) uint8, or moments (B, 2C, h, w) of latents, on a device
     noise: StepNoise,  # of these images, on the same device
     space: LatentSpace | None = None,  # of the latents; None for pixels
-) -> torch.Tensor:  # (B, 1, H, W) in -1..1, or (B, C, h, w)
+) -> torch.Tensor:  # (B, 1 or 3, H, W) in -1..1, or (B, C, h, w)
     "The clean images of a step: random crops, or draws of latents."
     if space is None:
-        return random_crop(to_unit(images)[:, None], cfg.image_size, cfg.crop, noise.crop)
+        return random_crop(to_unit(split_channels(images)), cfg.image_size, cfg.crop, noise.crop)
     return space.draw(images, noise.draw)
 
 # %% ../../nbs/655_batches.ipynb #655-batches-014
@@ -157,7 +158,7 @@ def lr_factor(
     total: int,  # optimiser steps of the run
     schedule: str,  # 'constant_linear' (paper), 'warmup_linear' or 'warmup_cosine'
     frozen_share: float = 0.0,  # share of the run in which the factor is zero
-) -> float:  # multiplies the peak rate, 0..1
+) -> float:  # multiplies the peak learning rate, 0..1
     """Learning-rate schedule. Source: paper, diffusion (constant for half, then linear to 0);
     Loshchilov and Hutter 2017 (cosine)."""
     if step < frozen_share * total:
@@ -192,6 +193,16 @@ def open_data(
         print(f"{cfg.data_path} was prepared with k = {k}: that holds, not --k {cfg.k}.", file=sys.stderr)
     return prepared
 
+
+def with_channels(
+    cfg: ResolvedConfig,
+    prepared: Prepared,  # the data
+) -> ResolvedConfig:  # with the channels of its images
+    "Grey or colour, as the data were prepared; raises `ConfigError` for colours and a VAE of grey images."
+    if cfg.latents and prepared.channels > 1:
+        check_colour(cfg.latents, open_vae(cfg.latents), prepared.channels)
+    return replace(cfg, channels=prepared.channels)
+
 # %% ../../nbs/655_batches.ipynb #655-batches-024
 def pinned(
     images: torch.Tensor,
@@ -205,12 +216,13 @@ def pinned(
 class Batches:
     "Training images and their captions, addressed by step."
 
-    images: np.ndarray  # (N, S, S) uint8, S a quarter more than the image size; or moments (N, 2C, h, w) of latents
+    # (N, S, S) or (N, S, S, 3) uint8, S a quarter more than the image size; or moments (N, 2C, h, w) of latents
+    images: np.ndarray
     store: EmbeddingStore  # vectors of all texts
     rows: np.ndarray  # (N,) place of each image's text in the store
     cfg: ResolvedConfig
     processes: int = 1  # that share a step
-    rank: int = 0  # this one's number
+    rank: int = 0  # number of this process
     pin: bool = False  # whether batches go to a GPU
     shares: np.ndarray | None = None  # (N,) of the draws; each image once per epoch where None
     space: LatentSpace | None = None  # of the latents; None for pixels
@@ -256,7 +268,7 @@ def make_batches(
     prepared: Prepared,  # where images and texts come from
     device: torch.device | str = "cpu",  # where the text encoder runs, if a text is new
     processes: int = 1,  # that share a step
-    rank: int = 0,  # this one's number
+    rank: int = 0,  # number of this process
 ) -> Batches:
     """Open the training images and the embeddings of their texts, making what is missing; raises `ConfigError` where
     the draws cannot be balanced."""
@@ -296,7 +308,8 @@ def denoiser_of(
     **options,  # of the denoiser, beside those that follow from `cfg`
 ) -> nn.Module:
     "The denoiser that the options specify, with random weights."
-    options = {"attention_max": cfg.attention_max, "in_channels": cfg.latent_channels or None, **options}
+    channels = cfg.map_shape[0]
+    options = {"attention_max": cfg.attention_max, "in_channels": channels if channels > 1 else None, **options}
     return make_denoiser(cfg.model, cfg.recipe, cfg.size, cfg.map_shape[1], cfg.patch, **options)
 
 

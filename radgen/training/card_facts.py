@@ -75,6 +75,8 @@ def card_options(
 ) -> dict:  # option -> value
     "The options that the card lists; the VAE by its name, since its path exists on one machine only."
     options = {name: getattr(cfg, name) for name in ON_CARD}
+    if cfg.channels > 1:
+        options["channels"] = cfg.channels
     if cfg.latents:
         place = Path(cfg.latents)
         name = (

@@ -45,7 +45,7 @@ class CheckpointState:
 def run_fingerprint(
     run: Path,  # run folder
 ) -> str:
-    "The fingerprint of the fixed options and data of a run, of a denoiser or of a VAE."
+    "The fingerprint of the fixed options and data of a run that trains a denoiser or a VAE."
     return read_json(run / "config.json").get("id") or read_config(run)["id"]
 
 
@@ -124,7 +124,7 @@ def check_checkpoint(
         if not (path / part).exists():
             raise DataError(f"{path}/{part} is missing")
         if file_digest(path / part) != state.sha256.get(part):
-            raise DataError(f"{path}/{part} does not have the sha256 that was written down")
+            raise DataError(f"{path}/{part} does not have the recorded sha256")
     return state
 
 # %% ../../nbs/650_checkpoints.ipynb #650-checkpoints-020

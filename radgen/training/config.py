@@ -25,6 +25,7 @@ from radgen.core.options import (
     Whole,
     options,
 )
+from ..data.config import Channels
 from ..diffusion.config import Interval, SamplerName, Scale, Steps, UpToOne
 from ..networks.registry import DENOISER_CHOICES, denoiser_name
 
@@ -120,7 +121,7 @@ class ObjectiveOptions(ModelOptions):
     # muon orthogonalises the updates of matrices and convolutions, AdamW updates the rest [recipe]
     optimizer: OptimizerName | None = None
     lr: PeakRate | None = None  # peak learning rate [optimizer, recipe and size]
-    # course of the learning rate [recipe]
+    # schedule of the learning rate [recipe]
     lr_schedule: Literal["constant_linear", "warmup_linear", "warmup_cosine"] | None = None
     # attention where feature maps are at most this many pixels per side [recipe and size]
     attention_max: Natural | None = None
@@ -135,8 +136,8 @@ class LoopOptions(ObjectiveOptions):
     # draws weighted by inverse frequency: image types or concepts; none draws each image once per epoch
     balance: Literal["none", "types", "concepts"] = "none"
     text_drop: Probability = 0.1  # probability that a sample loses its text
-    # width of the EMA that becomes the finished model, relative to the length of the run, and changed afterwards by
-    # radgen ema; 0 for an EMA of decay --ema-decay [recipe]
+    # width of the EMA that becomes the finished model, relative to the length of the run; radgen ema
+    # can change it afterwards; 0 for an EMA of decay --ema-decay [recipe]
     ema_width: EmaWidth | None = None
     ema_decay: Probability = 0.9999  # decay of the EMA after its warm-up, where --ema-width is 0
     grad_accum: Count = 1  # batches per optimiser step
@@ -161,7 +162,7 @@ class TrainConfig(LoopOptions):
     preview_every: Natural | None = None  # images between grids of samples, 0 for none; by default ten epochs
     # images between rows of metrics.csv; by default a thousandth of the run, and at least 120
     log_every: Count | None = None
-    # keeps the curves as well, none for metrics.csv alone; by default tensorboard where it is installed
+    # program that keeps the curves as well, or none for metrics.csv alone; by default tensorboard where it is installed
     log_with: Literal["tensorboard", "wandb", "mlflow", "none"] | None = None
     seed: Whole = 0  # decides everything random
     runs: Path = Path("runs")  # folder of all runs
@@ -187,6 +188,7 @@ class ResolvedConfig(TrainConfig):
     equalize: bool = False
     crop: Share = 0.9
     ema_width: EmaWidth = 0.05
+    channels: Channels = 1  # of the images of the prepared folder: 1 for grey, 3 for colour
     latent_channels: Natural = 0  # of the VAE; 0 where pixels are trained on
     latent_factor: Count = 1  # pixels per side of a position of the latents
     vae_weights: str | None = None  # fingerprint of the VAE's weights
@@ -196,7 +198,7 @@ class ResolvedConfig(TrainConfig):
     @property
     def map_shape(self) -> tuple[int, int]:
         "Channels and positions per side of what the denoiser sees."
-        return self.latent_channels or 1, self.image_size // self.latent_factor
+        return self.latent_channels or self.channels, self.image_size // self.latent_factor
 
 # %% ../../nbs/640_training_options.ipynb #640-training-options-007
 RECIPES = {

@@ -54,4 +54,4 @@ def open_latents(
     vae = vae.to(device)
     moments = stored_moments(cfg, prepared, "train", vae)
     scale = latent_scale(moments) if cfg.base_weights is None else float(vae.config.scaling_factor)
-    return moments, LatentSpace(vae, scale)
+    return moments, LatentSpace(vae, scale, cfg.channels)

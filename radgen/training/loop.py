@@ -45,7 +45,7 @@ class LossGuard:
         losses=(),  # of the last steps
         keep: int = 100,  # how many are remembered
         least: int = 20,  # losses needed to call one too large; also, bad steps in a row that end a run
-        times: float = 10,  # the largest of them: a loss above this counts as an explosion
+        times: float = 10,  # times the largest of them, above which a loss counts as an explosion
     ):
         self.losses = deque(losses, keep)
         self.least, self.times = least, times

@@ -24,7 +24,7 @@ def step_peak(
     loss: Callable[[], torch.Tensor],  # the forward half of a step, gives a scalar
     precision: str = "bf16",  # 'bf16' (mixed; fp16 needs the same) or 'no' (all in 32 bits)
     optimizer: str = "adamw",  # 'adamw' or 'muon'
-    averages: int = 1,  # of the weights, kept beside them
+    averages: int = 1,  # EMAs of the weights, kept beside them
 ) -> dict:  # GiB: parameters, averages, moments, rest (gradients, kept activations, inputs), all
     "Peak memory of the second of two whole steps with an optimiser and averages of the weights."
     if precision not in ("bf16", "no"):
@@ -57,9 +57,9 @@ def peak_memory(
     batch: int = 12,  # images per step
     precision: str = "bf16",  # 'bf16' (mixed) or 'no'
     checkpointing: bool = False,  # gradient checkpointing
-    length: int = 64,  # tokens per text
+    length: int = 64,  # tokens per caption
     optimizer: str = "adamw",  # 'adamw' or 'muon'
-    averages: int = 1,  # of the weights, kept beside them
+    averages: int = 1,  # EMAs of the weights, kept beside them
 ) -> dict:  # GiB, as `step_peak`
     "Predict the peak memory of a training step on one GPU, without one."
     schedule = make_schedule()

@@ -51,7 +51,7 @@ def direction(
     parameter: torch.Tensor,  # with its gradient
     state: dict,  # of the parameter; changed
 ) -> torch.Tensor:  # (rows, columns)
-    "Update the momentum of a parameter; its step before orthogonalisation."
+    "Update the momentum of a parameter and return its step before orthogonalisation."
     if "momentum" not in state:
         state["momentum"] = torch.zeros_like(parameter)
         state["step"] = torch.zeros(())  # AdamW looks for one in every state that it loads

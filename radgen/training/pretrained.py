@@ -101,7 +101,7 @@ RATES = {False: 1e-5, True: 1e-4}  # whether adapters are trained -> peak learni
 def pretrained_choices(
     cfg: TrainConfig,  # as the user gave it
 ) -> dict:  # option -> value
-    "What fine-tuning takes where the user does not decide."
+    "The options of fine-tuning that the user leaves open."
     return {
         **RECIPES[cfg.recipe],
         "optimizer": "adamw",

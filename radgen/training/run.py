@@ -154,6 +154,7 @@ CHANGEABLE = {  # may change on resume; concepts and captions are in the data's 
     "k",
     "init",
     "latents",  # its place; `vae_weights` must stay
+    "channels",  # in the data's fingerprint as well
     "start",
     "id",
 }
@@ -209,7 +210,7 @@ BEFORE: dict[str, Any] = {  # what radgen did before it had an option
     "optimizer": "adamw",
     "ema_width": 0.0,
 }
-IN_IMAGES = ("checkpoint_every", "valid_every", "preview_every", "log_every")  # in steps or epochs before `patch`
+IN_IMAGES = ("checkpoint_every", "valid_every", "preview_every", "log_every")  # runs without `patch`: steps or epochs
 
 
 def completed(
@@ -290,15 +291,17 @@ def model_config(
     names = {f.name for f in fields(ResolvedConfig)}
     recorded = {k: v for k, v in (about.get("options") or {}).items() if k in names}
     recorded |= {"image_size": network["sample_size"], "patch": network.get("patch", 1)}
+    recorded["channels"] = network["in_channels"]
     if record:
         factor = record.pixels // record.sample_size
         recorded |= {"image_size": record.pixels, "latents": f"diffusers:{record.base}", "latent_factor": factor}
         recorded |= {"latent_channels": record.in_channels, "base_weights": record.base_weights}
-        recorded |= {"model": index["encoder"]}
+        recorded |= {"model": index["encoder"], "channels": record.channels}
     elif has_vae(index):
         factor = pixels_per_position(read_json(model / "vae" / "config.json"))
         recorded["image_size"] *= factor
         recorded |= {"latents": str(model / "vae"), "latent_factor": factor, "latent_channels": network["in_channels"]}
+        recorded["channels"] = index.get("channels", 1)
     recorded |= {name: index[name] for name in ("encoder", "max_length", "equalize") if name in index}
     recorded = {"recipe": about.get("recipe", "radgen"), **recorded}
     return ResolvedConfig(data_path=Path(about.get("data") or ""), **recorded)

@@ -91,7 +91,7 @@ def request_settings(
         settings["split"] = "prompts"
     settings["weights"] = run.weights()
     decisive = {name: value for name, value in settings.items() if name != "compile"}
-    if cfg.precision == "no":  # as all images were computed before there was a choice
+    if cfg.precision == "no":  # float32, the only precision of older versions: their fingerprints stay valid
         del decisive["precision"]
     return {**settings, "fingerprint": fingerprint(decisive)}
 
@@ -245,7 +245,7 @@ def draw_and_finish(
     state: PartialState,  # of all processes
     signals: list[int],  # of `stop_signals`
 ):
-    "Draw what is missing; the first process gives the folder its place, and the others wait for that."
+    "Draw the missing images; the first process moves the folder into place, and the others wait for this."
     main = state.is_main_process
     with state.main_process_first():
         if main:

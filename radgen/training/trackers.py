@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, get_available_trackers
 
+from ..core.devices import split_channels
 from ..core.errors import ConfigError, RadgenError, first_line
 from ..core.files import read_json, write_json
 from .config import ResolvedConfig
@@ -114,7 +116,7 @@ def start_tracker(
 # %% ../../nbs/659_trackers.ipynb #659-trackers-012
 def send_images(
     trackers: Iterable[GeneralTracker],  # of an accelerator
-    images: np.ndarray,  # (n, H, W) uint8
+    images: np.ndarray,  # (n, H, W) or (n, H, W, 3) uint8
     path: Path,  # of the same images in one file
     step: int,  # steps done
 ):
@@ -122,7 +124,7 @@ def send_images(
     for tracker in trackers:
         sender: Any = tracker
         if tracker.name == "tensorboard":
-            sender.log_images({"samples": images[:, None]}, step)
+            sender.log_images({"samples": split_channels(torch.from_numpy(images)).numpy()}, step)
         elif tracker.name == "wandb":
             sender.log_images({"samples": list(images)}, step)
         else:

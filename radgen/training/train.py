@@ -41,7 +41,7 @@ from radgen.training.averages import (
     snapshot_steps,
 )
 from .balance import report_draws
-from .batches import Batches, initial_model, make_batches, open_data, prefetch
+from .batches import Batches, initial_model, make_batches, open_data, prefetch, with_channels
 from .card_facts import card_facts
 from .checkpoints import MetricsLog, disk_errors, load_checkpoint, save_checkpoint
 from .config import ResolvedConfig, TrainConfig
@@ -133,7 +133,7 @@ def save_averages(
     state: TrainingState,
     step: int,  # steps done
 ):
-    "Write a snapshot of the averages, from which one of any width is made afterwards; nothing for a single average."
+    "Write a snapshot of the EMAs, from which an EMA of any width can be computed later; nothing for a single EMA."
     if isinstance(state.ema, PowerAverages):
         names = [name for name, _ in state.model.named_parameters()]
         with disk_errors(f"the snapshot of step {step}", state.run):
@@ -271,7 +271,7 @@ def begin_state(
     acc: Accelerator,  # of `make_accelerator`
     model: nn.Module,  # of `first_model`
 ) -> TrainingState:
-    "Model, optimiser and average, as the newest whole checkpoint left them."
+    "Model, optimiser and EMA, as the newest whole checkpoint left them."
     model = model.to(acc.device, memory_format=torch.channels_last)
     ema = make_average(model, cfg.ema_width, cfg.ema_decay)
     schedule = move_schedule(schedule_of(cfg), acc.device)
@@ -351,6 +351,7 @@ def train(
     with run_lock(cfg.runs / cfg.name) if main else nullcontext():
         with acc.main_process_first():
             prepared = open_data(cfg)
+            cfg = with_channels(cfg, prepared)
             description = describe(cfg, prepared, acc.num_processes)
             run = open_run(cfg, description)
             finished = (run / "final").exists() and not cfg.overwrite

@@ -34,13 +34,13 @@ from .config import SampleConfig
 
 # %% ../../nbs/678_unfinished.ipynb #678-unfinished-025
 class Conditions(NamedTuple):
-    "What the images of a request are generated for, one entry per image."
+    "The prompts of the images of a request, one entry per image."
 
     texts: list[str]  # prompts
     ids: list[str]  # of the images that they describe
     store: EmbeddingStore | None = None  # of the prompts, where they are encoded already
     rows: np.ndarray | None = None  # (N,) their rows there
-    note: str = ""  # how many captions the text encoder cuts
+    note: str = ""  # how many captions the text encoder truncates
 
     def embedding(
         self,
@@ -239,7 +239,7 @@ def draw_missing(
 def finish(
     folder: Unfinished,  # with all images and tables
 ):
-    "Give the images their place in one step, and delete the working folder."
+    "Move the images to the folder of the result in one step, and delete the working folder."
     remove_rests(folder.images)
     replace_folder(folder.images, Path(os.path.realpath(folder.out)))
     shutil.rmtree(folder.dir, ignore_errors=True)

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..core.devices import to_unit
+from ..core.devices import split_channels, to_unit
 from ..core.figures import evenly, image_grid, save_figure
 from ..diffusion.card import save_png
 from ..diffusion.latents import LatentSpace
@@ -40,7 +40,7 @@ from .trackers import send_images
 class Validation(NamedTuple):
     "Validation images with captions and noise that stay the same."
 
-    images: np.ndarray  # (n, S, S) uint8, or moments (n, 2C, h, w) of latents
+    images: np.ndarray  # (n, S, S) or (n, S, S, 3) uint8, or moments (n, 2C, h, w) of latents
     text: TextEmbedding  # (n, ...)
     noise: StepNoise  # (n, ...)
     space: LatentSpace | None = None  # of the latents; None for pixels
@@ -105,7 +105,7 @@ def images_loss(
         part = slice(start, start + cfg.batch_size)
         images = torch.from_numpy(validation.images[part]).to(device)
         text, noise = validation.text[part].to(device), validation.noise.part(part).to(device)
-        x0 = to_unit(images)[:, None] if space is None else space.draw(images, noise.draw)
+        x0 = to_unit(split_channels(images)) if space is None else space.draw(images, noise.draw)
         total += len(x0) * step_loss(model, model, schedule, x0, text, noise, cfg).item()
     return total / n
 
@@ -132,7 +132,8 @@ def pipeline_of(
 ) -> RadGenPipeline:
     "The pipeline of a run's denoiser."
     vae, scale = (None, 1.0) if space is None else (space.vae, space.scale)
-    return RadGenPipeline(model, schedule, cfg.encoder, cfg.max_length, cfg.equalize, about, scale, vae)
+    options = (cfg.encoder, cfg.max_length, cfg.equalize, about, scale, vae, cfg.channels)
+    return RadGenPipeline(model, schedule, *options)
 
 
 def preview(

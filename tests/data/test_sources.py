@@ -301,7 +301,7 @@ def test_split_is_read_from_the_file_name(folder, tmp_path, capsys):
     (tmp_path / "p/train-00000-of-00001.parquet").rename(tmp_path / "p/rocov2_training.parquet")
     (tmp_path / "p/test-00000-of-00001.parquet").rename(tmp_path / "p/figures.parquet")
     assert read(tmp_path / "p").table.split.value_counts().to_dict() == {"train": 6, "valid": 3}
-    assert "3 rows do not say which split they are: they are taken for training." in capsys.readouterr().err
+    assert "3 rows do not name their split: they are assigned to training." in capsys.readouterr().err
 
 
 def test_file_names_that_give_one_id_get_different_ids(folder):
@@ -626,7 +626,7 @@ def test_a_table_that_is_not_read_is_named_once_with_the_reason(tmp_path, capsys
     assert len(read(tmp_path).table) == 2
     err = capsys.readouterr().err
     assert err.count("test.csv is not read: no column of test.csv is known to hold the text") == 1
-    assert err.count("extra.csv is not read: its name does not say a split.") == 1
+    assert err.count("extra.csv is not read: its name does not contain a split.") == 1
 
 
 def test_films_and_reports_in_two_tables_are_joined(tmp_path, capsys):

@@ -184,7 +184,7 @@ def test_id_in_two_splits_stays_in_the_later_one(folder):
     assert data.table.id.is_unique
     assert data.table.set_index("id").split["R_test_001"] == "test"
     assert data.rejects.values.tolist() == [
-        ["R_test_001", s, "duplicate ID: in a later split, too"] for s in ("train", "valid")
+        ["R_test_001", s, "duplicate ID: the row in an earlier split is kept"] for s in ("train", "valid")
     ]
 
 

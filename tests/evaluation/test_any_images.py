@@ -1,4 +1,4 @@
-"""Folders of images that were drawn by anything: the same scores as for a run, and a report that claims no more."""
+"""Folders of images of any model: the same scores as for a run, and a report that claims no more."""
 
 import json
 from dataclasses import replace

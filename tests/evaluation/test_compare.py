@@ -127,7 +127,7 @@ def test_comparison_and_saved_statistics_agree(folders, tmp_path):
 @pytest.mark.parametrize(
     "what, message",
     [
-        ("older", "are of images in L, 8 x 8 pixels: compute them anew with --save"),
+        ("older", "are of images in L, 8 x 8 pixels: compute them again with --save"),
         ("size", "are of images in grey, 32 pixels, and --size asks for 16: leave --size out"),
         ("few", "are of 49 images, too few"),
         ("nameless", "does not hold statistics"),

@@ -99,7 +99,7 @@ def test_network_of_the_hub_is_a_named_stand_in(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(timm, "create_model", fails)
-    with pytest.raises(AssetError, match="resnet10t could not be had from the hub .OSError."):
+    with pytest.raises(AssetError, match="resnet10t could not be fetched from the hub .OSError."):
         make_features("timm:resnet10t")
 
 

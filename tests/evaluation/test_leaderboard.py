@@ -108,7 +108,7 @@ def test_statement_says_which_differences_exceed_the_noise(three):
     copies = next(m for m in MEASURES if m.hits == "copies")
     assert "none of 3 differences exceeds the noise" in statement(copies, compare_entries(entries, [copies]))
     infinite = statement(MEASURES[1], compare_entries(entries, [MEASURES[1]]))
-    assert infinite == "FD-infinity: no interval, so differences cannot be told from noise."
+    assert infinite == "FD-infinity: no interval, so differences cannot be distinguished from noise."
 
 
 def named(name):
@@ -140,7 +140,7 @@ def test_what_was_not_measured_is_said_and_not_compared(three):
 
 def test_scores_on_different_material_are_shown_and_not_compared(three):
     entries = [replace(e, scores=replace(e.scores, clip={"recall_5": 0.4})) for e in read_entries(three)]
-    assert said(entries, CLIP).endswith("no interval, so differences cannot be told from noise.")
+    assert said(entries, CLIP).endswith("no interval, so differences cannot be distinguished from noise.")
     other = changed(entries, 0, prompted=39)
     assert "near and far not compared: numbers of prompts differ (39 and 40)." in said(other, CLIP)
     assert "farther and far not" not in said(other, CLIP)

@@ -65,8 +65,8 @@ def test_ids_stay_text(tmp_path):
 def test_missing_and_damaged_samples_are_named(sampled):
     run, folder = sampled
     (folder / "000003.png").write_bytes(b"nothing")
-    with pytest.raises(DataError, match="cannot be read.*sample anew"):
+    with pytest.raises(DataError, match="cannot be read.*sample again"):
         evaluate(quick(run))
     (folder / "000003.png").unlink()
-    with pytest.raises(DataError, match="000003.png is missing .1 of 50 images.: sample anew"):
+    with pytest.raises(DataError, match="000003.png is missing .1 of 50 images.: sample again"):
         evaluate(quick(run))

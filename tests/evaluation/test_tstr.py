@@ -47,7 +47,7 @@ def test_classifiers_depend_on_the_seed_alone():
 
 def test_too_few_images_or_concepts_are_rejected():
     (train, labels), (test, truth), (good, asked) = blobs(60, 0), blobs(60, 1), blobs(60, 2)
-    with pytest.raises(ConfigError, match="7 images a side are too few"):
+    with pytest.raises(ConfigError, match="7 images per side are too few"):
         train_on_synthetic(good[:7], asked[:7], train, labels, test, truth)
     with pytest.raises(ConfigError, match="no concept tells"):
         train_on_synthetic(good, asked, train, labels, test, np.ones_like(truth))

@@ -16,7 +16,7 @@ from radgen.networks.pretrained import Preprocess
 from radgen.networks.pretrained_unet import PretrainedUNet
 from radgen.networks.registry import make_denoiser
 from radgen.text.embedding import TextEmbedding
-from radgen.training.batches import StepNoise, clean_images, random_crop
+from radgen.training.batches import StepNoise, clean_images
 from radgen.training.config import TrainConfig
 from radgen.training.memory import with_memory
 from radgen.training.minimal import step_loss
@@ -24,7 +24,7 @@ from radgen.training.optimizers import make_optimizer
 from radgen.training.run import resolve, schedule_of
 
 
-def loss_and_guidance(name, recipe, width=384, **options):
+def loss_and_guidance(name, recipe, width=384, channels=1, **options):
     "One training step and one guided evaluation on fake CUDA tensors, from images and vectors of texts on."
     cfg = resolve(
         TrainConfig("data", model=name, recipe=recipe, size="tiny", image_size=32, encoder="minilm", **options)
@@ -33,10 +33,11 @@ def loss_and_guidance(name, recipe, width=384, **options):
     with FakeTensorMode(allow_non_fake_inputs=False):
         schedule = flow or schedule_of(cfg)
         with torch.device("cuda"):
-            model = make_denoiser(name, recipe, "tiny", 32, cfg.patch, text_dim=width)
+            model = make_denoiser(name, recipe, "tiny", 32, cfg.patch, text_dim=width, in_channels=channels)
             drop, t = torch.rand(2) < cfg.text_drop, torch.randint(0, 1000, (2,))
-            noise = StepNoise(torch.rand(2, 3), t, torch.randn(2, 1, 32, 32), drop, torch.empty(2, 0))
-            x0 = random_crop(torch.rand(2, 1, 40, 40), 32, cfg.crop, noise.crop)
+            noise = StepNoise(torch.rand(2, 3), t, torch.randn(2, channels, 32, 32), drop, torch.empty(2, 0))
+            images = torch.zeros(2, 40, 40, *[3] * (channels > 1), dtype=torch.uint8)
+            x0 = clean_images(cfg, images, noise)
             mask = torch.ones(2, 12, dtype=torch.bool)
             text = TextEmbedding(torch.randn(2, 12, width), mask, torch.randn(2, width))
             start = torch.zeros(2, dtype=torch.long)
@@ -53,9 +54,9 @@ CHOICES = [
     ("paper", 768, {}),
     ("radgen", 512, {}),
     ("radgen", 384, dict(patch=2, prediction="flow")),
-    ("radgen", 384, dict(patch=4, optimizer="adamw")),
+    ("radgen", 384, dict(patch=4, optimizer="adamw", channels=3)),
 ]
-FEW = {("UNet", 0), ("UNet", 2), ("VGG16UNet", 0), ("VGG16UNet", 2)}  # in `make test`
+FEW = {("UNet", 0), ("UNet", 2), ("UNet", 3), ("VGG16UNet", 0), ("VGG16UNet", 2)}  # in `make test`
 NETWORKS = [
     pytest.param(name, *choice, marks=() if (name, i) in FEW else pytest.mark.soak, id=f"{name}-{choice[0]}-{i}")
     for name in NAMES
@@ -69,7 +70,7 @@ def test_every_network_and_recipe_stays_on_the_device(name, recipe, width, optio
     assert loss.device.type == "cuda"
     assert loss.shape == ()
     assert out.device.type == "cuda"
-    assert out.shape == (2, 1, 32, 32)
+    assert out.shape == (2, options.get("channels", 1), 32, 32)
 
 
 def test_an_injected_mix_up_in_the_slices_is_caught(monkeypatch):
@@ -117,24 +118,27 @@ def test_a_pretrained_unet_stays_on_the_device(rank):
     assert (out.device.type, out.shape) == ("cuda", (2, 4, 16, 16))
 
 
-def test_latents_are_drawn_and_decoded_on_the_device():
+@pytest.mark.parametrize("channels", [1, 3])
+def test_latents_are_drawn_and_decoded_on_the_device(channels):
     cfg = replace(resolve(TrainConfig("data", size="tiny", image_size=32, patch=1, encoder="minilm")), crop=1.0)
     cfg = replace(cfg, latents="a VAE", latent_channels=4, latent_factor=2)
     blocks = dict(down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2)
     with FakeTensorMode(allow_non_fake_inputs=False):
         schedule = schedule_of(cfg)
         with torch.device("cuda"):
-            vae = AutoencoderKL(1, 1, **blocks, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1)
+            vae = AutoencoderKL(
+                channels, channels, **blocks, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1
+            )
             model = make_denoiser("UNet", "radgen", "tiny", 16, text_dim=384, in_channels=4)
             drop, t = torch.rand(2) < cfg.text_drop, torch.randint(0, 1000, (2,))
             noise = StepNoise(torch.rand(2, 3), t, torch.randn(2, 4, 16, 16), drop, torch.randn(2, 4, 16, 16))
-            images, mask = torch.rand(2, 1, 32, 32), torch.ones(2, 12, dtype=torch.bool)
+            images, mask = torch.rand(2, channels, 32, 32), torch.ones(2, 12, dtype=torch.bool)
             text = TextEmbedding(torch.randn(2, 12, 384), mask, torch.randn(2, 384))
-        space = LatentSpace(vae, 0.5)
+        space = LatentSpace(vae, 0.5, channels)
         moments = encode_moments(vae, images).half()
         x0 = clean_images(cfg, moments, noise, space)
         assert (x0.device.type, x0.shape) == ("cuda", (2, 4, 16, 16))
         loss = step_loss(model, model, schedule, x0, text, noise, cfg)
         assert (loss.device.type, loss.shape) == ("cuda", ())
         decoded = vae.decode(x0 / space.scale).sample
-        assert (decoded.device.type, decoded.shape) == ("cuda", (2, 1, 32, 32))
+        assert (decoded.device.type, decoded.shape) == ("cuda", (2, channels, 32, 32))

@@ -191,9 +191,9 @@ def test_width_zero_is_the_ema_of_diffusers():
 
 @pytest.mark.parametrize("width", [0.005, 0.21])
 def test_width_out_of_range_is_refused(tmp_path, width):
-    with pytest.raises(ConfigError, match="choose one of 0.02 to 0.2"):
+    with pytest.raises(ConfigError, match="choose a width from 0.02 to 0.2"):
         make_average(small_net(), width, 0.99)
-    with pytest.raises(ConfigError, match="choose one of 0.02 to 0.2"):
+    with pytest.raises(ConfigError, match="choose a width from 0.02 to 0.2"):
         reconstruct(tmp_path, width)
 
 

@@ -32,6 +32,7 @@ def vaes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vaes")
     make_vae(folder / "kl")
     make_tiny_vae(folder / "tiny")
+    make_vae(folder / "rgb", channels=3)
     return folder
 
 
@@ -78,8 +79,10 @@ def test_latents_are_drawn_anew_in_each_step_and_again_for_the_same_seed(latent)
     assert torch.equal(pixels.crop, latents.crop)
 
 
-def test_run_cut_off_goes_on_with_the_same_bits(latent):
-    four = replace(latent, steps=4, checkpoint_every=8, log_every=1)
+@pytest.mark.parametrize("data, vae", [("small", "kl"), ("colour", "rgb")])
+def test_run_cut_off_goes_on_with_the_same_bits(latent, vaes, data, vae, request):
+    folder = request.getfixturevalue(data).dir
+    four = replace(latent, data_path=folder, latents=str(vaes / vae), steps=4, checkpoint_every=8, log_every=1)
     whole = train(replace(four, name="whole"))
     with cut_off_before(3):
         train(four)
@@ -134,6 +137,23 @@ def test_previews_validation_card_and_another_ema_width(finished):
 def test_a_model_of_latents_starts_another_one(latent, finished):
     run = train(replace(latent, steps=0, init=finished.dir, ema_width=0.0))
     assert run.weights() == finished.weights()
+
+
+def test_a_vae_of_colours_keeps_them_where_the_data_have_them(latent, vaes, colour, small, tmp_path):
+    cfg = replace(latent, data_path=colour.dir, latents=str(vaes / "rgb"))
+    run = train(cfg)
+    alone = shutil.copytree(run.final(), tmp_path / "alone")
+    pipe = RadGenPipeline.from_pretrained(alone)
+    assert (run.config.channels, pipe.channels, load_run(alone).config.channels) == (3, 3, 3)
+    assert pipe("head", num_inference_steps=2).images[0].mode == "RGB"
+    choose_ema(EmaConfig(run.dir, width=0.1, device="cpu"))
+    assert run.pipeline().channels == 3
+    grey = train(replace(cfg, data_path=small.dir, name="grey")).pipeline()
+    assert grey("head", num_inference_steps=2).images[0].mode == "L"
+    with pytest.raises(ConfigError, match="is one of grey images and the data have colours: use a VAE for RGB"):
+        train(replace(cfg, latents=str(vaes / "kl"), name="other"))
+    with pytest.raises(ConfigError, match="is one of grey images and the data have colours"):
+        check_vae(CheckVaeConfig(str(vaes / "kl"), colour.dir, image_size=16, min_images=10, device="cpu"))
 
 
 def test_check_vae_refuses_what_does_not_fit(small, vaes):

@@ -66,6 +66,15 @@ def test_pixels_are_the_mean_of_the_channels_that_diffusers_draws(request_of, ba
         assert np.abs(pixels(out / f"{i:06d}.png") - expected[i]).max() <= 0.5
 
 
+def test_captions_of_colour_images_are_drawn_in_colour(request_of, colour, base):
+    out = sample(request_of(data=colour.dir, n=1, guidance=3.0))
+    image = Image.open(out / "000000.png")
+    pipe = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+    options = dict(num_inference_steps=1, guidance_scale=3.0, generator=[index_generator(0, 0)])
+    assert image.mode == "RGB"
+    assert np.array_equal(np.asarray(image), np.asarray(pipe([image.text["prompt"]], **options).images[0]))
+
+
 def test_stopped_request_goes_on_and_batches_change_nothing(request_of, tmp_path, monkeypatch):
     import radgen.training.other_pipelines as module
 

@@ -99,6 +99,14 @@ def test_run_cut_off_goes_on_with_the_same_bits(small, tmp_path, base, finished,
     same_bits(train(cfg), finished[rank])
 
 
+def test_a_pipeline_is_fine_tuned_in_colour(colour, tmp_path, base):
+    run = train(replace(options(colour, tmp_path, base, rank=2), steps=1))
+    alone = load_run(run.final())
+    assert (run.config.channels, alone.config.channels, alone.pipeline().channels) == (3, 3, 3)
+    assert alone.pipeline()("head", num_inference_steps=1).images[0].mode == "RGB"
+    assert "One colour image of one size" in (run.final() / "README.md").read_text()
+
+
 @RANKS
 def test_gradient_checkpointing_changes_no_weight(small, tmp_path, base, finished, rank):
     cfg = replace(options(small, tmp_path, base, rank), gradient_checkpointing=True)

@@ -61,10 +61,16 @@ def fail():
 
 
 @pytest.mark.parametrize(
-    "options", [dict(perceptual=0.1), dict(adversarial=0.1, adversarial_start=0.5), dict(factor=8)], ids=str
+    "data, options",
+    [
+        ("small", dict(perceptual=0.1)),
+        ("small", dict(adversarial=0.1, adversarial_start=0.5)),
+        ("colour", dict(factor=8, perceptual=0.1, adversarial=0.1, adversarial_start=0.5)),
+    ],
+    ids=str,
 )
-def test_run_cut_off_goes_on_with_the_same_bits(cfg, monkeypatch, options):
-    cfg = replace(cfg, **options)
+def test_run_cut_off_goes_on_with_the_same_bits(cfg, monkeypatch, data, options, request):
+    cfg = replace(cfg, data_path=request.getfixturevalue(data).dir, **options)
     whole = train_vae(replace(cfg, name="whole"))
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         cut_off_before(patch, 3, fail)

@@ -43,10 +43,13 @@ def test_run_cut_off_goes_on_with_the_same_bits(four, four_steps, step):
         dict(recipe="paper"),
         dict(optimizer="adamw", snr_floor=0.1),
         dict(model="VGG16UNet_FrozenStart", patch=2),
+        dict(data_path="colour"),
     ],
     ids=str,
 )
-def test_every_kind_of_run_goes_on_with_the_same_bits(four, options):
+def test_every_kind_of_run_goes_on_with_the_same_bits(four, options, request):
+    if "data_path" in options:
+        options = {"data_path": request.getfixturevalue(options["data_path"]).dir}
     four = replace(four, **options)
     whole = train(replace(four, name="whole"))
     with cut_off_before(3):
