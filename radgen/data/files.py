@@ -55,11 +55,11 @@ class ImageError(DataError):
 
 
 def is_special(
-    path: Path,
+    path: str | Path,
 ) -> bool:  # False for a link that leads nowhere
     "Whether a path is a pipe, a socket or a device, which would be waited for instead of read."
-    with suppress(OSError):
-        mode = path.stat().st_mode
+    with suppress(OSError, ValueError):
+        mode = os.stat(path).st_mode
         return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
     return False
 

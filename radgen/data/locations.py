@@ -33,9 +33,10 @@ def _file_fault(name, path, root):
     "Why the file of a cell is not opened; '' where it can be tried."
     if LINK.match(name):
         return "image is a link"
-    if "\0" in path or DRIVE.match(name) or is_outside(member(path)[0], root):
+    file = member(path)[0]
+    if "\0" in path or DRIVE.match(name) or is_outside(file, root):
         return "image outside the folder"
-    return "image unreadable: not a file" if is_special(Path(member(path)[0])) else ""
+    return "image unreadable: not a file" if is_special(file) else ""
 
 
 def _endings(root, names):
@@ -71,10 +72,9 @@ class FileNames:
         name: str,  # without a folder
     ) -> str:  # '' where no file, or several, are meant
         "The path of the one file that a name means."
-        for way, key in zip(self._ways, (name, name.lower(), name.lower())):
-            if key in way:
-                return way[key][0] if len(way[key]) == 1 else ""
-        return ""
+        exact, folded, stems = self._ways
+        found = exact.get(name) or folded.get(name.lower()) or stems.get(name.lower()) or ()
+        return found[0] if len(found) == 1 else ""
 
 # %% ../../nbs/164_locations.ipynb #164-locations-007a
 def find_files(
@@ -119,12 +119,13 @@ def _in_folder(folder, root):
 
 def _as_spelt(names, root):
     "The names as the folders spell them, where the case of letters or the extension differs."
-    files = names.map(lambda name: member(name)[0])
-    folders = files.map(os.path.dirname)
-    if folders.nunique() > MOST_FOLDERS:
+    files = [member(name)[0] if "#" in name else name for name in names]
+    parts = [file.rpartition("/") for file in files]
+    folders = {folder for folder, _, _ in parts}
+    if len(folders) > MOST_FOLDERS:
         return names.where(names == "", names + _endings(root, names.tolist()))
-    listed = {folder: _in_folder(folder, root) for folder in folders.unique()}
-    found = [listed[folder].find(os.path.basename(file)) or file for folder, file in zip(folders, files)]
+    listed = {folder: _in_folder(folder, root) for folder in folders}
+    found = [listed[folder].find(base) or file for (folder, _, base), file in zip(parts, files)]
     return pd.Series(
         [path + name[len(file) :] for path, file, name in zip(found, files, names)], names.index, dtype=str
     )
