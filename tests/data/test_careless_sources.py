@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from dicom_files import dataset
 from PIL import Image
 
 from radgen.core.errors import ConfigError, DataError
+from radgen.data.files import ImageError
 from radgen.data.images import frame_names, image_fault, load_grey
 from radgen.data.source_options import SourceOptions
 from radgen.data.sources import read_data, source_files
@@ -246,3 +248,13 @@ def test_a_tiff_of_another_kind_says_how_to_save_it(tmp_path):
     assert "of a kind that is not read, save it with 8, 16 or 32 bits" in image_fault(tmp_path / "a.tif")
     tifffile.imwrite(tmp_path / "b.tif", np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32))
     assert load_grey(tmp_path / "b.tif").std() > 50
+
+
+def test_text_and_reports_called_dcm_have_their_own_reasons(tmp_path):
+    (tmp_path / "text.dcm").write_text("hello, this is no DICOM file but text " * 10)
+    assert image_fault(tmp_path / "text.dcm") == "image unreadable: not an image"
+    report = dataset(np.zeros((32, 32), np.uint16))
+    del report.PixelData
+    report.save_as(tmp_path / "report.dcm", enforce_file_format=True)
+    with pytest.raises(ImageError, match="a DICOM file without pixels"):
+        load_grey(tmp_path / "report.dcm")
