@@ -166,7 +166,8 @@ MAX_FRAMES = 10_000  # of a file, each of which becomes an image of a data set
 def _missing(ds, index):
     "Why a data set has no such frame; '' where it has."
     if not header_integer(ds, "Rows") or not header_integer(ds, "Columns"):
-        return WITHOUT_PIXELS if "SOPClassUID" in ds else "not an image"
+        known = "SOPClassUID" in ds or getattr(ds, "preamble", None)  # not only read as DICOM for its name
+        return WITHOUT_PIXELS if known else "not an image"
     if index is None or index < frame_count(ds):
         return ""
     return f"there is no frame {index}, the file has {frame_count(ds)}"

@@ -226,7 +226,7 @@ def test_images_in_folders_of_no_split_are_taken_for_training(tmp_path, capsys):
         (tmp_path / f"{name}.txt").write_text("A film.")
     rows = read_pairs(tmp_path, SourceOptions(tmp_path))
     assert rows.split.tolist() == ["train", "test", "test"]
-    assert "1 rows do not say which split they are" in capsys.readouterr().err
+    assert "1 rows do not name their split" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
