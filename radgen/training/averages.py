@@ -216,7 +216,8 @@ def check_width(
 ):
     "Raise `ConfigError` for a width that snapshots cannot reconstruct."
     if not NARROWEST <= width <= WIDEST:
-        raise ConfigError(f"an EMA of width {width:g} cannot be reconstructed: choose one of {NARROWEST} to {WIDEST}.")
+        bounds = f"{NARROWEST} to {WIDEST}"
+        raise ConfigError(f"an EMA of width {width:g} cannot be reconstructed: choose a width from {bounds}.")
 
 
 def reconstruct(

@@ -416,7 +416,7 @@ def test_one_range_for_a_data_set(tmp_path):
 
 def test_at_most_so_many_images_are_measured(tmp_path, monkeypatch):
     read = []
-    monkeypatch.setattr("radgen.data.images._load", lambda image, rule: read.append(image))
+    monkeypatch.setattr("radgen.data.images._load", lambda image, rule, colour: read.append(image))
     measure_range([str(i) for i in range(1000)], most=5)
     assert read == ["0", "249", "499", "749", "999"]
 

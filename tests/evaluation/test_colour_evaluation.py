@@ -184,7 +184,7 @@ def test_utility_trains_classifiers_on_colours(colour):
         towards = colour.rows(split).caption.str.contains("towards").to_frame()
         parts += [colour.images(split, 16), towards.set_axis(columns, axis=1)]
     area = train_cell(Cell(20, Mixture("real + synthetic", True, 1), 0), UtilityImages(*parts), steps=30)
-    assert area["flow"] > 0.9  # which nothing but the colour shows
+    assert area["flow"] > 0.9  # which the colour shows
 
 
 def test_a_reader_study_shows_colours(trained, colour, tmp_path):
