@@ -155,7 +155,7 @@ def _by_name(found):
         return []
     return [{"id": name} | row for name, row in found.items()]
 
-
+# %% ../../nbs/158_cells.ipynb #158-cells-007
 def _json_rows(path):
     "The objects of a JSON Lines file, or of a JSON file with one list."
     with open(path, encoding="utf-8-sig") as f:

@@ -114,7 +114,7 @@ def _folder_texts(folders, texts):
 PATIENT = re.compile(r"(p|pat|patient|sub|subj|subject)[-_ ]?\d+", re.IGNORECASE)
 CASE = re.compile(r"case[-_ ]?\d+", re.IGNORECASE)
 
-
+# %% ../../nbs/169_folders.ipynb #169-folders-022
 def group_in_path(
     image: str,  # relative to the folder of the data
     text: str,  # its text file, likewise

@@ -170,7 +170,7 @@ def _figure(image, source, index, rule, colour):
             im.draft("L", None)
         return _opened(im, rule, colour)
 
-
+# %% ../../nbs/150_images.ipynb #150-images-040
 def _opened(im, rule, colour):
     "An image of Pillow."
     turned = ImageOps.exif_transpose(im)

@@ -261,7 +261,7 @@ def _without_texts(files, images):
     advice = "a metadata.csv with the columns file_name,text beside them, or for each a .txt file of its name"
     return f"The nearest layout is an ImageFolder: it holds {len(images):,} images and no text; put {advice}."
 
-
+# %% ../../nbs/170_sources.ipynb #170-sources-012
 def _what_is_lacking(path, options):
     "The nearest layout of a folder, and what it lacks for it."
     if is_prepared(path):
@@ -348,7 +348,7 @@ def read_data(
     _require_use(layout, options)
     return layout.read(path, options, n)
 
-
+# %% ../../nbs/170_sources.ipynb #170-sources-024
 def source_files(
     options: SourceOptions,  # of a source on the disk
 ) -> list[Path]:  # in order
