@@ -44,7 +44,9 @@ def _from_labels(table, options):
         first = ", ".join(f"{label} ({n:,})" for label, n in list(unknown.items())[:8])
         more = f" and {len(unknown) - 8} others" if len(unknown) > 8 else ""
         advice = "give --label-map a CSV of label,CUI"
-        print(f"Labels without a concept, which do not count: {first}{more}. {advice} for them.", file=sys.stderr)
+        if not any(cuis):
+            raise ConfigError(f"no label of {options.concepts} has a concept ({first}{more}): {advice}.")
+        print(f"Labels without a concept, which do not count: {first}{more}; {advice} for them.", file=sys.stderr)
     names = label_names(options.label_map) if options.label_map else {}
     return cuis, concept_names() | names
 

@@ -8,6 +8,7 @@ __all__ = ['ENCODINGS', 'BLOCK', 'LINES', 'LISTS', 'READERS', 'json_rows', 'cell
 
 # %% ../../nbs/158_cells.ipynb #158-cells-004
 import csv
+import itertools
 import json
 import re
 from contextlib import suppress
@@ -41,15 +42,22 @@ def _csv_layout(path):
         if head == mark:
             raise DataError(f"{_where(path)} is encoded in {encoding}: save it as UTF-8.")
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as f:
-        line = f.readline()
-        sep = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=line.count)
-        f.seek(0)
-        reader = csv.reader(f, delimiter=sep)
+        before, line = _before_header(f)
+        sep = "\t" if path.suffix.lower() == ".tsv" and "\t" in line else max(",;\t|", key=line.count)
+        reader = csv.reader(itertools.chain([line], f), delimiter=sep)
         try:
             header = next(reader, [])
         except csv.Error as e:
             raise DataError(f"{_where(path)} is not a readable CSV ({e}): save it as UTF-8 text.") from None
-    return header, sep, reader.line_num
+    return header, sep, before + reader.line_num
+
+
+def _before_header(f):
+    "The number of lines before the header that are blank or name the separator for Excel, and the header's first line."
+    for number, line in enumerate(f):
+        if line.strip(" \t\r\n") and not re.fullmatch(r"sep=.\s*", line):
+            return number, line
+    return 0, ""
 
 # %% ../../nbs/158_cells.ipynb #158-cells-010a
 def _csv_by_arrow(path, wanted, width, sep, lines):
@@ -69,9 +77,9 @@ def _csv_by_arrow(path, wanted, width, sep, lines):
     return blocks.read_all().to_pandas()
 
 # %% ../../nbs/158_cells.ipynb #158-cells-011
-def _csv_by_pandas(path, wanted, width, sep):
+def _csv_by_pandas(path, wanted, width, sep, lines):
     "Columns by number; raises `DataError` for what cannot be read."
-    options = {"sep": sep, "dtype": str, "na_filter": False, "encoding": "utf-8-sig", "header": 0}
+    options = {"sep": sep, "dtype": str, "na_filter": False, "encoding": "utf-8-sig", "header": None, "skiprows": lines}
     try:
         cells = pd.read_csv(path, names=[str(i) for i in range(width)], **options)
     except UnicodeDecodeError as e:
@@ -81,8 +89,12 @@ def _csv_by_pandas(path, wanted, width, sep):
         why = re.sub(r"^Error tokenizing data\. C error: ", "", str(e).strip())
         advice = "quote cells that hold commas"
         if "inside string" in why:
-            why = f"a quotation mark opens in row {re.findall('[0-9]+', why)[0]} and never closes"
+            row = int(re.findall("[0-9]+", why)[0]) + 1 - lines
+            why = f"a quotation mark opens in row {row} and never closes"
             advice = "close it, or write two marks for one inside a cell"
+        elif (found := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", why)) is not None:
+            why = f"row {int(found[2]) - lines} has {found[3]} cells and the header {width}"
+            advice = "quote cells that hold commas, and close each quotation mark"
         raise DataError(f"{_where(path)} is not a readable CSV ({why}): {advice}.") from None
     if not isinstance(cells.index, pd.RangeIndex):
         raise DataError(f"{_where(path)} has more cells in a row than in its header: quote cells that hold commas.")
@@ -108,7 +120,7 @@ def _read_csv(path, columns):
             raise pa.ArrowInvalid("an odd number of quotation marks")
         cells = _csv_by_arrow(path, wanted, len(keys), sep, lines)
     except pa.ArrowInvalid:
-        cells = _csv_by_pandas(path, wanted, len(keys), sep)
+        cells = _csv_by_pandas(path, wanted, len(keys), sep, lines)
     return cells.set_axis(list(columns), axis=1)
 
 # %% ../../nbs/158_cells.ipynb #158-cells-013
@@ -117,13 +129,33 @@ LISTS = ("data", "rows", "records", "items", "samples", "examples", "images", "r
 
 
 def _listed(found):
-    "The objects of a JSON file: a list, or one under a usual name."
+    "The objects of a JSON file: a list, one under a usual name, a list per column, or objects by their names."
     if isinstance(found, list):
         return found
     lists = [found[name] for name in LISTS if isinstance(found.get(name), list)] if isinstance(found, dict) else []
-    return next((rows for rows in lists if rows and isinstance(rows[0], dict)), [found])
+    rows = next((rows for rows in lists if rows and isinstance(rows[0], dict)), None)
+    return (_by_column(found) or _by_name(found) or [found]) if rows is None else rows
 
 
+def _by_column(found):
+    "The rows of an object with the cells of each column, as pandas writes it; none where it is not such a one."
+    columns = list(found.values()) if isinstance(found, dict) else []
+    if all(isinstance(column, dict) and all(key.isdigit() for key in column) for column in columns):
+        numbers = dict.fromkeys(number for column in columns for number in column)
+        return [{name: found[name].get(number) for name in found} for number in numbers]
+    if len({len(column) if isinstance(column, list) else None for column in columns}) != 1:
+        return []
+    return [dict(zip(found, row)) for row in zip(*columns)] if isinstance(columns[0], list) else []
+
+
+def _by_name(found):
+    "The rows of an object with an object for each name, which becomes the ID; none where it is not such a one."
+    several = isinstance(found, dict) and len(found) > 1
+    if not several or not all(isinstance(row, dict) for row in found.values()):
+        return []
+    return [{"id": name} | row for name, row in found.items()]
+
+# %% ../../nbs/158_cells.ipynb #158-cells-007
 def _json_rows(path):
     "The objects of a JSON Lines file, or of a JSON file with one list."
     with open(path, encoding="utf-8-sig") as f:
@@ -134,7 +166,7 @@ def _json_rows(path):
             if line.strip():
                 try:
                     yield json.loads(line)
-                except ValueError as e:
+                except (ValueError, RecursionError) as e:
                     raise DataError(f"line {number} of {_where(path)} is no JSON ({e}): correct it.") from None
 
 # %% ../../nbs/158_cells.ipynb #158-cells-013b
@@ -148,7 +180,7 @@ def json_rows(path):
             yield {column_key(name): value for name, value in row.items()}
     except UnicodeDecodeError:
         raise DataError(f"{_where(path)} is not encoded in UTF-8: save it as UTF-8.") from None
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise DataError(f"{_where(path)} is no JSON ({first_line(e, 80)}): correct it.") from None
 
 
@@ -271,11 +303,11 @@ def first_rows(
         rows = next(file.iter_batches(n, columns=names), pa.RecordBatch.from_pylist([])).to_pylist()
         rows = [{column_key(name): value for name, value in row.items()} for row in rows]
     else:
-        header, sep, _ = _csv_layout(path)
+        header, sep, lines = _csv_layout(path)
         keys = [column_key(name) for name in header]
         rows = []
         with open(path, encoding="utf-8-sig", errors="replace", newline="") as f, suppress(csv.Error):
-            for row in islice(csv.reader(f, delimiter=sep), 1, n + 1):
+            for row in filter(None, islice(csv.reader(islice(f, lines, None), delimiter=sep), n)):
                 padded = row + [""] * (len(keys) - len(row))
                 found = dict(zip(reversed(keys), padded[: len(keys)][::-1]))
                 rows.append({key: found[key] for key in keys})

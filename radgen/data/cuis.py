@@ -45,6 +45,10 @@ def _list_fault(counts, include, exclude, unnamed):
 
 def _number_fault(counts, k, include, available, unnamed):
     "What is wrong with the number of concepts, or ''."
+    if counts.empty:
+        return (
+            "no concept can be chosen: no row of the train split has one; give --concepts none to select without them"
+        )
     if unnamed == "drop" and not (counts.name != "").any():
         advice = "give --names a file with the header CUI,Canonical name, or --unnamed keep"
         return f"no concept can be chosen: none of the {len(counts)} CUIs of the train split has a name; {advice}."

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'MAX_BYTES', 'MIN_SIDE', 'LONGEST', 'CLAUSE_END', 'INVISIBLE', 'DICOM_SUFFIXES', 'member_parts',
-           'member', 'ImageError', 'check_size', 'clause', 'column_key', 'as_text']
+           'member', 'ImageError', 'is_special', 'check_size', 'clause', 'column_key', 'as_text']
 
 # %% ../../nbs/141_image_files.ipynb #141-image-files-004
 import os
 import re
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 from ..core.errors import DataError
@@ -50,6 +52,16 @@ class ImageError(DataError):
 
     def __reduce__(self):
         return type(self), (self.image, self.why.removeprefix("image "))  # so that it can be pickled
+
+
+def is_special(
+    path: str | Path,
+) -> bool:  # False for a link that leads nowhere
+    "Whether a path is a pipe, a socket or a device, which would be waited for instead of read."
+    with suppress(OSError, ValueError):
+        mode = os.stat(path).st_mode
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return False
 
 
 def check_size(

@@ -27,7 +27,7 @@ from ..core.files import fingerprint
 from .columns import IMAGE_SUFFIXES
 from .config import Slices
 from .dicom_headers import UNREADABLE, Whose
-from .files import DICOM_SUFFIXES
+from .files import DICOM_SUFFIXES, is_special
 from .own_tables import deal_by_patient, groups_of, hash_groups, ids_of_files, split_by_hash, split_in_path
 from .rocov2 import is_outside
 from .source_options import SourceOptions
@@ -48,13 +48,13 @@ def is_prepared(
 def folder_files(
     folder: Path,
     inside: bool = False,  # leave out links that lead out of the folder, too
-) -> Iterator[Path]:  # in order; hidden ones, links to folders and what radgen wrote are left out
+) -> Iterator[Path]:  # in order; hidden and special ones, links to folders and what radgen wrote are left out
     "Every file below a folder."
     real = os.path.realpath(folder)
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name[0] != "." and not is_prepared(Path(root, name)))
         for path in (Path(root, name) for name in sorted(files) if name[0] != "."):
-            if not (inside and path.is_symlink() and is_outside(str(path), real)):
+            if not is_special(path) and not (inside and path.is_symlink() and is_outside(str(path), real)):
                 yield path
 
 
@@ -83,18 +83,25 @@ def _text_of(path):
         return "", "no caption: the text file is not encoded in UTF-8"
 
 # %% ../../nbs/169_folders.ipynb #169-folders-019
+def _is_text(path):
+    "Whether a file is one of text by its ending."
+    return path.suffix.lower() == ".txt"
+
+
 def text_pairs(
     folder: Path,
 ) -> list[tuple[Path, Path | None]]:  # image and text; None where it has none
     "The images of a folder with the text files of the same name, or of the name of their folder as in MIMIC-CXR."
     images, texts = [], {}
     for path in folder_files(folder, inside=True):
-        if path.suffix.lower() == ".txt":
+        if _is_text(path):
             texts[stem_of(path)] = path
         elif path.name.lower().endswith(IMAGE_SUFFIXES):
             images.append(path)
     of_folders = _folder_texts({image.parent for image in images}, texts)
-    return [(image, texts.get(stem_of(image)) or of_folders.get(image.parent)) for image in images]
+    return [
+        (image, texts.get(stem_of(image)) or texts.get(str(image)) or of_folders.get(image.parent)) for image in images
+    ]
 
 
 def _folder_texts(folders, texts):
@@ -107,7 +114,7 @@ def _folder_texts(folders, texts):
 PATIENT = re.compile(r"(p|pat|patient|sub|subj|subject)[-_ ]?\d+", re.IGNORECASE)
 CASE = re.compile(r"case[-_ ]?\d+", re.IGNORECASE)
 
-
+# %% ../../nbs/169_folders.ipynb #169-folders-022
 def group_in_path(
     image: str,  # relative to the folder of the data
     text: str,  # its text file, likewise
@@ -128,7 +135,12 @@ def read_pairs(
     n: int | None = None,  # images, None for all
 ) -> pd.DataFrame:  # rows as `screen_rows` takes them
     "A row per image; the split is that of a folder in its path, or assigned by patient, else by the image's name."
-    pairs = text_pairs(folder)[:n]
+    pairs = text_pairs(folder)
+    used = {text for _, text in pairs}
+    alone = [str(p.relative_to(folder)) for p in folder_files(folder, inside=True) if _is_text(p) and p not in used]
+    if alone and n is None:
+        print(f"{len(alone):,} text files belong to no image: {_first(alone)}.", file=sys.stderr)
+    pairs = pairs[:n]
     names = pd.Series([str(image.relative_to(folder)) for image, _ in pairs], dtype=str)
     texts = [_text_of(text) for _, text in pairs]
     rows = pd.DataFrame(
@@ -257,7 +269,7 @@ def _place(header):
 def _headers(folder, n):
     "Path and header of each DICOM file with pixels."
     names = [*SHOWN, *IDENTIFYING, *PLACED]
-    others = 0
+    others = []
     files = list(islice(folder_files(folder, inside=True), n))
     for path in tqdm(files, desc="reading headers", unit="file", mininterval=1):
         if path.name == "DICOMDIR":
@@ -270,9 +282,15 @@ def _headers(folder, n):
         if "Rows" in header:
             yield path, header
         else:
-            others += 1
+            others.append(str(path.relative_to(folder)))
     if others:
-        print(f"{others:,} files of {folder} hold no DICOM image and are left out.", file=sys.stderr)
+        print(f"{len(others):,} files of {folder} hold no DICOM image: {_first(others)}.", file=sys.stderr)
+
+
+def _first(names, most=5):
+    "The first names of a list in words."
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 # %% ../../nbs/169_folders.ipynb #169-folders-015
 def is_dicom_folder(
@@ -327,7 +345,7 @@ def _series_rows(files, slices, salt):
     taken = _stack_rows(files, slices)
     if taken:
         return [_dicom_row(file, salt) for file in taken]
-    why = f"image missing: the series has {len(files)} slices, and none is number {slices}"
+    why = f"no slice: the series has {len(files)} slices, and none is number {slices}"
     return [{**_dicom_row(files[0], salt), "image": "", "fault": why}]
 
 # %% ../../nbs/169_folders.ipynb #169-folders-015aa

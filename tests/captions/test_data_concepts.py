@@ -74,6 +74,12 @@ def test_labels_become_concepts(labels):
     assert not [column for column in found.table if column.startswith(LABEL)]
 
 
+def test_labels_of_which_none_is_known_are_an_error():
+    message = r"no label of labels:tags has a concept \(Wurstigkeit \(2\)\): give --label-map a CSV of label,CUI"
+    with pytest.raises(ConfigError, match=message):
+        with_concepts(data(tags=["Wurstigkeit", "Wurstigkeit"]), options("labels:tags"))
+
+
 def test_unknown_labels_are_counted(capsys):
     with_concepts(data(tags=["Wurstigkeit|Mass", "Wurstigkeit"]), options("labels:tags"))
     assert "Wurstigkeit (2)" in capsys.readouterr().err

@@ -269,6 +269,9 @@ def test_every_file_of_pydicom_is_read_or_rejected_for_its_reason(path):
         assert why == "image unreadable: its compressed image is 3722445056x1024 and its header says 256x1024"
     else:
         assert shape is None, why
+        if "less than expected" in reason:
+            assert why == "image unreadable: its pixel data are truncated"
+            return
         said = re.split(r" - |, ", why.removeprefix("image unreadable: ").partition("decoded: ")[2] or why)[0]
         assert said.removeprefix("image unreadable: ") in " ".join(reason.split())
 
@@ -738,4 +741,4 @@ def test_a_truncated_file_says_so(tmp_path):
     for name in (path, f"{path}#0"):
         with pytest.raises(ImageError) as e:
             load_grey(name)
-        assert "truncated" in e.value.why or "less than expected" in e.value.why
+        assert "truncated" in e.value.why

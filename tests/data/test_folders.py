@@ -139,6 +139,13 @@ def test_a_header_that_describes_nothing_is_rejected(tmp_path):
     assert header_caption(pydicom.Dataset()) == ""
 
 
+def test_files_that_are_no_image_are_named(tmp_path, capsys):
+    dicom(tmp_path / "a")
+    (tmp_path / "notes.dcm").write_text("no image")
+    assert len(read_dicom_folder(tmp_path)) == 1
+    assert "hold no DICOM image: notes.dcm." in capsys.readouterr().err
+
+
 def test_a_folder_without_dicom_images_is_an_error(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(DataError, match="no file in .* is a DICOM image"):
@@ -182,7 +189,7 @@ def test_a_series_without_such_a_slice_is_rejected_with_the_reason(tmp_path):
     dicom(tmp_path / "a", series=1)
     dicom(tmp_path / "b", series=2, Modality="CR")
     rows = read_dicom_folder(tmp_path, "7")
-    assert rows.fault.tolist() == ["image missing: the series has 1 slices, and none is number 7", ""]
+    assert rows.fault.tolist() == ["no slice: the series has 1 slices, and none is number 7", ""]
 
 
 def test_a_file_more_moves_no_image_to_another_split(tmp_path):
@@ -219,7 +226,7 @@ def test_images_in_folders_of_no_split_are_taken_for_training(tmp_path, capsys):
         (tmp_path / f"{name}.txt").write_text("A film.")
     rows = read_pairs(tmp_path, SourceOptions(tmp_path))
     assert rows.split.tolist() == ["train", "test", "test"]
-    assert "1 rows do not say which split they are" in capsys.readouterr().err
+    assert "1 rows do not name their split" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

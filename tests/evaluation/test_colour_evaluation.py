@@ -127,7 +127,9 @@ def test_compare_in_colour_sees_what_grey_does_not(tmp_path, monkeypatch):
     assert found["FD-pixels"] > 0 and grey["pixels per side"] == found["pixels per side"] == 16
     again = compare(CompareConfig(saved, tmp_path / "fake", channels=3, **common))
     assert again["FD-pixels"] == pytest.approx(found["FD-pixels"])
-    with pytest.raises(DataError, match="are of images in colour, 16 pixels: compute them again .* change --channels 1"):
+    with pytest.raises(
+        DataError, match="are of images in colour, 16 pixels: compute them again .* change --channels 1"
+    ):
         compare(CompareConfig(saved, tmp_path / "fake", **common))
 
 

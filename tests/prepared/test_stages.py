@@ -141,7 +141,7 @@ def test_option_unnamed(base):
     "cell, hint",
     [
         ("", "for 'no CUIs'; give every image its UMLS concepts, .* C1306645;C0817096"),
-        ("X-ray", "for 'malformed CUI'; a CUI is C and seven digits"),
+        ("X-ray", "for 'malformed CUI: X-ray'; a CUI is C and seven digits"),
     ],
 )
 def test_table_without_concepts_says_what_to_write(raw, cell, hint):
