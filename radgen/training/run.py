@@ -41,10 +41,8 @@ def resolve(
 ) -> ResolvedConfig:  # every option decided
     "Fill what the recipe decides; raises `ConfigError` for options that contradict each other."
     if cfg.use_clip and cfg.encoder not in (None, "clip") and not holds_clip(cfg.encoder):
-        raise ConfigError(
-            f"--use-clip True and --encoder {cfg.encoder} contradict each other: "
-            "give one of them, or a folder that holds a CLIP."
-        )
+        both = f"--use-clip True and --encoder {cfg.encoder}"
+        raise ConfigError(f"{both} contradict each other: give one of them, or a folder that holds a CLIP.")
     check_lora(cfg)
     given = {name: value for name, value in asdict(cfg).items() if value is not None}
     facts = checked_facts(cfg) if is_pipeline(cfg.model) else {}
@@ -294,8 +292,8 @@ def model_config(
     about = index.get("about") or {}
     names = {f.name for f in fields(ResolvedConfig)}
     recorded = {k: v for k, v in (about.get("options") or {}).items() if k in names}
-    recorded |= {"image_size": network["sample_size"], "patch": network.get("patch", 1)}
-    recorded["channels"] = network["in_channels"]
+    sides = {"image_size": network["sample_size"], "patch": network.get("patch", 1)}
+    recorded |= {**sides, "channels": network["in_channels"]}
     if record:
         factor = record.pixels // record.sample_size
         recorded |= {"image_size": record.pixels, "latents": f"diffusers:{record.base}", "latent_factor": factor}
@@ -303,9 +301,8 @@ def model_config(
         recorded |= {"model": index["encoder"], "channels": record.channels}
     elif has_vae(index):
         factor = pixels_per_position(read_json(model / "vae" / "config.json"))
-        recorded["image_size"] *= factor
+        recorded |= {"image_size": factor * network["sample_size"], "channels": index.get("channels", 1)}
         recorded |= {"latents": str(model / "vae"), "latent_factor": factor, "latent_channels": network["in_channels"]}
-        recorded["channels"] = index.get("channels", 1)
     recorded |= {name: index[name] for name in ("encoder", "max_length", "equalize") if name in index}
     recorded = {"recipe": about.get("recipe", "radgen"), **recorded}
     return ResolvedConfig(data_path=Path(about.get("data") or ""), **recorded)
