@@ -56,5 +56,5 @@ def test_sizes_are_not_ranked_against_each_other():
     text = table_text(pd.concat([small, large.assign(distance=large.distance + 30)]))
     assert text.count("# FD-X") == 2
     assert "Real-real baseline 1.0" in text
-    assert "Floor 7.0" in text
+    assert "Real-real baseline 7.0" in text
     assert text.count("No: their order is chance") == 2
