@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from .verb_objects import objects_trade_places, sides_trade_places
 
-from .findings import Statement, statements
+from .findings import Statement, clause_phases, statements
 from .lexicon import LEXICON
 from .tokens import Kind, tokens
 
@@ -83,11 +83,7 @@ def _label_words(labels):
 
 def _share_phases(found):
     "Give the only phase of a clause to all its statements."
-    if not any(statement.phases for statement in found):
-        return
-    phases: dict[int, set[str]] = {}
-    for statement in found:
-        phases.setdefault(statement.clause, set()).update(statement.phases)
+    phases = clause_phases(found)
     for statement in found:
         if len(phases[statement.clause]) == 1:
             statement.phases |= phases[statement.clause]

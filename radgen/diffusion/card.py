@@ -162,6 +162,7 @@ compare them before they are passed on.
 - Each PNG that radgen writes holds its prompt, seed, index and the fingerprint of the weights, \
 with the statement that it is synthetic. Other programs may drop this text."""
 
+# %% ../../nbs/625_card.ipynb #625-card-030
 _USE = """## Use
 
 ```python

@@ -120,13 +120,13 @@ def check_rows(
     split = about["split"]
     if len(rows) != about["images"]:
         raise DataError(
-            f"samples.csv has {len(rows)} rows and sample.json names {about['images']} images: sample anew."
+            f"samples.csv has {len(rows)} rows and sample.json names {about['images']} images: sample again."
         )
     unknown = rows.id[~rows.id.isin(prepared.rows(split).id)]
     if len(unknown):
         raise DataError(
             f"{len(unknown)} of {len(rows)} samples belong to no image of the {split} split of {prepared.dir}, for "
-            f"example {quoted(unknown.iloc[0])}: sample anew, or give the folder as --images."
+            f"example {quoted(unknown.iloc[0])}: sample again, or give the folder as --images."
         )
 
 

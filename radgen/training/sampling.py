@@ -232,7 +232,7 @@ def sample_table(
             raise ValueError("no rows")
         return table.astype({"index": int, "id": str, "prompt": str})
     except (OSError, KeyError, ValueError) as e:
-        raise DataError(f"{path} is not a table of radgen sample ({first_line(e, 100)}): sample anew.") from None
+        raise DataError(f"{path} is not a table of radgen sample ({first_line(e, 100)}): sample again.") from None
 
 
 def write_tables(
