@@ -63,7 +63,7 @@ def test_damaged_checkpoint_is_set_aside_again_and_again(four, four_steps, copie
         shutil.rmtree(run.dir / "final")
         (run.dir / "checkpoints" / "step-00000004" / "ema.safetensors").write_bytes(b"")
         same_bits(train(four), four_steps)
-        assert "does not have the sha256" in capsys.readouterr().err
+        assert "does not have the recorded sha256" in capsys.readouterr().err
     assert (run.dir / "checkpoints" / "damaged-step-00000004").exists()
 
 

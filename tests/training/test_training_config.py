@@ -66,7 +66,8 @@ def test_resolved_options_keep_the_order_of_the_fields():
     given = [f.name for f in fields(TrainConfig)]
     names = [f.name for f in fields(ResolvedConfig)]
     assert names[: len(given)] == given
-    assert names[len(given) :] == ["latent_channels", "latent_factor", "vae_weights", "base_weights", "base_schedule"]
+    latent = ["latent_channels", "latent_factor", "vae_weights"]
+    assert names[len(given) :] == ["channels", *latent, "base_weights", "base_schedule"]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
