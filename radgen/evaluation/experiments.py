@@ -180,7 +180,7 @@ class CellResult:
     floor: float  # real-real baseline, and its spread over subsets
     floor_std: float
     recall: float
-    copies: float  # share of memorised training images
+    copies: float | None  # share of memorised training images
     train_seconds: float
     report: str  # path of the report, from the folder of the table
 
@@ -203,7 +203,7 @@ def cell_result(
         floor=r.floor[0],
         floor_std=r.floor[1],
         recall=r.neighbourhoods.recall,
-        copies=r.copies.share,
+        copies=r.copies.share if r.copies else None,
         train_seconds=train_seconds,
         report=f"{tr.name}/report.html",
     )

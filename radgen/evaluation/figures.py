@@ -107,10 +107,10 @@ def score_figures(
     "The figures of the report that need no run."
     paired = np.flatnonzero(rows.id != "")
     pairs, prompts = generated[paired], rows.iloc[paired].reset_index(drop=True)
-    figures = {
-        "distance": distance_figure(scores),
-        "neighbours": replicas_figure(generated, reference.images("train"), pd.DataFrame(scores.suspects)),
-    }
+    figures = {"distance": distance_figure(scores)}
+    if scores.copies:
+        suspects = pd.DataFrame(scores.suspects)
+        figures["neighbours"] = replicas_figure(generated, reference.images("train"), suspects)
     if len(paired):
         figures["comparison"] = comparison_figure(reference, pairs, prompts)
     else:

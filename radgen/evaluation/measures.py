@@ -19,6 +19,7 @@ from radgen.evaluation.results import (
     CLIP,
     CONCEPTS,
     FACTS,
+    MEMORISED,
     MS_SSIM,
     TSTR,
     TYPES,
@@ -41,9 +42,9 @@ def tstr_mean(
 
 def memorised_interval(
     s: Scores,
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:  # None where it was not measured
     "95% interval of the share of replicas."
-    return s.copies.lower, s.copies.upper
+    return (s.copies.lower, s.copies.upper) if s.copies else None
 
 
 Place = str | float | Callable[[Scores], Any]  # 'field.field' of the record, a constant, or what computes it
@@ -87,7 +88,7 @@ MEASURES = (
     ),
     Measure(CLIP, "clip.recall_5", "clip_real.recall_5", "higher", needs=("CLIPs", PROMPTS)),
     Measure(
-        "memorised training images",
+        MEMORISED,
         "copies.share",
         "copies.share_held_out",
         "lower",

@@ -28,6 +28,7 @@ from radgen.evaluation.results import (
     ENOUGH,
     FACTS,
     MEMBERSHIP,
+    MEMORISED,
     MS_SSIM,
     REIDENTIFIED,
     SIMILARITY,
@@ -215,16 +216,12 @@ def memorisation_rows(
 ) -> list[Row]:
     "How near the images are to training images, in pixels and in features."
     c = s.copies
-    share = with_interval(c.share, (c.lower, c.upper))
-    return [
-        Row("memorised training images", share, f"{c.share_held_out:.1%}", "registered, in pixels"),
-        Row(
-            "nearer to a training image than 99% of held-out ones",
-            f"{s.memorised:.1%}",
-            "1%",
-            "in the space of features",
-        ),
-    ]
+    near = "nearer to a training image than 99% of held-out ones"
+    rows = [Row(near, f"{s.memorised:.1%}", "1%", "in the space of features")]
+    if c:
+        share = with_interval(c.share, (c.lower, c.upper))
+        rows.insert(0, Row(MEMORISED, share, f"{c.share_held_out:.1%}", "registered, in pixels"))
+    return rows
 
 
 def score_rows(
@@ -306,7 +303,7 @@ def score_values(
             f"the real-real baseline is {s.floor_images} training images against the same"
         ),
         rows=score_rows(s),
-        privacy=privacy_line(s.copies, s.generated),
+        privacy=privacy_line(s.copies, s.generated) if s.copies else "",
         has_types=s.types is not None,
         concepts=s.by_concept,
         group_columns=GROUP_COLUMNS,

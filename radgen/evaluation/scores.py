@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST', 'UNPAIRED', 'samples_fault', 'sample_folders', 'find_samples', 'read_samples', 'Reference', 'run_reference',
            'Material', 'check_counts', 'gather', 'distance_scores', 'alignment_scores', 'clip_scores', 'unmeasured',
-           'vae_scores', 'measure']
+           'vae_scores', 'memorisation_scores', 'measure']
 
 # %% ../../nbs/760_scores.ipynb #760-scores-004
 from collections import Counter
@@ -37,13 +37,14 @@ from .diversity import intra_prompt_ms_ssim, kernel_distance, prdc
 from .features import Features, cached_features
 from .groups import group_scores, group_sets
 from .image_text import load_dual_encoder
-from .memorisation import audit_memorisation, memorised_share
+from .memorisation import AUDITED, audit_memorisation, memorised_share
 from .reconstruction import measure_reconstruction
 from .reidentification import training_patients, unmeasured_privacy
 from radgen.evaluation.results import (
     CLIP,
     CONCEPTS,
     FACTS,
+    MEMORISED,
     MS_SSIM,
     TSTR,
     TYPES,
@@ -194,7 +195,7 @@ class Material:
         return replace(self, generated=self.generated[at], rows=rows, f=self.f[at])
 
 # %% ../../nbs/760_scores.ipynb #760-scores-016
-LEAST = {"generated": 6, "held-out": 20, "training": 6}  # images, for neighbourhoods of 5 and for the audit
+LEAST = 6  # images of each kind, for neighbourhoods of 5
 
 
 def check_counts(
@@ -213,8 +214,8 @@ def check_counts(
             )
     counts = {"generated": (generated, remedy), "held-out": (real, "prepare more data")}
     for what, (n, advice) in (counts | {"training": (training, "prepare more data")}).items():
-        if n < LEAST[what]:
-            raise ConfigError(f"{n} {what} images are too few for a report, which needs {LEAST[what]}: {advice}.")
+        if n < LEAST:
+            raise ConfigError(f"{n} {what} images are too few for a report, which needs {LEAST}: {advice}.")
 
 
 def gather(
@@ -331,7 +332,7 @@ def unmeasured(
     reference: Reference,
     cfg: EvaluateConfig,
 ) -> dict[str, str]:  # row of the report -> why it is missing
-    "The scores that need prompts, or prompts of real images, where no image has them."
+    "The scores that need prompts, prompts of real images, or more held-out images, where there are none."
     no_prompts = "the images have no prompts: give --prompts"
     no_ids = "no prompt belongs to a real image of the split: give the prompts an id"
     missing = {}
@@ -345,6 +346,9 @@ def unmeasured(
         few = {"training images": len(reference.prepared.rows("train"))}
         few["prompts belong to real images"] = int((rows.id != "").sum())
         missing |= {TSTR: f"only {n} {what}" for what, n in few.items() if n < FEWEST}
+    held_out = len(reference.prepared.rows(reference.split))
+    if held_out < AUDITED:
+        missing[MEMORISED] = f"only {held_out} held-out images say how near new images come; {AUDITED} are needed"
     return missing
 
 # %% ../../nbs/760_scores.ipynb #760-scores-017
@@ -361,6 +365,20 @@ def vae_scores(
     f_train, f_test = (reference.features(s, features) for s in ("train", split))
     return measure_reconstruction(vae, reference.images("train"), f_train, f_test, features, n)
 
+# %% ../../nbs/760_scores.ipynb #760-scores-030
+def memorisation_scores(
+    m: Material,
+) -> dict:  # fields of `Scores`, and `hits`
+    "The audit for memorised images; empty where held-out images are too few for it."
+    r = m.reference
+    held_out, train = (r.images(split) for split in (r.split, "train"))
+    found = dict(memorised=memorised_share(m.f, m.f_test, m.f_train))
+    if len(held_out) < AUDITED:
+        return found | dict(copies=None, suspects={}, hits={})
+    audit, suspects = audit_memorisation(m.generated, held_out, train, m.features.device)
+    replicas = tuple(suspects.sort_values("image").suspect.tolist())
+    return found | dict(copies=audit, suspects=suspects.to_dict("list"), hits={"copies": replicas})
+
 # %% ../../nbs/760_scores.ipynb #760-scores-019
 def measure(
     generated: np.ndarray,  # (N, H, W[, 3]) uint8
@@ -371,23 +389,19 @@ def measure(
 ) -> Scores:
     "All numbers of the report that need no model."
     m, seed = gather(generated, rows, reference, features, cfg.min_images), cfg.seed % 2**32
-    held_out, train = (reference.images(split) for split in (reference.split, "train"))
-    audit, suspects = audit_memorisation(generated, held_out, train, features.device)
     paired = m.part(rows.id != "")
     alignment = alignment_scores(paired, cfg) if len(paired.rows) else UNPAIRED
     distances, draws = distance_scores(m, seed)
-    replicas = tuple(suspects.sort_values("image").suspect.tolist())
+    copies = memorisation_scores(m)
     return Scores(
         **vars(distances),
         **{name: value for name, value in alignment.items() if name not in ("draws", "hits")},
         **clip_scores(m, cfg),
-        copies=audit,
-        suspects=suspects.to_dict("list"),
-        memorised=memorised_share(m.f, m.f_test, m.f_train),
+        **{name: value for name, value in copies.items() if name != "hits"},
         against=reference.against(rows, cfg),
         unmeasured=unmeasured(rows, reference, cfg) | unmeasured_privacy(reference.prepared, cfg),
         reidentification=training_patients(reference.prepared, reference.split, m.f, m.f_test, m.f_train, seed),
         draws=draws | alignment["draws"],
-        hits=alignment["hits"] | {"copies": replicas},
+        hits=alignment["hits"] | copies["hits"],
         dimensions=m.f.shape[1],
     )

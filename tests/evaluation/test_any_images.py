@@ -1,6 +1,7 @@
 """Folders of images of any model: the same scores as for a run, and a report that claims no more."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,10 +26,11 @@ from radgen.evaluation.any_images import (
     sampled_by,
     set_values,
 )
-from radgen.evaluation.config import EvaluateConfig
+from radgen.evaluation.config import EvaluateConfig, LeaderboardConfig
 from radgen.evaluation.image_sets import UNKNOWN
+from radgen.evaluation.leaderboard import leaderboard
 from radgen.evaluation.report_rows import report_page, score_values
-from radgen.evaluation.results import CONCEPTS, MEMBERSHIP, MS_SSIM, REIDENTIFIED, TSTR, TYPES, read_scores
+from radgen.evaluation.results import CONCEPTS, MEMBERSHIP, MEMORISED, MS_SSIM, REIDENTIFIED, TSTR, TYPES, read_scores
 from radgen.evaluation.scores import Reference, read_samples, run_reference
 from radgen.prepared.folder import square_image
 
@@ -104,6 +106,26 @@ def test_few_ids_leave_out_the_classifiers_alone(few, drawn, tmp_path, cheap):
     assert found.types is not None
     assert len(found.hits["types"]) <= 12
     assert len(found.hits["copies"]) == 40
+
+
+def test_few_held_out_images_leave_out_the_audit_and_name_it(few, tmp_path, cheap):
+    rows = few.rows("valid")
+    assert 6 <= len(rows) < 20
+    folder = draw_images(tmp_path / "drawn", rows)
+    found = evaluate(of_images(few, folder, split="valid", min_images=6))
+    assert found.copies is None
+    assert "copies" not in found.hits
+    why = f"only {len(rows)} held-out images say how near new images come; 20 are needed"
+    assert found.unmeasured[MEMORISED] == why
+    out = tmp_path / "drawn-evaluation"
+    for page in ("report.md", "report.html"):
+        text = (out / page).read_text()
+        assert why in text
+        assert "Nearest training images" not in text
+        assert "Privacy:" not in text
+    assert not (out / "fig" / "neighbours.png").exists()
+    pair = tuple(shutil.copytree(out, tmp_path / name) for name in ("first", "second"))
+    assert MEMORISED not in leaderboard(LeaderboardConfig(pair, tmp_path / "board"))["rows"][0]
 
 
 def test_samples_of_a_run_are_the_same_images_by_either_way(sampled):
