@@ -122,7 +122,7 @@ class AuditTotals:
     rows: int  # captions
     coverage: float  # share of all captions that are valid
     in_template: float  # share
-    contradiction: float  # share with any of `CONTRADICTIONS`, by the verifier's reading
+    contradiction: float  # share with any of `CONTRADICTIONS`, by radgen's own reading
     omission: float  # share with any of `OMISSIONS`
     contradicts: float  # shares of the categories of the independent reading; NaN where it was left out
     unsupported: float
@@ -155,7 +155,7 @@ MEASURES = {  # field of `AuditTotals` -> its label
     "rows": "rows",
     "coverage": "coverage",
     "in_template": "in the template",
-    "contradiction": "a contradiction (verifier's reading)",
+    "contradiction": "a contradiction (own reading)",
     "contradicts": f"a contradiction {INDEPENDENT}",
     "unsupported": f"unsupported {INDEPENDENT}",
     "paraphrase": f"paraphrase {INDEPENDENT}",

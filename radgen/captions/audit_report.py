@@ -264,7 +264,7 @@ def audit_both(
     pipeline: ReadingPipeline | None,  # None leaves the independent reading out
     progress: bool = False,  # show progress bars
 ) -> Audit:
-    "Audit a file by the verifier's reading and by the independent one."
+    "Audit a file by radgen's own reading and by the independent one."
     table, readings = file.table, None
     if pipeline is not None:
         labels = [[file.names.get(cui, "") for cui in cuis] for cuis in table.cuis]
@@ -293,7 +293,7 @@ def _opening(cfg: AuditConfig, limit: int, files: dict[str, CaptionFile], kept: 
         lines.append(
             f"The files have no row in common: each is counted by itself ({sizes})." if kept is files else same
         )
-    lines.append("Verifier's reading: the lexicon and code with which radgen rewrites captions.")
+    lines.append("Own reading: words, numbers and sides by the lexicon with which radgen rewrites captions.")
     lines.append(f"Independent reading: {f'left out; {INSTALL}' if libraries_missing() else METHOD}")
     return "\n".join(lines)
 

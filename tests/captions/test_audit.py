@@ -69,7 +69,7 @@ def test_audit_counts_both_readings_apart(worked):
     rows = [WORKED[0], WORKED[2], WORKED[0], WORKED[0]]  # one has another image type than its concepts
     totals = audit(table(rows), NAMES, readings=READINGS).totals
     measures = totals.measures()
-    assert measures["a contradiction (verifier's reading)"] == 0.25
+    assert measures["a contradiction (own reading)"] == 0.25
     for label in ("a contradiction", "unsupported", "paraphrase", "the caption's words"):
         assert measures[f"{label} (independent reading)"] == 0.25
     assert not [label for label in worked.totals.measures() if "independent" in label]

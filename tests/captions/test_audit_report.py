@@ -114,7 +114,7 @@ def test_audit_files_prints_both_counts_and_says_which_is_which(tmp_path, worked
     text = audit_files(AuditConfig((write_csv(tmp_path / "a.csv"),), show=1), COUNT)
     share = worked.totals.contradiction
     assert share > 0.5
-    assert f"| a contradiction (verifier's reading) | {share:.1%} |" in text
+    assert f"| a contradiction (own reading) | {share:.1%} |" in text
     assert "| a contradiction (independent reading) |" in text
     assert "Independent reading: NegEx of negspaCy" in text
     assert "a: negation lost (independent reading)" in text
@@ -136,7 +136,7 @@ def test_audit_files_without_the_libraries_counts_the_rest(tmp_path, monkeypatch
     assert "Independent reading: left out; " in text
     assert "pip install 'radgen[audit]'" in text
     assert "(independent reading)" not in text
-    assert "a contradiction (verifier's reading)" in text
+    assert "a contradiction (own reading)" in text
 
 
 def test_audit_files_compares_the_rows_that_all_files_have(tmp_path):
