@@ -9,7 +9,8 @@ from radgen.core.figures import save_figure
 from radgen.evaluation.alignment import fit_probe
 from radgen.evaluation.config import EvaluateConfig
 from radgen.evaluation.figures import comparison_figure
-from radgen.evaluation.scores import find_samples, read_samples, run_reference
+from radgen.evaluation.material import run_reference
+from radgen.evaluation.scores import find_samples, read_samples
 from radgen.evaluation.truth import grid_features, phantom_truth
 from radgen.training.run import load_run
 

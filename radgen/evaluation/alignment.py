@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['concept_labels', 'fit_probe', 'concept_scores', 'auroc', 'resampled_auroc', 'auroc_draws', 'share_interval',
            'concept_table', 'finite_or_none', 'concept_alignment', 'image_types', 'probe_hits', 'type_alignment',
-           'clip_retrieval']
+           'ImageTextReads', 'image_text_reads', 'clip_retrieval']
 
 # %% ../../nbs/740_alignment.ipynb #740-alignment-004
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from .distance import draws_interval
 from .image_text import DualEncoder, load_dual_encoder
 from .results import ConceptAlignment, ConceptScore, TypeAlignment
 from ..prepared.folder import Prepared
-from ..text.clip import retrieval
+from ..text.clip import caption_hits, retrieval
 
 # %% ../../nbs/740_alignment.ipynb #740-alignment-006
 def concept_labels(
@@ -203,7 +203,30 @@ def type_alignment(
     )
 
 # %% ../../nbs/740_alignment.ipynb #740-alignment-014
+@dataclass(frozen=True)
+class ImageTextReads:
+    "What a dual encoder finds, image by image; NaN where an image has no prompt."
+
+    found: np.ndarray  # (N,) 1 where the prompt finds an image of its own among the five nearest, else 0
+    similarity: np.ndarray  # (N,) cosine of image and prompt, -1..1
+
+
 @torch.inference_mode()
+def image_text_reads(
+    images: np.ndarray,  # (N, H, W[, 3]) uint8
+    prompts: Sequence[str],  # one per image
+    towers: DualEncoder,
+    ks: tuple[int, ...] = (1, 5),
+) -> tuple[dict[str, float], ImageTextReads]:  # what `clip_retrieval` returns, and the same image by image
+    "How many prompts find an image of theirs among the k nearest, and how similar the two are."
+    texts, caption = towers.texts(prompts)
+    vectors = towers.images(images)
+    found = caption_hits(texts, vectors, caption).any(1)[caption]
+    similarity = (texts[caption] * vectors).sum(1)
+    numbers = {**retrieval(texts, vectors, caption, ks), "similarity": similarity.mean().item()}
+    return numbers, ImageTextReads(found.double().numpy(), similarity.double().numpy())
+
+
 def clip_retrieval(
     images: np.ndarray,  # (N, H, W[, 3]) uint8
     prompts: Sequence[str],  # one per image
@@ -211,9 +234,6 @@ def clip_retrieval(
     device: str | torch.device = "cpu",
     ks: tuple[int, ...] = (1, 5),
 ) -> dict[str, float]:  # recall_k and chance_k, 0..1, and similarity: the mean cosine of images and their prompts
-    "How many captions find an image of theirs among the k nearest, and how similar the two are."
+    "`image_text_reads` by name, without the single images."
     towers = load_dual_encoder(clip, device) if isinstance(clip, str) else clip
-    texts, caption = towers.texts(prompts)
-    found = towers.images(images)
-    similarity = (texts[caption] * found).sum(1).mean().item()
-    return {**retrieval(texts, found, caption, ks), "similarity": similarity}
+    return image_text_reads(images, prompts, towers, ks)[0]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from .material import Reference, check_counts
 
 from ..captions.modes import MODES
 from ..core.devices import pick_device
@@ -40,7 +41,7 @@ from radgen.evaluation.image_sets import (
 )
 from .report_rows import report_is_current, report_line, score_values, write_pages
 from .results import VERSION, ImageSet, Scores, read_scores
-from .scores import Reference, check_counts, measure
+from .scores import measure
 from ..prepared.folder import Prepared, load_prepared
 
 # %% ../../nbs/773_any_images.ipynb #773-any-images-036

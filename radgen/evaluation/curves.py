@@ -13,12 +13,13 @@ from typing import Any, Literal
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from .material import run_reference
 
 from ..core.precision import usable_precision
 from .distance import Statistics, frechet_distance, real_baseline, statistics
 from .features import Features
 from .results import Curves
-from .scores import read_samples, run_reference
+from .scores import read_samples
 from ..training.config import SampleConfig
 from ..training.run import Run
 from ..training.sampling import request_settings, sample

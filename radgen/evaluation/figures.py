@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from .material import Reference
 
 from ..captions.facts import concept_facts
 from ..core.figures import evenly, image_grid
 from .memorisation import replicas_figure
 from .results import DistanceScores, Scores
-from .scores import Reference
 
 # %% ../../nbs/770_report_figures.ipynb #770-report-figures-006
 def loss_figure(

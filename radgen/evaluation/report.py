@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from .material import run_reference
 
 from ..core.devices import pick_device
 from ..core.errors import DataError
@@ -29,7 +30,7 @@ from .image_sets import quoted
 from .membership import run_membership
 from .report_rows import report_is_current, report_line, score_values, write_pages
 from .results import TYPES, VERSION, Scores, read_scores
-from .scores import find_samples, measure, read_samples, run_reference, vae_scores
+from .scores import find_samples, measure, read_samples, vae_scores
 from ..prepared.folder import Prepared
 from ..text.registry import LABELS, entry_of
 from ..training.run import Run, load_run, read_config

@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..core.files import atomic_path
 from ..diffusion.card import inline_markdown
-from .groups import GROUP_COLUMNS, group_texts
+from .groups import group_columns, group_texts
 from .memorisation import privacy_line
 from .reconstruction import reconstruction_rows
 from radgen.evaluation.results import (
@@ -306,7 +306,7 @@ def score_values(
         privacy=privacy_line(s.copies, s.generated) if s.copies else "",
         has_types=s.types is not None,
         concepts=s.by_concept,
-        group_columns=GROUP_COLUMNS,
+        group_columns=group_columns(s),
         groups=group_texts(s),
         curve_note=curve_note(s.curves) if s.curves else "",
         unmeasured=s.unmeasured or {},

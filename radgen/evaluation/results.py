@@ -263,6 +263,10 @@ class GroupScores:
     concepts_real_interval: tuple[float, float] | None = None
     likeness: tuple[float, int] | None = None  # intra-prompt MS-SSIM and pairs
     likeness_real: tuple[float, int] | None = None
+    recall: float | None = None  # share of generated images whose prompt finds an image of its own among five, 0..1
+    recall_real: float | None = None
+    similarity: float | None = None  # mean cosine of images and prompts by the same dual encoder, -1..1
+    similarity_real: float | None = None
 
 # %% ../../nbs/702_results.ipynb #702-results-027
 @dataclass(frozen=True)

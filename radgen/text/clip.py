@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_SCALE', 'load_clip', 'word_tokenizer', 'small_clip', 'Pairs', 'make_pairs', 'read_pairs', 'contrastive_loss',
-           'loss_floor', 'embed', 'retrieval', 'validate']
+           'loss_floor', 'embed', 'caption_hits', 'retrieval', 'validate']
 
 # %% ../../nbs/440_clip.ipynb #440-clip-004
 import math
@@ -191,6 +191,17 @@ def embed(
     return F.normalize(torch.cat(text), dim=-1), F.normalize(torch.cat(image), dim=-1)
 
 
+def caption_hits(
+    text: torch.Tensor,  # (U, D) unit vectors of the distinct captions
+    image: torch.Tensor,  # (N, D) unit vectors
+    caption: torch.Tensor,  # (N,) int64, which caption an image has
+    k: int = 5,  # images that each caption finds
+) -> torch.Tensor:  # (U, min(k, N)) bool, the nearest image first
+    "Which of the images that are nearest to each caption are its own."
+    nearest = torch.cat([(t @ image.T).topk(min(k, len(image))).indices for t in text.split(1024)])
+    return caption[nearest] == torch.arange(len(text))[:, None]
+
+# %% ../../nbs/440_clip.ipynb #440-clip-026
 def retrieval(
     text: torch.Tensor,  # (U, D) unit vectors of the distinct captions
     image: torch.Tensor,  # (N, D) unit vectors
@@ -198,9 +209,7 @@ def retrieval(
     ks: tuple[int, ...] = (1, 5),
 ) -> dict[str, float]:  # recall_k and chance_k, 0..1
     "How many captions find one of their images among the k nearest, and how many would by chance."
-    most = min(max(ks), len(image))
-    nearest = torch.cat([(t @ image.T).topk(most).indices for t in text.split(1024)])
-    hit = caption[nearest] == torch.arange(len(text))[:, None]
+    hit = caption_hits(text, image, caption, max(ks))
     n = caption.bincount(minlength=len(text)).numpy()
     found = {}
     for k in ks:

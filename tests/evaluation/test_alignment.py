@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
 from radgen.evaluation.alignment import (
@@ -10,6 +11,7 @@ from radgen.evaluation.alignment import (
     clip_retrieval,
     concept_alignment,
     concept_labels,
+    image_text_reads,
     type_alignment,
 )
 from radgen.text.clip import small_clip
@@ -109,6 +111,25 @@ def test_image_type_of_phantoms(few):
     r = type_alignment(mean["test"][shuffled], rows["test"], mean["test"], mean["train"], few, "test")
     assert r.generated < 0.5 < r.real
     assert np.mean(r.doubt) < 0.5
+
+
+def test_image_text_reads_of_a_perfect_encoder():
+    "Images are one-hot vectors, and so are the prompts; the last prompt is that of another image."
+
+    class Exact:
+        def texts(self, prompts):
+            unique, caption = np.unique(prompts, return_inverse=True)
+            return torch.eye(8)[[int(p) for p in unique]], torch.from_numpy(caption)
+
+        def images(self, images):
+            return torch.eye(8)[images[:, 0, 0].tolist()]
+
+    images = np.arange(8, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(2, 2)
+    numbers, reads = image_text_reads(images, [*"0123456", "0"], Exact(), ks=(1,))
+    assert reads.similarity.tolist() == [1] * 7 + [0]
+    assert numbers["similarity"] == pytest.approx(7 / 8)
+    assert reads.found[:7].tolist() == [1] * 7
+    assert numbers["recall_1"] == 1
 
 
 def test_retrieval_by_an_untrained_clip_is_at_chance(few, tmp_path):

@@ -31,7 +31,8 @@ from radgen.evaluation.image_sets import UNKNOWN
 from radgen.evaluation.leaderboard import leaderboard
 from radgen.evaluation.report_rows import report_page, score_values
 from radgen.evaluation.results import CONCEPTS, MEMBERSHIP, MEMORISED, MS_SSIM, REIDENTIFIED, TSTR, TYPES, read_scores
-from radgen.evaluation.scores import Reference, read_samples, run_reference
+from radgen.evaluation.material import Reference, run_reference
+from radgen.evaluation.scores import read_samples
 from radgen.prepared.folder import square_image
 
 

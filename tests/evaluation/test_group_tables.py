@@ -7,10 +7,10 @@ import torch
 from torchmetrics.image.kid import poly_mmd
 
 from radgen.core.files import read_json
-from radgen.evaluation.alignment import concept_alignment
+from radgen.evaluation.alignment import ImageTextReads, concept_alignment
 from radgen.evaluation.diversity import kernel_interval
 from radgen.evaluation.groups import FEWEST, GROUP_COLUMNS, GroupSets, Members, group_frame, group_scores
-from radgen.evaluation.results import TypeAlignment, read_scores
+from radgen.evaluation.results import ConceptAlignment, TypeAlignment, read_scores
 
 TYPES = np.array(["CT", "MRI", "X-ray"])
 
@@ -90,6 +90,21 @@ def test_alignment_is_split(good):
     assert good["MRI"].types_interval[1] == 1
     assert good["CT"].concepts > 0.9  # of both concepts, on images of this type
     assert good["CT"].likeness == (pytest.approx(1), good["CT"].generated // 2) and good["CT"].likeness_real is None
+
+
+def test_dual_encoder_is_averaged_within_each_group():
+    "The prompts of one group find their images, those of the other do not; an image without a prompt does not count."
+    asked = Members(np.array([[True, False], [True, False], [True, False], [False, True]]), np.array([""] * 4))
+    reads = ImageTextReads(np.array([1, 0, np.nan, 0]), np.array([0.5, 0.1, np.nan, -0.2]))
+    real = ImageTextReads(np.ones(4), np.full(4, 0.6))
+    pixels, texts = np.zeros((4, 16, 16), np.uint8), np.array([""] * 4, object)
+    f = np.random.default_rng(0).normal(size=(4, 3))
+    sets = GroupSets(f, f, f, pixels, texts, pixels, texts, asked, asked, asked, (reads, real))
+    a, b = group_scores(["a", "b"], sets, ConceptAlignment(), TypeAlignment())
+    assert (a.recall, a.recall_real, b.recall, b.recall_real) == (0.5, 1, 0, 1)
+    assert (a.similarity, b.similarity) == (pytest.approx(0.3), pytest.approx(-0.2))
+    frame = group_frame([a, b])
+    assert frame.recall.tolist() == [0.5, 0]
 
 
 def test_table_holds_every_number(good):

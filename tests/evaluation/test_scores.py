@@ -10,7 +10,8 @@ from PIL import Image
 from radgen.core.errors import ConfigError, DataError
 from radgen.evaluation.report import evaluate, page_values
 from radgen.evaluation.report_rows import report_page
-from radgen.evaluation.scores import find_samples, measure, read_samples, run_reference
+from radgen.evaluation.material import run_reference
+from radgen.evaluation.scores import find_samples, measure, read_samples
 from radgen.core.files import read_json
 from radgen.training.train import train
 from radgen.training.config import SampleConfig
