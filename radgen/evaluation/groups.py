@@ -86,8 +86,8 @@ def group_sets(
     tables = (held_out.set_index("id").loc[list(ids)], held_out, p.rows("train"))
     generated, prompts, real, texts = images
     arrays = (generated, np.array(list(prompts), object), real, np.array(list(texts), object))
-    asked, real, training = (members(p, table) for table in tables)
-    return GroupSets(*features, *arrays, asked, real, training, reads)
+    requested, of_real, of_training = (members(p, table) for table in tables)
+    return GroupSets(*features, *arrays, requested, of_real, of_training, reads)
 
 # %% ../../nbs/757_groups.ipynb #757-groups-007
 @dataclass(frozen=True)
