@@ -293,7 +293,8 @@ def scenes(n, seed, size=48):
     return np.clip(128 + 50 * x / x.std(), 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("kind", ["v_prediction", pytest.param("flow", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["v_prediction", "flow"])
 def test_memorisation_audit_reports_the_exact_denoiser(kind):
     "What it draws are training images, and the audit says so of each; of other images it does not."
     train, held_out, others = scenes(60, 0), scenes(40, 1), scenes(12, 2)

@@ -296,6 +296,7 @@ def test_precision_is_the_autocast_of_the_network(pipe):
             pipe("head", precision=wrong)
 
 
+@pytest.mark.soak
 def test_compiled_batches_have_one_shape():
     "Requests of other lengths and a last batch that is not full need no other graph than the first batch."
     from torch._dynamo.utils import counters

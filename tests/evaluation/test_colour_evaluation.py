@@ -90,6 +90,7 @@ def test_a_model_by_itself_is_in_colour_and_a_grey_one_starts_it(trained, colour
         train(TrainConfig(in_grey.dir, name="colour", init=grey.dir, **common))
 
 
+@pytest.mark.soak
 def test_images_from_elsewhere_are_compared_in_colour(colour, tmp_path, monkeypatch):
     rows, drawn = colour.rows("test"), tmp_path / "drawn"
     drawn.mkdir()
@@ -161,6 +162,7 @@ def test_edits_keep_colours_and_a_mask_keeps_the_rest(trained, colour, tmp_path)
     assert drawn.mode == "RGB"
 
 
+@pytest.mark.soak
 def test_a_synthetic_data_set_is_in_colour(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(synthesis, "make_features", pixel_features)
     monkeypatch.setattr("radgen.evaluation.memorisation.SCALES", (1.0,))

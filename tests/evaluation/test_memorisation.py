@@ -52,7 +52,10 @@ def world():
     return train, test, lower_fence(find_replicas(test, train).ratio)
 
 
-@pytest.mark.parametrize("kind", ["copied", "cropped", "brightened", "darkened", "noised"])
+HARDER = [pytest.param(kind, marks=pytest.mark.soak) for kind in ("brightened", "darkened", "noised")]
+
+
+@pytest.mark.parametrize("kind", ["copied", "cropped", *HARDER])
 def test_replicas_are_found(world, kind):
     train, test, bound = world
     t = find_replicas(replicas(train[:10])[kind], train)

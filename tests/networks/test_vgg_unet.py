@@ -10,7 +10,8 @@ from radgen.networks.pretrained import vgg16_features
 from radgen.networks.vgg_unet import FiLM, VGG16UNet, load_vgg_weights, split_parameters, vgg_unet_options
 
 
-@pytest.mark.parametrize("learned", [True, pytest.param(False, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("learned", [True, False])
 def test_half_precision_holds_the_activations_of_pure_noise(learned):
     m = load_vgg_weights(VGG16UNet(text_dim=D, **vgg_unet_options("radgen", "tiny", 32)), vgg16_features("keras"))
     x, t, text = inputs(px=32)

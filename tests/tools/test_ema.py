@@ -94,6 +94,7 @@ def test_loss_at_the_runs_width_is_that_of_its_log(few, tmp_path):
     assert score.error == 0
 
 
+@pytest.mark.soak
 def test_command_draws_the_curve(run, capsys):
     args = ["ema", run.dir, "--curve", "True", "--distance", "True", "--widths", 0.05, 0.1, "--n", 50]
     assert main([*map(str, args), "--device", "cpu", "--json"]) == 0

@@ -123,6 +123,7 @@ def test_types_are_drawn_equally_often_by_the_batches(cfg, small):
     assert before.max() > 2 * before.min()  # the phantoms were not balanced
 
 
+@pytest.mark.soak
 def test_interrupted_balanced_run_ends_with_the_same_bits(cfg):
     cfg = replace(cfg, balance="concepts", steps=5, checkpoint_every=8, log_every=1)
     whole = train(cfg)

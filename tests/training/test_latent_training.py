@@ -49,8 +49,15 @@ def finished(small, vaes, tmp_path_factory):
     return train(cfg)
 
 
-@pytest.mark.parametrize("model", ["UNet", "VGG16UNet"])
-@pytest.mark.parametrize("kind", ["kl", "tiny"])
+@pytest.mark.parametrize(
+    "kind, model",
+    [
+        ("kl", "UNet"),
+        ("tiny", "VGG16UNet"),
+        pytest.param("kl", "VGG16UNet", marks=pytest.mark.soak),
+        pytest.param("tiny", "UNet", marks=pytest.mark.soak),
+    ],
+)
 def test_every_network_trains_on_every_vae(latent, vaes, model, kind):
     run = train(replace(latent, model=model, latents=str(vaes / kind)))
     pipe = run.pipeline()
@@ -79,7 +86,7 @@ def test_latents_are_drawn_anew_in_each_step_and_again_for_the_same_seed(latent)
     assert torch.equal(pixels.crop, latents.crop)
 
 
-@pytest.mark.parametrize("data, vae", [("small", "kl"), ("colour", "rgb")])
+@pytest.mark.parametrize("data, vae", [("small", "kl"), pytest.param("colour", "rgb", marks=pytest.mark.soak)])
 def test_run_cut_off_goes_on_with_the_same_bits(latent, vaes, data, vae, request):
     folder = request.getfixturevalue(data).dir
     four = replace(latent, data_path=folder, latents=str(vaes / vae), steps=4, checkpoint_every=8, log_every=1)

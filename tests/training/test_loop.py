@@ -68,7 +68,7 @@ def test_run_goes_on_where_the_cause_of_a_bad_step_is_gone(cfg, four_steps, monk
     assert train(cfg).weights() == four_steps.weights()
 
 
-@pytest.mark.parametrize("factor", [NAN, 1e6])
+@pytest.mark.parametrize("factor", [NAN, pytest.param(1e6, marks=pytest.mark.soak)])
 def test_bad_step_is_left_out_if_wanted(cfg, poison, factor):
     poison([22], factor)
     run = train(replace(cfg, steps=24, skip_bad_steps=True, log_every=1))
