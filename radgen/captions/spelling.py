@@ -179,7 +179,7 @@ def _write_vertebra(match):
     part = match[2].lower()
     return f"{_LETTERS.get(part, part[0].upper())}{_order(match[1])}"
 
-
+# %% ../../nbs/326_spelling.ipynb #326-spelling-024
 _BONES = "ribs?|metacarpals?|metatarsals?"
 _COUNTED = re.compile(
     rf"\b({_BONES})\s*(\d{{1,2}}(?:\s*(?:[-–,&]|,? ?\b(?:and|to|through)\b)\s*\d{{1,2}}\b(?!\.))*)", re.I
@@ -210,7 +210,7 @@ def _write_ordinals(text):
     text = _COUNTED.sub(_write_counted, text)
     return _NTH_RANGE.sub(lambda pair: _ordinals(_order(pair[1]), _order(pair[2])), text)
 
-
+# %% ../../nbs/326_spelling.ipynb #326-spelling-025
 def split_words(
     text: str,  # from `plain_caption`, or a condition
 ) -> list[str]:  # words, numbers and marks in lower case
