@@ -21,9 +21,10 @@ import numpy as np
 import pandas as pd
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
+from .parts import statements
 
 from .facts import Facts, source
-from .findings import Statement, statements
+from .findings import Statement
 from .lexicon import LEXICON, Name, describe_violation
 from .tokens import Kind, tokens
 from ..core.errors import DataError, first_line

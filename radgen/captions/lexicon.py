@@ -69,6 +69,7 @@ class WordLists:
     age: Words  # 'old', 'aged'
     stop: Words  # no content of their own
     state: Words  # how a structure is: 'intact', 'patent'
+    measure: Words  # name a measure: 'diameter'
     relations: Words  # verbs with an object: 'compressing'
     contrast_links: Words  # first words of a phrase about the contrast of the image
     normal: Words  # a clause of these words alone names no finding

@@ -80,12 +80,13 @@ _PHASES = re.compile(rf"\b(?:{'|'.join(word for words in LEXICON.phases.values()
 
 
 def _moved_view(condition, source):
-    "The difference if a condition moves a finding to another of several planes, or from before to after treatment."
+    "The difference if a condition moves a finding to another plane or sequence, or from before to after treatment."
     text, facts = source
-    if len(seen(text).views) < 2 and not _PHASES.search(condition):
+    several = len(seen(text).views) > 1 or len(seen(text).sequences) > 1
+    if not several and not _PHASES.search(condition):
         return None
     difference = compare_statements(condition, text, allowed_labels(facts), may_be_shorter=True)
-    return difference if difference and difference.reason == "moved" else None
+    return difference if difference and difference.reason in ("moved", "sequence") else None
 
 # %% ../../nbs/352_records.ipynb #352-records-008
 def judge(
@@ -105,5 +106,8 @@ def judge(
     phrase = condition_phrase(condition, facts) or (NORMAL if says_normal(condition) else "")
     record = Record(facts.label, facts.region, facts.view, phrase)
     difference = verify(record, Source(source.text, facts), allow_shorter)
+    if difference and difference.reason == "normal" and condition:
+        record = record._replace(condition=condition)  # 'no lung abnormality' may be one statement of several
+        difference = verify(record, Source(source.text, facts), allow_shorter)
     difference = difference or _moved_view(condition, Source(source.text, facts))
     return (None, difference) if difference else (record, None)

@@ -7,6 +7,7 @@ __all__ = ['Spelling', 'split_words', 'word_root']
 
 # %% ../../nbs/326_spelling.ipynb #326-spelling-005
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -22,8 +23,9 @@ _CONTRAST = (
     r"(?:[\s-]+(?:medium|material|agent|media|enhancement|administration|injection))?"
 )
 _PREFIXES = (
-    "multi|intra|extra|sub|supra|infra|peri|para|arterio|antero|postero|inter|trans|retro|hyper|hypo|micro|macro|hepato"
-    "|gastro|cerebro|broncho|pneumo|hemo|haemo|infero|supero|medio|latero|naso|oro|bi|uni|pan|endo|epi|exo|mid|semi"
+    "hemi|multi|intra|extra|sub|supra|infra|peri|para|arterio|antero|postero|inter|trans|retro"
+    "|hyper|hypo|micro|macro|hepato|gastro|cerebro"
+    "|broncho|pneumo|hemo|haemo|infero|supero|medio|latero|naso|oro|bi|uni|pan|endo|epi|exo|mid|semi"
     "|fibro|osteo|neuro|cardio|vertebro|costo|sterno|femoro|tibio|ileo|recto|vesico|utero|aorto|atrio|re"
 )
 
@@ -33,7 +35,7 @@ class Spelling(NamedTuple):
 
     guards: tuple[str, ...]  # the pattern is tried where one of these is in the lower-case text
     pattern: re.Pattern[str]
-    new: str
+    new: str | Callable[[re.Match[str]], str]
 
 
 def _spelling(guards, pattern, new, flags=re.I):
@@ -47,7 +49,52 @@ _NAMES = [  # names of one word
 ]
 
 # %% ../../nbs/326_spelling.ipynb #326-spelling-008
-_SPELLINGS = [  # in order
+_ON_SCALE = r"(?:I{1,3}|IV|VI{0,3}|IX|X|[1-9])"
+_SCALED = rf"\b(segment|grade|type|zone)s ({_ON_SCALE}(?:(?:, and |, | and | & ){_ON_SCALE})+)\b"
+
+
+def _write_scaled(match):
+    "'segments II and III' as 'segment II and segment III'."
+    return re.sub(_ON_SCALE, rf"{match[1]} \g<0>", match[2])
+
+
+_EARLIER = (  # 'compared with the prior study'
+    r"(?:,? ?\b(?:as )?compared (?:with|to)|\bin comparison (?:with|to)|\brelative to|\bthan (?:on|in|at))"
+    r" (?:the |a )?(?:prior|previous|earlier|initial)(?: \w+)?"
+    r" (?:study|examination|exam|scan|image|film|radiograph|x-ray|tomography|imaging|mri|ct)s?\b"
+    r"|\bthan (?:on|in|at) the (?:prior|previous|initial)(?=\W*$)"
+)
+_IN_SPACE = r"\b(blood|air|gas|fluid) in (?:the )?(left|right) (pleural|subarachnoid|peritoneal) (space|cavity)\b"
+_NAMED_JOINTS = "knee|hip|ankle|elbow|shoulder|wrist|sacroiliac|acromioclavicular|metacarpophalangeal|interphalangeal"
+_NAMED_BONES = "scaphoid|lunate|metacarpal|metatarsal|carpal|tarsal|navicular|cuboid|femoral|tibial|humeral|hyoid"
+
+# %% ../../nbs/326_spelling.ipynb #326-spelling-022
+_PHRASES = [
+    _spelling("one ", r"\bone[\s-](?=(?:year|month|week|day|hour)s?\b)", "1 "),
+    _spelling("s/p|status", r"\b(?:s/p|status[\s-]+post)\b", "after"),
+    _spelling(
+        "post", r"\bpost[\s-]+(?=\w+(?:ectomy|plasty|otomy|surgery|stenting|embolization|transplant)\b)", "after "
+    ),
+    _spelling("gradient|spin echo|spin-echo", r"\b(?:gradient|spin)[\s-](?:recalled[\s-])?echo\b", " scan "),
+    _spelling("late gad", r"\blate gadolinium enhancement(?=(?: magnitude)? (?:image|sequence|magnetic))", " scan "),
+    _spelling("segments|grades|types|zones", _SCALED, _write_scaled),
+    _spelling(
+        "(", r"\((?:marked|indicated|highlighted|shown|denoted|labell?ed|outlined) (?:with|by|in|as)\b[^()]*\)", " "
+    ),
+    _spelling("metre|litre|fibre|centre", r"\b(\w*(?:met|lit|fib|cent))re(s?)\b", r"\1er\2"),
+    _spelling("pre", r"\bpre[\s-]*(treatment|therapy)\b", r"before \1"),
+    _spelling("post", r"\bpost[\s-]*(treatment|therapy)\b", r"after \1"),
+    _spelling("of which", r"\bof which\b", " "),
+    _spelling("prior|previous|earlier|initial", _EARLIER, " "),
+    _spelling("pleural|subarachnoid|peritoneal", _IN_SPACE, r"\2 \1 in the \3 \4"),
+    _spelling("pair", r"\ba pair of\b", "2"),
+    _spelling(" joint", rf"\b({_NAMED_JOINTS})\s+joints?\b", r"\1"),
+    _spelling(" bone", rf"\b({_NAMED_BONES})s?\s+bones?\b", r"\1"),
+    _spelling("in situ", r"(?<!carcinoma )\bin situ\b", "in place"),
+]
+
+# %% ../../nbs/326_spelling.ipynb #326-spelling-021
+_SEQUENCES = [
     _spelling("contrast", _CONTRAST, " scan "),
     _spelling("t1|t2", r"\bT([12])(?:[\s-]?(?:weighted|W1?I?\b|\*|star))*(?=\W|$)(?!-?T\d)", r" seq_t\1 ", 0),
     _spelling("flair|fluid", r"\bfluid[\s-]attenuat\w+[\s-]inversion[\s-]recovery\b|\bFLAIR\b", " seq_flair "),
@@ -57,20 +104,8 @@ _SPELLINGS = [  # in order
     ),
     _spelling("stir|short", r"\bshort[\s-]tau[\s-]inversion[\s-]recovery\b|\bSTIR\b", " seq_stir "),
     _spelling("swi|suscept", r"\bsusceptibility[\s-]weighted(?:[\s-]imag\w+)?\b|\bSWI\b", " seq_swi "),
-    _spelling("'|’", r"['’]s\b", " "),
-    *_NAMES,
-    _spelling("chamber", r"\b(\d+)[\s-]chamber", r"\1chamber"),
-    _spelling("m3|m³", r"\b([mc]m)[3³]", r"\1cubed"),
-    _spelling("old|aged", r"\b(?:[\d.]+[\s-]*(?:year|yr|month|week|day)s?[\s-]*old|aged \d+(?: years)?)\b", " "),
-    _spelling("old |resolution", r"\b(?:high[ -]resolution|old (?:man|woman|boy|girl|male|female))", " "),
-    _spelling("st|nd|rd|th", r"\b(\d+)(?:st|nd|rd|th)\b", r" ord_\1 "),
-    _spelling("clock", r"\b(\d+)\s*o\s?['’]?\s?clock\b", r" ord_clock\1 "),
-    _spelling(",", r"(?<=\d),(?=\d{3}\b)", ""),
-    _spelling(",", r"(?<=\d),(?=\d{1,2}\b)", "."),
-    _spelling("l ", r"(?<!\d )(?<!\d)\bL(?=\s+[a-z])", " left ", 0),
-    _spelling("r ", r"(?<!\d )(?<!\d)\bR(?=\s+[a-z])", " right ", 0),
-    _spelling(")", r"(?:(?<=^)|(?<=\s))\(?\d\)\s|(?<=\s)\(?i{1,3}\)\s", ", "),
-    _spelling(" /| -| –| —", r"\s[/–—-]{1,2}\s", ", "),
+]
+_SIDES = [
     _spelling(
         "left",
         r"\bleft(?:[\s-]sided)?\s*(?:and|&|/)\s*(?:the )?right\b|\bright\s*(?:and|&|/)\s*(?:the )?left\b",
@@ -78,16 +113,40 @@ _SPELLINGS = [  # in order
     ),
     _spelling("both sides", r"\b(?:on|at|in) both sides\b", " bilateral "),
     _spelling("both ", r"\bboth (?=(?:the )?(?:[a-z]+ ){0,2}[a-z]+(?:s|ae|i|a)\b)(?![a-z ]+\band\b)", " bilateral "),
+]
+
+# %% ../../nbs/326_spelling.ipynb #326-spelling-023
+_SPELLINGS = [  # in order
+    *_SEQUENCES,
+    _spelling("'|’", r"['’]s\b", " "),
+    *_NAMES,
+    _spelling("chamber", r"\b(\d+)[\s-]chamber", r"\1chamber"),
+    _spelling("m3|m³|m2|m²", r"(\d\s?[x×*]\s?\d+(?:[.,]\d+)?\s?[mc]m)[23³²]", r"\1"),  # '1 x 2 x 3 cm3'
+    _spelling("m3|m³", r"\b([mc]m)[3³]", r"\1cubed"),
+    _spelling("old|aged", r"\b(?:[\d.]+[\s-]*(?:year|yr|month|week|day)s?[\s-]*old|aged \d+(?: years)?)\b", " "),
+    _spelling("old |resolution", r"\b(?:high[ -]resolution|old (?:man|woman|boy|girl|male|female))", " "),
+    _spelling("st|nd|rd|th", r"\b(\d+)(?:st|nd|rd|th)\b", r" ord_\1 "),
+    *_PHRASES,
+    _spelling("clock", r"\b(\d+)\s*o\s?['’]?\s?clock\b", r" ord_clock\1 "),
+    _spelling(",", r"(?<=\d),(?=\d{3}\b)", ""),
+    _spelling(",", r"(?<=\d),(?=\d{1,2}\b)", "."),
+    _spelling("l ", r"(?<!\d )(?<!\d)\bL(?=\s+[a-z])", " left ", 0),
+    _spelling("r ", r"(?<!\d )(?<!\d)\bR(?=\s+[a-z])", " right ", 0),
+    _spelling(")", r"(?:(?<=^)|(?<=\s))\(?\d\)\s|(?<=\s)\(?i{1,3}\)\s", ", "),
+    _spelling(" /| -| –| —", r"\s[/–—-]{1,2}\s", ", "),
+    *_SIDES,
     _spelling("non", r"\bnon[\s-]+(?=[a-z]{3})", "non"),
     _spelling("un-|un |dis-|dis ", r"\b(un|dis)[\s-]+(?=displaced|united|complicated|ruptured)", r"\1"),
     _spelling("-", rf"\b({_PREFIXES})-(?=[a-z]{{4}})", r"\1"),
+    _spelling("o-", r"\b([a-z]{4,}o)-(?=[a-z]{4})", r"\1"),  # 'uretero-pelvic'
+    _spelling("segment", r"\b(I{1,3}|IV|VI{0,3}|[1-8])(?: hepatic| liver)? segment\b", r"segment \1"),
     _spelling("ise|isi|isa", r"\b([a-z]{3,})is(e|es|ed|ing|ation)\b", r"\1iz\2"),
     _spelling("-", r"(?<=[a-z])-(?=[a-z])", " "),
 ]
 
 # %% ../../nbs/326_spelling.ipynb #326-spelling-010
 _LEVEL = re.compile(
-    r"\b([CTLS])\s?(\d{1,2})(?:\s*(?:[-/–—]|\bto\b|\bon\b)\s*([CTLS]?)(\d{1,2}))?\b"
+    r"\b([CTLS])\s?(\d{1,2})(?:\s*(?:[-/–—]|\b(?:to|through|on|upon|over)\b)\s*([CTLS]?)(\d{1,2}))?\b"
     r"(?!-?\s?(?:weighted|W1?\b|FLAIR|hyper|hypo|signal|image|sequence|MR|fat|STIR|\d))"
 )
 _VERTEBRA = re.compile(r"\s*(?:vertebr|level|body|spinous|fractur|compress)")
@@ -117,17 +176,49 @@ _OF_DIGITS = frozenset(spelling.pattern.pattern for spelling in _SPELLINGS if r"
 
 def _write_vertebra(match):
     "'the twelfth thoracic vertebra' as 'T12'."
-    ordinal, part = match[1].lower(), match[2].lower()
-    number = _ORDINALS.index(ordinal) + 1 if ordinal in _ORDINALS else int(ordinal[:-2])
-    return f"{_LETTERS.get(part, part[0].upper())}{number}"
+    part = match[2].lower()
+    return f"{_LETTERS.get(part, part[0].upper())}{_order(match[1])}"
+
+# %% ../../nbs/326_spelling.ipynb #326-spelling-024
+_BONES = "ribs?|metacarpals?|metatarsals?"
+_COUNTED = re.compile(
+    rf"\b({_BONES})\s*(\d{{1,2}}(?:\s*(?:[-–,&]|,? ?\b(?:and|to|through)\b)\s*\d{{1,2}}\b(?!\.))*)", re.I
+)
+_RANGE = re.compile(r"\b(\d{1,2})\s*(?:[-–]|to|through)\s*(\d{1,2})\b")
+_NTH = rf"(?:{'|'.join(_ORDINALS)}|\d{{1,2}}(?:st|nd|rd|th))"
+_NTH_RANGE = re.compile(rf"\b({_NTH})\s*(?:[-–]|\bto\b|\bthrough\b)\s*(?:the )?({_NTH})\b", re.I)
 
 
+def _order(word):
+    "The number of an ordinal."
+    return _ORDINALS.index(word.lower()) + 1 if word.lower() in _ORDINALS else int(word[:-2])
+
+
+def _ordinals(first, last):
+    "The ordinals from one number to another: ' 4th 5th 6th '."
+    return " " + " ".join(f"{n}th" for n in range(first, last + 1)) + " "
+
+
+def _write_counted(match):
+    "'ribs 4-6' as '4th 5th 6th ribs'."
+    numbers = _RANGE.sub(lambda pair: _ordinals(int(pair[1]), int(pair[2])), match[2])
+    return " ".join(f"{n}th" for n in re.findall(r"\d+", numbers)) + f" {match[1]}"
+
+
+def _write_ordinals(text):
+    "A text with the ordinals of numbered bones and of ranges written out: 'fourth to sixth ribs', 'ribs 4-6'."
+    text = _COUNTED.sub(_write_counted, text)
+    return _NTH_RANGE.sub(lambda pair: _ordinals(_order(pair[1]), _order(pair[2])), text)
+
+# %% ../../nbs/326_spelling.ipynb #326-spelling-025
 def split_words(
     text: str,  # from `plain_caption`, or a condition
 ) -> list[str]:  # words, numbers and marks in lower case
     "A text in one spelling, split into words."
     if "vertebra" in text:
         text = _NAMED_VERTEBRA.sub(_write_vertebra, text)
+    if "rib" in text or "meta" in text or _NTH_RANGE.search(text):
+        text = _write_ordinals(text)
     has_digits = _DIGIT.search(text) is not None
     if has_digits:
         text = _LEVEL.sub(_write_level, text)
@@ -153,8 +244,12 @@ _SOUNDS = [
 ]
 
 
+_ADVERB = re.compile(r"(?<=\w{3}(?:ous|ive))ly$|(?<=\w{4}(?:ed|ar))ly$")  # 'heterogeneously'
+
+
 def _as_noun(word):
     "A word without plural, with the ending of its noun."
+    word = _ADVERB.sub("", word)
     if len(word) > 3 and word.endswith("s") and not word.endswith(_NO_PLURAL):
         word = word[:-1]
     for ending, of_noun in _ENDINGS:

@@ -299,6 +299,8 @@ def _read_same(words, i):
         single = _single(word)
         named = len(said) == 1 and names_finding(said[0]) and not any(map(names_finding, others[0].split()))
         tokens.append(single._replace(finding=single.finding or named))
+    if len(said) == len(tokens) == 1:
+        tokens[0] = tokens[0]._replace(text=said[0])
     return tokens, i + length
 
 # %% ../../nbs/327_tokens.ipynb #327-tokens-025

@@ -2,7 +2,7 @@
 
 import pytest
 
-from radgen.captions.findings import statements
+from radgen.captions.parts import statements
 
 
 def status_of(text):
