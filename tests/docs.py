@@ -59,13 +59,20 @@ def finish_text(text: str, files: str, addresses: dict[str, str]) -> str:
     return re.sub(r"\]\(\.\./(?=\w)", f"]({files}", text.replace("../fig/", "fig/"))
 
 
+def smaller_headings(text: str) -> str:
+    "Markdown that a cell displays, its headings below those of the chapter; code keeps its comments."
+    parts = re.split(r"(^```.*?^```)", text, flags=re.MULTILINE | re.DOTALL)
+    parts[::2] = [re.sub(r"^##? ", "#### ", part, flags=re.MULTILINE) for part in parts[::2]]
+    return "".join(parts)
+
+
 def finish_output(output: dict, files: str, addresses: dict[str, str]) -> None:
     "Finish the documentation of a name; show a figure in the size that its cell gave."
     shown = output.get("data", {})
     if "text/markdown" in shown:
         text = "".join(shown["text/markdown"])
         text = re.sub(r"^```python\n.*?^```", plain_signature, text, flags=re.MULTILINE | re.DOTALL)
-        shown["text/markdown"] = finish_text(text, files, addresses)
+        shown["text/markdown"] = finish_text(smaller_headings(text), files, addresses)
     if size := output.get("metadata", {}).get("image/png"):
         data = "".join(shown["image/png"]).replace("\n", "")
         shown["text/html"] = f'<img src="data:image/png;base64,{data}" width="{size["width"]}">'
