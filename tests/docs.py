@@ -40,7 +40,7 @@ def documented_at(root: Path) -> dict[str, str]:
     index = (root / "radgen" / "_modidx.py").read_text(encoding="utf-8")
     host = settings(root)["doc_host"] + settings(root)["doc_baseurl"]
     addresses = {}
-    for page, anchor, module in re.findall(r"\('(\w+\.html)(#[\w.]+)',\s*'(radgen/[\w/]+\.py)'\)", index):
+    for page, anchor, module in re.findall(r"\(\s*'(\w+\.html)(#[\w.]+)',\s*'(radgen/[\w/]+\.py)'\)", index):
         addresses[f"{host}/{page}{anchor}"] = chapters[module] + anchor
     return addresses
 
