@@ -104,11 +104,16 @@ def test_export_and_clean_leave_no_diff(tmp_path):
 
 @pytest.mark.soak
 def test_docs_are_prepared_and_rendered(tmp_path):
-    "nbdev prepares the pages, and smalldocs renders them without Quarto; no link is broken."
+    "nbdev prepares the pages, and smalldocs renders them without Quarto; no link is broken, and all works offline."
     copy_of_repository(tmp_path)
     shutil.copytree(ROOT / "fig", tmp_path / "fig")
     book = make_book(tmp_path)
     assert {p.stem for p in NOTEBOOKS} <= {p.stem for p in book.glob("*.html")}
+    for path in book.glob("*.html"):
+        page = path.read_text(encoding="utf-8")
+        assert not re.search(r'(src|rel="stylesheet" href)="http', page), f"{path.stem} needs the network"
+        assert not re.search(r"https://radgen\.github\.io/radgen/\w+\.html#", page), f"{path.stem} links elsewhere"
+    assert (book / "site_libs" / "katex" / "katex.min.js").is_file()
 
 
 def code_of(path):

@@ -143,11 +143,9 @@ def _plot_frequencies(ax, head, chosen, at):
     ax.bar(np.arange(1, len(head) + 1), head["count"], color=np.where(is_chosen, "#4C72B0", "#CCCCCC"))
     if len(head) > 1:
         ax.plot([1, len(head)], [head["count"].iloc[0], head["count"].iloc[-1]], color="#C44E52", lw=0.8)
-    label = {"xytext": (0, 3), "textcoords": "offset points", "fontsize": 6}
-    for i in np.flatnonzero(is_chosen)[:14]:
-        name = (head.name[i] or head.cui[i])[:26]
-        ax.annotate(name, (i + 1, head["count"][i]), rotation=55, rotation_mode="anchor", **label)
-    top = head["count"].max() * 1.35 if len(head) else 1
+    names = [f"{i + 1} {head.name[i] or head.cui[i]}"[:30] for i in np.flatnonzero(is_chosen)[:14]]
+    ax.text(0.28, 0.98, "\n".join(names), transform=ax.transAxes, va="top", fontsize=6)
+    top = head["count"].max() * 1.6 if len(head) else 1
     ax.set(xlabel="rank of the concept", ylabel="images in train", ylim=(0, top))
     ax.axvline(at + 0.5, color="#C44E52", lw=0.9, ls=":", label=f"knee: {at} concepts")
     ax.plot([], [], "s", color="#4C72B0", label=f"chosen: {len(chosen)} concepts")

@@ -108,6 +108,7 @@ def plot_funnel(
     table.iloc[::-1].plot.barh(stacked=True, ax=ax, color=colours, width=0.75, legend=False)
     ax.set(xlabel="images drawn", ylabel="")
     ax.tick_params(axis="y", labelsize=7)
+    ax.locator_params(axis="x", integer=True)
     fig.legend(fontsize=7, loc="outside lower center", ncol=2)
     sns.despine(fig)
     return fig

@@ -196,6 +196,8 @@ def utility_figure(
         ax.set(title=task, xlabel="real training images", xscale="log")
         ax.set_xticks(sorted(set(curves["size"])), [f"{n:,}" for n in sorted(set(curves["size"]))])
         ax.minorticks_off()
+        low, high = ax.get_ylim()
+        ax.set_ylim(max(low, 0), min(high, 1))  # an interval of few seeds reaches beyond
     axs[0, 0].set_ylabel("AUROC on real test images")
     axs[0, -1].legend(fontsize=7)
     return fig

@@ -94,7 +94,7 @@ def _dropped_text(reasons: pd.DataFrame, lost: int) -> str:
     first = [f"{n:,} {reason}" for reason, n in zip(reasons.reason.head(3), reasons["all"].head(3))]
     if len(reasons) > 3:
         first.append(f"{reasons['all'].iloc[3:].sum():,} other")
-    return f"   −{lost:,}: {', '.join(first)}"
+    return f"−{lost:,}: {', '.join(first)}"
 
 
 def _draw_stage(ax: plt.Axes, y: int, left: pd.Series, lost: int):
@@ -117,8 +117,8 @@ def plot_funnel(
         lost = left["all"][y - 1] - stage["all"] if y else 0
         reasons = rows[(rows.stage == stage.stage) & (rows.reason != "")]
         _draw_stage(ax, y, stage, lost)
-        text = f"{stage['all']:,}" + _dropped_text(reasons, lost)
-        ax.text(most * 1.01, y, text, va="center", fontsize=7, wrap=True)
+        ax.text(most * 1.01, y, f"{stage['all']:,}", va="center", fontsize=7)
+        ax.text(most * 1.14, y, _dropped_text(reasons, lost), va="center", fontsize=7, wrap=True)
     ax.set(yticks=range(len(left)), yticklabels=left.stage, ylim=(len(left) - 0.5, -0.6))
     ax.set(xlabel="rows", xlim=(0, most * 2.1))
     ax.set_xticks([tick for tick in ax.get_xticks() if tick <= most])
