@@ -287,7 +287,7 @@ def _single(word):
         return Token(Kind.WORD, "not " + word_root(base), True, word)
     return Token(Kind.WORD, word_root(word), names_finding(word), word)
 
-
+# %% ../../nbs/327_tokens.ipynb #327-tokens-009
 def _read_same(words, i):
     "The tokens of a phrase of [same_as], from the words that replace it."
     length, others = _SAME.find(words, i)

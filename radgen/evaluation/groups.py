@@ -236,7 +236,7 @@ def dual_encoder_means(
             scores[f"similarity{side}"] = float(read.similarity[known].mean())
     return scores
 
-
+# %% ../../nbs/757_groups.ipynb #757-groups-028
 def group_scores(
     names: Sequence[str],  # (C,) of the concepts
     sets: GroupSets,
