@@ -24,6 +24,7 @@ from radgen.cli import main
 from radgen.core.files import read_json
 from radgen.core.pipelines import tiny_pipeline
 from radgen.diffusion.saved import saved_weights
+from radgen.training.run import load_run
 from radgen.training.unfinished import Unfinished, image_name, open_unfinished
 
 pytestmark = pytest.mark.soak
@@ -106,6 +107,7 @@ KINDS = {  # options of a run, and how far its weights may lie in the mean from 
     "adapters": ([*PIPELINE, "--lora", 2], 1e-6),
     "latents": (["--latents", "VAE", *ADAMW], 1e-6),
     "balanced": (["--balance", "types", *ADAMW], 1e-6),
+    "colour": (["--data-path", "COLOUR", *ADAMW], 1e-6),
 }
 SCRIPT = """
 import json, sys
@@ -122,10 +124,11 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def kinds(small, tmp_path_factory):
+def kinds(small, colour, tmp_path_factory):
     "A run of every kind by two processes, which are started once; the options of each, and what was printed."
     folder = tmp_path_factory.mktemp("kinds")
     files = {"BASE": f"diffusers:{tiny_pipeline(folder / 'base')}", "VAE": str(make_vae(folder / "vae"))}
+    files["COLOUR"] = str(colour.dir)
     given = {name: [files.get(part, part) for part in more] for name, (more, _) in KINDS.items()}
     commands = {name: options(small, folder / "two", name, 2, 6, *more) for name, more in given.items()}
     (folder / "commands.json").write_text(json.dumps(commands))
@@ -140,6 +143,10 @@ def test_two_processes_train_every_kind_of_network(small, kinds, name):
     assert main(options(small, folder / "one", name, 4, 6, *given[name])) == 0
     # a gradient near zero is rounded to either sign, and an optimiser's first steps move by its sign
     assert mean_difference(folder / "two" / name, folder / "one" / name) < KINDS[name][1]
+
+
+def test_two_processes_train_in_colour(kinds):
+    assert load_run(kinds[0] / "two" / "colour").config.channels == 3
 
 
 def test_one_of_two_processes_encodes_the_latents(small, kinds):
