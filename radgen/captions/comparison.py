@@ -263,7 +263,7 @@ def _needs_no_mention(statement):
     "Whether a statement of the caption may be left out."
     if statement.is_talk or "historical" in statement.status:
         return True
-    if statement.about_image and set(statement.findings) <= _GENERIC:
+    if statement.about_image and statement.opening == Kind.LITTLE and set(statement.findings) <= _GENERIC:
         return True  # 'ultrasound of the tumor'
     measures = [value for value in statement.values(Kind.NUMBER) if value[2]]
     if not statement.findings and not measures:
