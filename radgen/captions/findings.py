@@ -8,6 +8,7 @@ __all__ = ['CHANGES', 'STATES', 'attribute_text', 'Statement', 'StatementReader'
 # %% ../../nbs/328_findings.ipynb #328-findings-005
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import Any
 
 from .lexicon import LEXICON
@@ -64,8 +65,7 @@ class Statement:
         return [value for k, value in self.attributes if k is kind]
 
     def __str__(self) -> str:
-        values = [attribute_text(kind, value) for kind, value in self.attributes]
-        return " ".join([*sorted(self.status), *values, *self.written])
+        return " ".join([*sorted(self.status), *starmap(attribute_text, self.attributes), *self.written])
 
 # %% ../../nbs/328_findings.ipynb #328-findings-009
 _ENDS_LIST = {Kind.END, Kind.BUT, Kind.WITH, Kind.WHICH, Kind.MODIFIER, Kind.AND, Kind.REPORT}

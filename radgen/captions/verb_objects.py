@@ -61,10 +61,11 @@ def sides_differ(
     return sorted(said) != sorted(meant) or sides_trade_places(new, run)
 
 # %% ../../nbs/343_verb_objects.ipynb #343-verb-objects-022
-def _common(found):
-    "What several sets, empty ones apart, have in common."
-    stated = [values for values in found if values]
-    return set.intersection(*stated) if stated else set()
+def _names_another(said, given, known):
+    "Whether values are said that a caption does not give: a single value holds for all parts, several for their own."
+    stated = [values for values in given if values]
+    common = set.intersection(*stated) if stated else set()
+    return not said <= (common if len(known) > 1 else known)
 
 
 def sequences_differ(
@@ -73,8 +74,8 @@ def sequences_differ(
     sequences: set[str],  # of the whole caption
 ) -> bool:
     "Whether a statement names a sequence which the caption does not give it."
-    meant = _common([set(s.values(Kind.SEQUENCE)) for s in run]) if len(sequences) > 1 else sequences
-    return not set(new.values(Kind.SEQUENCE)) <= meant
+    given = [set(s.values(Kind.SEQUENCE)) for s in run]
+    return _names_another(set(new.values(Kind.SEQUENCE)), given, sequences)
 
 
 def phases_differ(
@@ -83,7 +84,7 @@ def phases_differ(
     phases: set[str],  # of the whole caption
 ) -> bool:
     "Whether a statement names a time of the image or the finding which the caption does not give it."
-    return not new.phases <= (_common([s.phases for s in run]) if len(phases) > 1 else phases)
+    return _names_another(new.phases, [s.phases for s in run], phases)
 
 # %% ../../nbs/343_verb_objects.ipynb #343-verb-objects-009
 def objects_of(

@@ -156,8 +156,8 @@ def wordings(
 ) -> Iterator[tuple[list[Statement], list[Statement]]]:  # of both texts
     "Two texts read in the same wording; first as they stand, and then in all others that change one of them."
     seen = []
-    for texts in ((new, old), (with_adjectives(new), with_adjectives(old))):
-        found = [tokens(text) for text in texts]
+    for change in (str, with_adjectives):
+        found = [tokens(change(text)) for text in (new, old)]
         for reading in (joined, partial(with_findings, joins=True), partial(with_findings, joins=False)):
             said, meant = [reading(StatementReader(part).read()) for part in found]
             if (said, meant) not in seen:

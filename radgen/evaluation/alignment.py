@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['concept_labels', 'fit_probe', 'concept_scores', 'auroc', 'resampled_auroc', 'auroc_draws', 'share_interval',
            'concept_table', 'finite_or_none', 'concept_alignment', 'image_types', 'probe_hits', 'type_alignment',
-           'ImageTextReads', 'image_text_reads', 'clip_retrieval']
+           'ImageTextReads', 'image_text_reads']
 
 # %% ../../nbs/740_alignment.ipynb #740-alignment-004
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ..captions.facts import concept_facts
 from .distance import draws_interval
-from .image_text import DualEncoder, load_dual_encoder
+from .image_text import DualEncoder
 from .results import ConceptAlignment, ConceptScore, TypeAlignment
 from ..prepared.folder import Prepared
 from ..text.clip import caption_hits, retrieval
@@ -217,7 +217,7 @@ def image_text_reads(
     prompts: Sequence[str],  # one per image
     towers: DualEncoder,
     ks: tuple[int, ...] = (1, 5),
-) -> tuple[dict[str, float], ImageTextReads]:  # what `clip_retrieval` returns, and the same image by image
+) -> tuple[dict[str, float], ImageTextReads]:  # recall_k, chance_k (0..1) and mean similarity; and image by image
     "How many prompts find an image of theirs among the k nearest, and how similar the two are."
     texts, caption = towers.texts(prompts)
     vectors = towers.images(images)
@@ -225,15 +225,3 @@ def image_text_reads(
     similarity = (texts[caption] * vectors).sum(1)
     numbers = {**retrieval(texts, vectors, caption, ks), "similarity": similarity.mean().item()}
     return numbers, ImageTextReads(found.double().numpy(), similarity.double().numpy())
-
-
-def clip_retrieval(
-    images: np.ndarray,  # (N, H, W[, 3]) uint8
-    prompts: Sequence[str],  # one per image
-    clip: str | DualEncoder,  # 'clip', an id of the Hugging Face hub, or a folder
-    device: str | torch.device = "cpu",
-    ks: tuple[int, ...] = (1, 5),
-) -> dict[str, float]:  # recall_k and chance_k, 0..1, and similarity: the mean cosine of images and their prompts
-    "`image_text_reads` by name, without the single images."
-    towers = load_dual_encoder(clip, device) if isinstance(clip, str) else clip
-    return image_text_reads(images, prompts, towers, ks)[0]

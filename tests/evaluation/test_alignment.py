@@ -8,12 +8,12 @@ from sklearn.metrics import roc_auc_score
 from radgen.evaluation.alignment import (
     auroc,
     auroc_draws,
-    clip_retrieval,
     concept_alignment,
     concept_labels,
     image_text_reads,
     type_alignment,
 )
+from radgen.evaluation.image_text import load_dual_encoder
 from radgen.text.clip import small_clip
 
 
@@ -134,6 +134,7 @@ def test_image_text_reads_of_a_perfect_encoder():
 
 def test_retrieval_by_an_untrained_clip_is_at_chance(few, tmp_path):
     texts = few.texts("test", 2)
-    r = clip_retrieval(few.images("test", 32), texts, str(small_clip(tmp_path / "clip", texts)))
+    towers = load_dual_encoder(str(small_clip(tmp_path / "clip", texts)))
+    r, _ = image_text_reads(few.images("test", 32), texts, towers)
     assert set(r) == {"recall_1", "chance_1", "recall_5", "chance_5", "similarity"}
     assert abs(r["recall_5"] - r["chance_5"]) < 0.15

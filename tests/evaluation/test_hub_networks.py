@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from radgen.core.errors import AssetError, ConfigError, DataError, RadgenError
-from radgen.evaluation.alignment import clip_retrieval
+from radgen.evaluation.alignment import image_text_reads
 from radgen.evaluation.features import make_features
 from radgen.evaluation.image_text import load_dual_encoder
 from radgen.text.clip import small_clip, word_tokenizer
@@ -215,7 +215,7 @@ def test_absent_models_are_named_with_the_place_to_put_them(monkeypatch):
 def test_dual_encoders_look_for_images(tmp_path):
     x = random_images(6, 16)
     for folder in (siglip(tmp_path / "siglip"), small_clip(tmp_path / "clip", CAPTIONS)):
-        found = clip_retrieval(x, CAPTIONS * 2, str(folder))
+        found, _ = image_text_reads(x, CAPTIONS * 2, load_dual_encoder(str(folder)))
         assert found["recall_5"] == 1 or found["chance_5"] < 1
         assert -1 <= found["similarity"] <= 1
 
