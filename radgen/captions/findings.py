@@ -247,11 +247,22 @@ _RELATIONS = frozenset(word_root(word) for word in LEXICON.word_lists.relations)
 _RELATIONS |= {word_root(LEXICON.same_as[word]) for word in LEXICON.word_lists.relations if word in LEXICON.same_as}
 
 
+_OF_IMAGE = (Kind.IMAGE, Kind.SEQUENCE, Kind.WORD, Kind.LITTLE)  # 'on the T2-weighted axial MR image'
+
+
+def _shows_finding(reader, i):
+    "Whether the image is named after what it shows: 'a mass on contrast-enhanced axial CT'."
+    for token in reversed(reader.tokens[:i]):
+        if token.kind is Kind.LITTLE and token.value in _SHOWN_BY:
+            return bool(reader.current.words)
+        if token.finding or token.kind not in _OF_IMAGE:
+            return False
+    return False
+
+
 def _on_image(reader, i, token):
     "A word for the image; the words before 'on CT' still describe a finding."
-    before = reader.tokens[max(0, i - 3) : i]
-    shown_by = any(t.kind is Kind.LITTLE and t.value in _SHOWN_BY for t in before)
-    reader.current.about_image = not (shown_by and reader.current.words) or reader.current.about_image
+    reader.current.about_image = reader.current.about_image or not _shows_finding(reader, i)
 
 
 def _on_word(reader, i, token):
