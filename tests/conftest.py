@@ -9,6 +9,7 @@ import pytest
 from filelock import FileLock
 from matplotlib.figure import Figure
 from PIL import Image
+from xdist.scheduler import LoadFileScheduling
 
 from helpers import CHROMIUM, OFFICIAL, ROOT, SHARED, WORK, temporary_folder
 
@@ -16,16 +17,24 @@ from helpers import CHROMIUM, OFFICIAL, ROOT, SHARED, WORK, temporary_folder
 BESIDE = {"official_text", "real"}  # fixtures that open the data beside the checkout
 
 
+class FilesThenNotebooks(LoadFileScheduling):
+    "The tests of a file go to one worker, since they share fixtures; each notebook goes to the next one that is free."
+
+    def _split_scope(self, nodeid):
+        return nodeid if "test_notebooks.py" in nodeid else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return FilesThenNotebooks(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """The jobs of two workers: the tests of a file together, since they share fixtures; then each notebook by itself.
-    Tests on thousands of official captions or real images belong to the soak tests."""
+    "Notebooks run last. Tests on thousands of official captions or real images belong to the soak tests."
     items.sort(key=is_notebook)
     for item in items:
         refuse_sets_in_names(item)
         if BESIDE & set(item.fixturenames):
             item.add_marker(pytest.mark.soak)
-        if not is_notebook(item):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 def refuse_sets_in_names(item):

@@ -5,6 +5,7 @@ import configparser
 import re
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import packages_distributions
 
 import pytest
@@ -31,12 +32,15 @@ CHEAP = ("cli", "core.options", "core.files", "core.errors") + tuple(
 )
 
 
+@cache
 def modules():
-    "The name and syntax tree of each module below a package."
+    "The syntax tree of each module below a package, by name."
+    trees = {}
     for path in sorted((ROOT / "radgen").rglob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         if path.name not in ("__init__.py", "_modidx.py"):
-            yield name, ast.parse(path.read_text(encoding="utf-8"))
+            trees[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return trees
 
 
 def imported(name, tree):
@@ -52,7 +56,10 @@ def imported(name, tree):
             yield module
 
 
-GRAPH = {name: sorted(set(imported(name, tree))) for name, tree in modules()}
+@cache
+def graph():
+    "The modules of radgen that each module imports."
+    return {name: sorted(set(imported(name, tree))) for name, tree in modules().items()}
 
 
 def layer(module):
@@ -60,12 +67,12 @@ def layer(module):
 
 
 def test_no_import_runs_upwards():
-    upwards = [(a, b) for a, targets in GRAPH.items() for b in targets if layer(a) < layer(b)]
+    upwards = [(a, b) for a, targets in graph().items() for b in targets if layer(a) < layer(b)]
     assert not upwards
 
 
 def test_every_import_names_a_module_that_exists():
-    assert {b for targets in GRAPH.values() for b in targets} <= set(GRAPH)
+    assert {b for targets in graph().values() for b in targets} <= set(graph())
 
 
 def test_there_is_no_circle():
@@ -75,11 +82,11 @@ def test_there_is_no_circle():
         assert module not in path, f"a circle of imports: {' -> '.join((*path, module))}"
         if module in done:
             return
-        for target in GRAPH[module]:
+        for target in graph()[module]:
             visit(target, (*path, module))
         done.add(module)
 
-    for module in GRAPH:
+    for module in graph():
         visit(module, ())
 
 
@@ -114,7 +121,7 @@ def loaded_with(root, trees):
 
 def test_a_module_runs_no_check_when_it_is_loaded():
     "Checks of a chapter stand in cells of their own, which are not exported."
-    for name, tree in modules():
+    for name, tree in modules().items():
         calls = [n for n in tree.body if isinstance(n, ast.Assert) or isinstance(n, ast.Expr)]
         found = [n for n in calls if "test_" in ast.unparse(n) or isinstance(n, ast.Assert)]
         assert not found, f"{name}: {ast.unparse(found[0])[:60]}"
@@ -124,7 +131,7 @@ def test_what_is_loaded_in_every_installation_is_required_by_the_package():
     "A newcomer's installation has no development tools and no extras."
     required = required_distributions() | {"radgen"}
     distributions = packages_distributions()
-    trees = dict(modules())
+    trees = modules()
     roots = {"radgen.cli", "radgen.tools.commands", "radgen.tools.demo", *radgen.PUBLIC.values()}
     for name in sorted(set().union(*(loaded_with(root, trees) for root in roots))):
         for library in set(libraries(trees[name])) - sys.stdlib_module_names:
@@ -156,7 +163,7 @@ def test_help_loads_no_heavy_library(args):
 
 def test_public_names_are_those_of_their_modules():
     for name, module in radgen.PUBLIC.items():
-        assert module in GRAPH
+        assert module in graph()
         assert getattr(radgen, name).__module__ == module
     assert set(radgen.PUBLIC) <= set(dir(radgen))
 

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from string import ascii_lowercase
 
-import jsonschema
 import pandas as pd
 import pytest
 from caption_cases import CHEST, XR
@@ -254,6 +253,8 @@ def test_missing_response_is_an_error_and_the_rest_is_kept(tmp_path):
 
 
 def test_structured_response():
+    from jsonschema import ValidationError, validate  # takes seconds
+
     record = {"image_type": "Computed tomography", "body_part": "Kidney", "view": ""}
     record["condition"] = "cyst between liver and kidney"
     llm = Model(lambda chat: json.dumps(record), structured=True)
@@ -262,9 +263,9 @@ def test_structured_response():
     assert out.transformed.tolist() == [expected]
     assert out.verdict.tolist() == ["ok"]
     assert out.sources.tolist() == ["concept,model,-"]
-    jsonschema.validate(record, llm.schemas[0])
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(record | {"body_part": "Head"}, llm.schemas[0])
+    validate(record, llm.schemas[0])
+    with pytest.raises(ValidationError):
+        validate(record | {"body_part": "Head"}, llm.schemas[0])
     assert "JSON" in llm.chats[0][0]["content"]
     assert all(parse(message["content"]) for message in llm.chats[0] if message["role"] == "assistant")
 

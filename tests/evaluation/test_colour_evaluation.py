@@ -145,6 +145,7 @@ def test_pixels_are_measured_in_colour_and_replicas_on_the_luminance():
     assert train_and_score(images, labels, images[:4], seed=0, steps=2).shape == (4, 1)
 
 
+@pytest.mark.soak
 def test_edits_keep_colours_and_a_mask_keeps_the_rest(trained, colour, tmp_path):
     run, _ = trained
     file = colour.rows("test").image[0]

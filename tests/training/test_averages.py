@@ -298,6 +298,7 @@ def test_checkpoint_holds_both_averages(four_steps):
     assert names <= set(model)
 
 
+@pytest.mark.soak
 def test_recipe_of_the_paper_keeps_one_average(cfg):
     run = train(replace(cfg, recipe="paper"))
     assert run.config.ema_width == 0

@@ -166,6 +166,7 @@ def test_run_interrupted_fifteen_times_ends_with_the_same_bits(start, untouched,
     assert_same_bits(untouched, run)
 
 
+@pytest.mark.soak
 def test_polite_stop_loses_no_step(start, tmp_path):
     started = start(tmp_path, "--checkpoint-every", "100000", *ENDLESS)
     started.wait_for(20)

@@ -162,6 +162,7 @@ def test_vgg_weights_are_decided_once(cfg, monkeypatch):
     assert train_vae(cfg) == run
 
 
+@pytest.mark.soak
 def test_training_lowers_the_error(small, tmp_path):
     options = dict(image_size=32, width=16, batch_size=8, lr=3e-3, ema_decay=0.9, log_every=80, device="cpu")
     run = train_vae(TrainVaeConfig(small.dir, steps=30, perceptual=0.0, runs=tmp_path, **options))
