@@ -127,6 +127,7 @@ def test_notebook_has_ids_and_was_executed(path):
         for output in cell["outputs"]:
             assert output["output_type"] != "error", cell["id"]
             assert output.get("name") != "stderr", f"{cell['id']} shows progress bars or warnings"
+            assert "/tmp/" not in json.dumps(output), f"{cell['id']} shows a path of the machine that ran it"
 
 
 def shows_something(source):

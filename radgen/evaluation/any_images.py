@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from .material import Reference, check_counts
 
 from ..captions.modes import MODES
 from ..core.devices import pick_device
@@ -39,6 +38,7 @@ from radgen.evaluation.image_sets import (
     read_images,
     side_warnings,
 )
+from .material import Reference, check_counts
 from .report_rows import report_is_current, report_line, score_values, write_pages
 from .results import VERSION, ImageSet, Scores, read_scores
 from .scores import measure
