@@ -242,11 +242,9 @@ def _on_modifier(reader, i, token):
 
 # %% ../../nbs/328_findings.ipynb #328-findings-013
 STATES = frozenset(word_root(word) for word in LEXICON.word_lists.state)
-_SHOWN_BY = frozenset("on at by in using".split())
 _RELATIONS = frozenset(word_root(word) for word in LEXICON.word_lists.relations)
 _RELATIONS |= {word_root(LEXICON.same_as[word]) for word in LEXICON.word_lists.relations if word in LEXICON.same_as}
-
-
+_SHOWN_BY = frozenset("on at by in using".split())
 _OF_IMAGE = (Kind.IMAGE, Kind.SEQUENCE, Kind.WORD, Kind.LITTLE)  # 'on the T2-weighted axial MR image'
 
 
@@ -264,7 +262,7 @@ def _on_image(reader, i, token):
     "A word for the image; the words before 'on CT' still describe a finding."
     reader.current.about_image = reader.current.about_image or not _shows_finding(reader, i)
 
-
+# %% ../../nbs/328_findings.ipynb #328-findings-000
 def _on_word(reader, i, token):
     current = reader.current
     if token.value in STATES and not current.words and current.joint == Kind.AND:  # 'no effusion and clear lungs'

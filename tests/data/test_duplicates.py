@@ -124,6 +124,7 @@ def injected(phantoms, tmp_path_factory):
     return find_copies(table, progress=False), truth
 
 
+@pytest.mark.soak
 def test_injected_copies_are_found(injected):
     table, truth = injected
     kept = table[table.keep].set_index("id")
@@ -145,6 +146,7 @@ def test_bad_phantoms_are_found(injected):
     assert bad[dropped].mean() >= 0.98  # precision
 
 
+@pytest.mark.soak
 def test_policies_drop_leaks_all_or_nothing(injected):
     table, _ = injected
     assert drop_copies(table, "keep").keep.tolist() == table.keep.tolist()

@@ -232,9 +232,9 @@ def test_guided_flow_has_the_mean_that_theory_names(name):
 
 ATLAS = torch.where(normal(6, 1, 8, 8, seed=21) > 0, 0.8, -0.8)  # six unlike images in two classes
 SIDES = torch.tensor([0, 0, 0, 1, 1, 1])
-LONG = pytest.mark.soak  # a thousand steps of DDPM, for all but one kind of prediction
+LONG = pytest.mark.soak  # a thousand steps of DDPM
 DRAWN = [
-    pytest.param(name, kind, marks=LONG if name == "ddpm" and kind != "epsilon" else ())
+    pytest.param(name, kind, marks=LONG if name == "ddpm" else ())
     for kind in PREDICTIONS
     for name in samplers_for(kind)
 ]

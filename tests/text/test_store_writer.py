@@ -68,6 +68,7 @@ fill(path, captions(first, last), StubEncoder(log, before))
 """
 
 
+@pytest.mark.soak
 def test_two_writers_encode_each_text_once(tmp_path):
     "The second is started while the first is in the middle of a part, and is seen to wait."
     first = start(WRITER, tmp_path / "s", tmp_path / "log", 0, 60, "hold", stdin=subprocess.PIPE)

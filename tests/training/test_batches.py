@@ -26,6 +26,7 @@ def test_batches_of_a_step_are_those_of_one_larger_batch(cfg, small):
     assert torch.allclose(torch.cat([part[1].pooled for part in parts]), text.pooled)
 
 
+@pytest.mark.soak
 def test_caption_mode_decides_the_embedding_of_a_batch(cfg, small):
     encoder, pooled = TextEncoder("minilm"), []
     for mode in (0, 1, 3):

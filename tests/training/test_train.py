@@ -20,7 +20,7 @@ from training_tools import cut_off_before, final_weights, largest_difference
         ("UNet", "paper"),
         ("VGG16UNet", "paper"),
         ("VGG16UNet_FrozenStart", "radgen"),
-        ("VGG16UNet_Frozen", "radgen"),
+        pytest.param("VGG16UNet_Frozen", "radgen", marks=pytest.mark.soak),
     ],
 )
 def test_every_model_trains_and_loads(cfg, model, recipe):

@@ -60,12 +60,15 @@ def fail():
     raise MemoryError
 
 
+COLOUR = dict(factor=8, perceptual=0.1, adversarial=0.1, adversarial_start=0.5)
+
+
 @pytest.mark.parametrize(
     "data, options",
     [
         ("small", dict(perceptual=0.1)),
-        ("small", dict(adversarial=0.1, adversarial_start=0.5)),
-        ("colour", dict(factor=8, perceptual=0.1, adversarial=0.1, adversarial_start=0.5)),
+        pytest.param("small", dict(adversarial=0.1, adversarial_start=0.5), marks=pytest.mark.soak),
+        pytest.param("colour", COLOUR, marks=pytest.mark.soak),
     ],
     ids=str,
 )
