@@ -156,7 +156,9 @@ def test_json_of_a_dry_run_keeps_types(capsys):
     assert found["data_path"] == "d"
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    "shell", ["bash", pytest.param("zsh", marks=pytest.mark.soak), pytest.param("fish", marks=pytest.mark.soak)]
+)
 def test_completion_knows_commands_and_options(shell, capsys):
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
@@ -245,6 +247,7 @@ def test_interrupted_training_resumes(few, tmp_path):
     assert (tmp_path / "cut" / "final" / "model_index.json").exists()
 
 
+@pytest.mark.soak
 def test_captions_are_rewritten_and_audited(phantoms, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["captions", "rewrite", "--data-path", str(phantoms), "--out", str(out)]) == 0
@@ -258,7 +261,8 @@ def test_captions_are_rewritten_and_audited(phantoms, tmp_path, capsys):
     assert sorted(p.name for p in (tmp_path / "audit").iterdir()) == ["audit.csv", "audit.md", "audit.png"]
 
 
-def test_no_server_is_a_sentence_and_status_2(phantoms, tmp_path, capsys):
+def test_no_server_is_a_sentence_and_status_2(phantoms, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("openai._base_client.BaseClient._calculate_retry_timeout", lambda *args: 0)
     server = "openai:http://127.0.0.1:9/v1#llama3"
     args = ["captions", "rewrite", "--data-path", str(phantoms), "--out", str(tmp_path / "out"), "--llm", server]
     assert main(args) == 2

@@ -195,6 +195,7 @@ def audit_rules(folder, every=1):
     return t, audit(t, names)
 
 
+@pytest.mark.soak
 def test_rules_contradict_nothing_in_some_official_captions():
     if not OFFICIAL.exists():
         pytest.skip("the ROCOv2 texts are not beside this checkout (../shared/data/rocov2_text)")

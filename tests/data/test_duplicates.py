@@ -139,6 +139,7 @@ def test_injected_copies_are_found(injected):
         assert np.mean([p in found for p in pairs]) >= 0.95, change
 
 
+@pytest.mark.soak
 def test_bad_phantoms_are_found(injected):
     table, truth = injected
     bad, dropped = truth.bad[table.id].to_numpy() != "", ~table.keep.to_numpy()

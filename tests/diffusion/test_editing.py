@@ -153,7 +153,7 @@ def test_outside_the_mask_nothing_changes(pipe, latent, kind):
         assert (drawn[:, mask > 0].int() - GIVEN[:, mask > 0].int()).abs().max() > 2, options
 
 
-@pytest.mark.parametrize("kind", ["pixels", "latents"])
+@pytest.mark.parametrize("kind", ["pixels", pytest.param("latents", marks=pytest.mark.soak)])
 def test_result_does_not_depend_on_the_batch(pipe, latent, kind):
     made = pipe if kind == "pixels" else latent
     full = three_ways(made, [0, 1, 2])

@@ -40,6 +40,8 @@ from radgen.diffusion.process import (
 from radgen.diffusion.samplers import make_sampler, run_sampler
 from radgen.evaluation.memorisation import audit_memorisation
 
+LONG = pytest.mark.soak  # a thousand steps of DDPM
+
 
 @pytest.mark.parametrize("kind", list(PREDICTIONS))
 def test_exact_denoiser_is_the_conditional_mean(kind):
@@ -135,7 +137,7 @@ CASES = [
     ("unipc", "epsilon", dict(betas="cosine")),
     ("ddim", "sample", dict()),
     ("ddim", "v_prediction", dict(betas="cosine", zero_snr=True)),
-    ("ddpm", "v_prediction", dict(betas="cosine", zero_snr=True)),
+    pytest.param("ddpm", "v_prediction", dict(betas="cosine", zero_snr=True), marks=LONG),
     ("dpm++", "flow", dict()),
     ("unipc", "flow", dict(shift=2.0)),
     ("ddim", "flow", dict()),
@@ -210,7 +212,11 @@ def test_zero_terminal_snr_removes_the_bias_of_the_mean(zero_snr):
 AWAY = torch.tensor([0.5, 0.2])
 
 
-@pytest.mark.parametrize("name, negative", [("dpm++", None), ("ddim", AWAY), ("unipc", AWAY), ("ddpm", None)], ids=str)
+@pytest.mark.parametrize(
+    "name, negative",
+    [("dpm++", None), ("ddim", AWAY), ("unipc", AWAY), pytest.param("ddpm", None, marks=LONG)],
+    ids=str,
+)
 def test_guided_samples_have_the_mean_that_theory_names(name, negative):
     schedule = gaussian_schedule(zero_snr=True)
     steps = 1000 if name == "ddpm" else 25
@@ -232,7 +238,6 @@ def test_guided_flow_has_the_mean_that_theory_names(name):
 
 ATLAS = torch.where(normal(6, 1, 8, 8, seed=21) > 0, 0.8, -0.8)  # six unlike images in two classes
 SIDES = torch.tensor([0, 0, 0, 1, 1, 1])
-LONG = pytest.mark.soak  # a thousand steps of DDPM
 DRAWN = [
     pytest.param(name, kind, marks=LONG if name == "ddpm" else ())
     for kind in PREDICTIONS

@@ -99,7 +99,13 @@ def apart(a, b):
     return (a - b).abs().max().item()
 
 
-@pytest.mark.parametrize("sampler", samplers_for("v_prediction"))
+QUICK = "dpm++"  # in `make test`
+SAMPLERS = [
+    pytest.param(name, marks=() if name == QUICK else pytest.mark.soak) for name in samplers_for("v_prediction")
+]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_image_depends_on_seed_and_index_alone(pipe, sampler):
     e = vectors(5)
     full = pixels(pipe, prompt_embeds=e, sampler=sampler)

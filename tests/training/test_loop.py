@@ -43,7 +43,10 @@ def poison(monkeypatch):
 
 @pytest.mark.parametrize(
     "factor, message",
-    [(NAN, "the loss is nan at step 24"), (1e6, "the loss is .*, after at most .* at step 24")],
+    [
+        (NAN, "the loss is nan at step 24"),
+        pytest.param(1e6, "the loss is .*, after at most .* at step 24", marks=pytest.mark.soak),
+    ],
 )
 def test_bad_step_stops_with_its_images_and_keeps_the_checkpoint(cfg, poison, factor, message):
     cfg = replace(cfg, steps=26, checkpoint_every=40, log_every=28)

@@ -17,7 +17,11 @@ from training_tools import last_weights
 
 @pytest.mark.parametrize(
     "options",
-    [dict(recipe="radgen"), dict(recipe="paper"), dict(prediction="flow", patch=2)],
+    [
+        dict(recipe="radgen"),
+        pytest.param(dict(recipe="paper"), marks=pytest.mark.soak),
+        dict(prediction="flow", patch=2),
+    ],
     ids=str,
 )
 def test_minimal_loop_and_train_end_with_the_same_bits(cfg, options):

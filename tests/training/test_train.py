@@ -19,7 +19,7 @@ from training_tools import cut_off_before, final_weights, largest_difference
     [
         ("UNet", "paper"),
         ("VGG16UNet", "paper"),
-        ("VGG16UNet_FrozenStart", "radgen"),
+        pytest.param("VGG16UNet_FrozenStart", "radgen", marks=pytest.mark.soak),
         pytest.param("VGG16UNet_Frozen", "radgen", marks=pytest.mark.soak),
     ],
 )

@@ -41,7 +41,7 @@ def test_run_cut_off_goes_on_with_the_same_bits(four, four_steps, step):
     [
         dict(patch=2, prediction="flow"),
         dict(recipe="paper"),
-        dict(optimizer="adamw", snr_floor=0.1),
+        pytest.param(dict(optimizer="adamw", snr_floor=0.1), marks=pytest.mark.soak),
         pytest.param(dict(model="VGG16UNet_FrozenStart", patch=2), marks=pytest.mark.soak),
         dict(data_path="colour"),
     ],
