@@ -235,6 +235,7 @@ _PLAIN = str.maketrans(
     {**dict.fromkeys("‐‑‒–—−", "-"), **dict.fromkeys("‘’´", "'"), **dict.fromkeys("“”", '"'), "×": "x", "•": " "}
 )
 _TEMPLATE_CHARACTERS = re.compile(r"[<>|`{}\\\[\]]+")
+_SPLIT_SEQUENCE = re.compile(r"\bT[ -](?=[12][ -]?(?:[Ww]eighted|WI?\b))")  # 'T-2 weighted'
 _STUCK_TYPE = re.compile(r"MRI\b(?<=[a-z]{2}MRI)|CT\b(?<=[a-z]{2}CT)|MRI(?=[A-Z][a-z]{2})")  # 'BrainMRI'
 _STUCK_SENTENCE = re.compile(r"\.(?<=[A-Za-z)]{2}\.)(?=[A-Z])")  # 'mass.A cyst'
 
@@ -264,7 +265,7 @@ def clean_caption(
 ) -> str:  # at most `MAX_CHARS` characters, one line
     "Remove figure numbers, panel letters, arrows, references, credits and odd spacing."
     text = _plain_characters(str(text)[: 8 * MAX_CHARS])
-    text = text.replace("T2*", "T2-star").replace(" vs. ", " versus ")
+    text = _SPLIT_SEQUENCE.sub("T", text.replace("T2*", "T2-star").replace(" vs. ", " versus "))
     low = text.lower()
     if "arrow" in low or "asteris" in low:
         text = _without_arrows(text)

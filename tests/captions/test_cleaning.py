@@ -33,6 +33,8 @@ HOSTILE = [
     [
         ("Figure 12A. Chest CT (arrows).", "Chest CT"),
         ("Fig 3 - Chest CT", "Chest CT"),
+        ("Mass on T-2 weighted and T 1-weighted MRI", "Mass on T2 weighted and T1-weighted MRI"),
+        ("Fracture at T 2 and T-1", "Fracture at T 2 and T-1"),
         ("Chest CT (Fig. 2, a-c)", "Chest CT"),
         ("(A, B) Chest CT [1-3].", "Chest CT"),
         ("Panel B: Chest CT", "Chest CT"),
