@@ -43,6 +43,8 @@ def roles_in_caption(
             role = _region_role(reading, i, regions, before)
         elif role is Role.VIEW_HINT:
             role = _view_role(reading, i, facts.view)
+        elif role is Role.ARTICLE and i > 0 and reading.gaps[i] == "":
+            role = Role.CONTENT  # the letter of 'segment 4a'
         if role is not Role.ARTICLE:
             before = role
         roles.append(role)

@@ -139,7 +139,7 @@ _SPELLINGS = [  # in order
     _spelling("un-|un |dis-|dis ", r"\b(un|dis)[\s-]+(?=displaced|united|complicated|ruptured)", r"\1"),
     _spelling("-", rf"\b({_PREFIXES})-(?=[a-z]{{4}})", r"\1"),
     _spelling("o-", r"\b([a-z]{4,}o)-(?=[a-z]{4})", r"\1"),  # 'uretero-pelvic'
-    _spelling("segment", r"\b(I{1,3}|IV|VI{0,3}|[1-8])(?: hepatic| liver)? segment\b", r"segment \1"),
+    _spelling("segment", r"\b(I{1,3}|IV|VI{0,3}|[1-8])( hepatic| liver)? segment\b", r"\2 segment \1"),
     _spelling("ise|isi|isa", r"\b([a-z]{3,})is(e|es|ed|ing|ation)\b", r"\1iz\2"),
     _spelling("-", r"(?<=[a-z])-(?=[a-z])", " "),
 ]

@@ -62,6 +62,7 @@ def test_region_after_a_side_is_content():
         ("postoperative radiograph", "postoperative"),
         ("right coronary angiography", "right coronary angiography"),
         ("mass (3 cm) on computed tomography", "mass (3 cm)"),
+        ("mass in segment 4a", "mass in segment 4a"),
         (
             "dark on T1-weighted and bright on T2-weighted images",
             "dark on T1-weighted and bright on T2-weighted images",
