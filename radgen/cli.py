@@ -128,6 +128,13 @@ FORBIDDEN: tuple[int, ...] = tuple(
 )
 
 
+def _open_closed_streams():
+    "Send the output to nowhere where the shell closed it (`radgen doctor >&-`), for which Python has None."
+    for name in "stdout", "stderr":
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+
+
 def _stop(status: int, message: str) -> int:
     print(f"radgen: {message}", file=sys.stderr)
     return status
@@ -181,6 +188,7 @@ def main(
     args: list[str] | None = None,  # by default those of the process
 ) -> int:  # exit status: 0, 2 (a mistake of the user), 75 (a scheduler's signal, with a checkpoint) or 130 (Ctrl-C)
     "The `radgen` command."
+    _open_closed_streams()
     try:
         _dispatch(sys.argv[1:] if args is None else args)
         sys.stdout.flush()
