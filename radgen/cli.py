@@ -121,18 +121,18 @@ the same command goes on."""
 
 DESCRIPTION = "Text in, radiology image out. Without a command, radgen shows the way from data to a report."
 
-# %% ../nbs/940_cli.ipynb #940-cli-027
-FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows knows no quota
-FORBIDDEN: tuple[int, ...] = tuple(
-    getattr(errno, name) for name in "EACCES EPERM EROFS ENOTDIR EEXIST EISDIR ENAMETOOLONG".split()
-)
-
-
+# %% ../nbs/940_cli.ipynb #940-cli-000a
 def _open_closed_streams():
     "Send the output to nowhere where the shell closed it (`radgen doctor >&-`), for which Python has None."
     for name in "stdout", "stderr":
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+
+# %% ../nbs/940_cli.ipynb #940-cli-027
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows knows no quota
+FORBIDDEN: tuple[int, ...] = tuple(
+    getattr(errno, name) for name in "EACCES EPERM EROFS ENOTDIR EEXIST EISDIR ENAMETOOLONG".split()
+)
 
 
 def _stop(status: int, message: str) -> int:

@@ -142,7 +142,7 @@ def check_pair(
     if shared:
         print(f"Warning: {shared} of {len(fake)} images of {cfg.fake} are also in {cfg.real}.", file=sys.stderr)
 
-# %% ../../nbs/720_compare.ipynb #720-compare-016
+# %% ../../nbs/720_compare.ipynb #720-compare-000a
 def check_number(
     folder: Path,
     n: int,  # its images that can be read
@@ -155,7 +155,7 @@ def check_number(
             "number with care."
         )
 
-
+# %% ../../nbs/720_compare.ipynb #720-compare-016
 def real_side(
     cfg: CompareConfig,
 ) -> tuple[Statistics | None, pd.DataFrame | None]:  # what was saved, or the rows of the images
