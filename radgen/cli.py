@@ -121,6 +121,13 @@ the same command goes on."""
 
 DESCRIPTION = "Text in, radiology image out. Without a command, radgen shows the way from data to a report."
 
+# %% ../nbs/940_cli.ipynb #940-cli-000a
+def _open_closed_streams():
+    "Send the output to nowhere where the shell closed it (`radgen doctor >&-`), for which Python has None."
+    for name in "stdout", "stderr":
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+
 # %% ../nbs/940_cli.ipynb #940-cli-027
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows knows no quota
 FORBIDDEN: tuple[int, ...] = tuple(
@@ -181,6 +188,7 @@ def main(
     args: list[str] | None = None,  # by default those of the process
 ) -> int:  # exit status: 0, 2 (a mistake of the user), 75 (a scheduler's signal, with a checkpoint) or 130 (Ctrl-C)
     "The `radgen` command."
+    _open_closed_streams()
     try:
         _dispatch(sys.argv[1:] if args is None else args)
         sys.stdout.flush()

@@ -52,6 +52,14 @@ def test_closed_pipe_ends_quietly():
         assert len(result.stdout.splitlines()) == 1
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_change_no_exit_status(closed):
+    for args, status in ("leaderboard a b --dry-run", 0), ("leaderboard a a", 2):
+        shell = subprocess.run(["bash", "-c", f"{RADGEN} {args} {closed}"], capture_output=True, text=True)
+        assert shell.returncode == status
+        assert "Traceback" not in shell.stderr
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_has_an_example_and_the_common_flags(name, capsys):
     with pytest.raises(SystemExit) as stopped:

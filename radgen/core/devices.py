@@ -19,12 +19,12 @@ from .errors import ConfigError
 
 # %% ../../nbs/030_devices.ipynb #030-devices-006
 def set_seed(
-    seed: int,  # any integer; reduced modulo 2**32 for NumPy
+    seed: int,  # any integer; reduced modulo 2**32 for NumPy and 2**64 for PyTorch
 ):
     "Seed Python, NumPy and PyTorch (all devices) alike."
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed % 2**64)
 
 
 def index_generator(

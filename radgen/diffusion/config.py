@@ -116,12 +116,14 @@ def check_negative(
     guidance: float,  # scale of guidance
     negative: str | tuple[str, ...] | None,  # what to steer away from
 ):
-    "Raise `ConfigError` where guidance would lead towards the negative prompt."
-    if negative is not None and guidance < 1:
-        raise ConfigError(
-            f"with guidance {guidance:g} the images would show the negative prompt instead of avoiding it: "
-            "use guidance above 1, or leave the negative prompt out."
-        )
+    "Raise `ConfigError` where guidance would lead towards the negative prompt, or ignore it."
+    if negative is None or guidance > 1:
+        return
+    effect = "show the negative prompt instead of avoiding it" if guidance < 1 else "be the same without it"
+    raise ConfigError(
+        f"with guidance {guidance:g} and a negative prompt the images would {effect}: "
+        "use guidance above 1, or leave the negative prompt out."
+    )
 
 # %% ../../nbs/608_generation_options.ipynb #608-generation-options-015
 @options(prefix="")

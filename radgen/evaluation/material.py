@@ -100,16 +100,16 @@ def check_counts(
 ):
     "Raise `ConfigError` for too few images on either side."
     real, training = (len(reference.prepared.rows(split)) for split in (reference.split, "train"))
-    for what, n, advice in ("generated", generated, remedy), (f"real {reference.split}", real, "prepare more data"):
+    more, held_out = "prepare more data", f"real {reference.split}"
+    for what, n, advice in ("generated", generated, remedy), (held_out, real, more), ("real train", training, more):
+        if n < LEAST:
+            raise ConfigError(f"{n} {what} images are too few for a report, which needs {LEAST}: {advice}.")
+    for what, n, advice in ("generated", generated, remedy), (held_out, real, more):
         if n < min_images:
             raise ConfigError(
                 f"{n} {what} images are too few for a distance: {advice}, or lower --min-images {min_images} "
                 "and read the number with care."
             )
-    counts = {"generated": (generated, remedy), "held-out": (real, "prepare more data")}
-    for what, (n, advice) in (counts | {"training": (training, "prepare more data")}).items():
-        if n < LEAST:
-            raise ConfigError(f"{n} {what} images are too few for a report, which needs {LEAST}: {advice}.")
 
 
 def gather(

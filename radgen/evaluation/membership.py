@@ -43,7 +43,7 @@ def image_losses(
     seed: int = 0,  # of the noise
 ) -> torch.Tensor:  # (B, STEPS)
     "The loss of each image at each step, with the same noise for all images."
-    noise = torch.randn(STEPS, *x0.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x0.device)
+    noise = torch.randn(STEPS, *x0.shape[1:], generator=torch.Generator().manual_seed(seed % 2**64)).to(x0.device)
     columns = []
     for t, e in zip(loss_steps(time_steps(schedule)).to(x0.device), noise):
         same = e.expand_as(x0)

@@ -253,7 +253,7 @@ def score_study(
     "Evaluate the answers of readers and write the report; raises `DataError` for unusable files."
     key = read_key(cfg.study)
     table = read_all(cfg.answers, key)
-    scores = study_scores(table, key, cfg.repeats, cfg.seed)
+    scores = study_scores(table, key, cfg.repeats, cfg.seed % 2**32)
     save_figure(readers_figure(scores), key.folder / "fig" / "readers.png")
     if scores.fooled:
         save_figure(fooled_figure(key, scores.fooled), key.folder / "fig" / "fooled.png")

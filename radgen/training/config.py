@@ -9,6 +9,7 @@ __all__ = ['ImageSize', 'AtLeastTwo', 'PeakRate', 'PredictionName', 'TimeSamplin
            'check_source', 'TrainVaeConfig']
 
 # %% ../../nbs/640_training_options.ipynb #640-training-options-004
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -272,6 +273,12 @@ def check_source(
     given = [name for name in OF_PIPELINES if getattr(cfg, name) is not None]
     if cfg.run is not None and given:
         raise ConfigError(f"--{given[0].replace('_', '-')} belongs to --pipeline: leave it out with --run.")
+    files = [prompt for prompt in cfg.prompts if os.path.isfile(prompt)]
+    if files:
+        raise ConfigError(
+            f"--prompts takes the text of each prompt, and {files[0]} is a file: give its lines as arguments, "
+            "or --prompts with this file to radgen synthesise."
+        )
 
 # %% ../../nbs/640_training_options.ipynb #640-training-options-022
 @options

@@ -266,7 +266,7 @@ def open_run_data(
 ) -> Prepared:
     "The prepared folder of a run; raises `DataError` where it is gone, or not the one of the training."
     if not (run / "config.json").exists():
-        raise DataError(f"{run} is a model without its run, and its data are not known: give --prompts or runs/NAME.")
+        raise DataError(f"{run} is a model without its run and its data: give runs/NAME, or prompts to radgen sample.")
     description = read_config(run)
     folder = description["prepared"]
     if not is_prepared(folder):

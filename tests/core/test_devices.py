@@ -3,8 +3,9 @@
 from importlib import import_module
 
 import pytest
+import torch
 
-from radgen.core.devices import pick_device
+from radgen.core.devices import index_generator, pick_device, set_seed
 from radgen.core.errors import ConfigError
 
 
@@ -76,3 +77,12 @@ def test_pick_device_rejects_a_gpu_that_is_not_there(machine):
     machine("cuda", "cpu")
     with pytest.raises(ConfigError, match="no GPU number 2 here: this machine has 2"):
         pick_device("cuda:2")
+
+
+@pytest.mark.parametrize("seed", [-(10**30), -1, 0, 2**63, 2**64, 10**30])
+def test_every_whole_number_is_a_seed(seed):
+    set_seed(seed)
+    drawn = torch.rand(3)
+    set_seed(seed)
+    assert torch.equal(torch.rand(3), drawn)
+    assert index_generator(seed, 1).initial_seed() == index_generator(seed, 1).initial_seed()

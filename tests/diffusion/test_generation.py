@@ -66,6 +66,7 @@ def test_option_out_of_bounds_is_one_sentence(wrong, message):
         (dict(negative_prompt=["a", "b", "c"]), ("head", "chest"), None, "3 negative prompts for 2"),
         (dict(negative_prompt="a", guidance_scale=0), ("head",), None, "instead of avoiding it"),
         (dict(negative_prompt="a", guidance_scale=0.9), ("head",), None, "use guidance above 1"),
+        (dict(negative_prompt="a", guidance_scale=1), ("head",), None, "would be the same without it"),
         (dict(), ("head",), torch.zeros(1, 24), "give the TextEmbedding"),
         (dict(), ("head",), words(3), "1 prompts and 3 rows"),
         (dict(), ("head",), words(1, width=32), "32 wide"),

@@ -237,6 +237,16 @@ def test_real_images_among_the_others_are_counted(few):
         real_warnings(real[:5], reference, few.dir)
 
 
+def test_training_images_among_the_others_are_counted(few):
+    "A folder of training images has a small distance: whoever reads the distance must read why."
+    reference = Reference(few, "test", 16)
+    train = np.array(reference.images("train"))
+    (some,) = real_warnings(np.concatenate([train[:2], 255 - train[:8]]), reference, few.dir)
+    assert some.startswith("2 of 10 images are real images of the train split: without them")
+    (every,) = real_warnings(train[:5], reference, few.dir)
+    assert every.startswith("5 of 5 images are real images of the train split")
+
+
 @pytest.mark.parametrize("content", ["[1]", "{", '{"model": 3}', '{"model": ["x"]}', '{"model": "a\\ud800b"}', "null"])
 def test_sample_json_of_any_content_breaks_nothing(tmp_path, content):
     (tmp_path / "sample.json").write_text(content)

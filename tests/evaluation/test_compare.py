@@ -71,6 +71,23 @@ def test_folders_that_cannot_be_compared_are_rejected_by_name(kind, message, fol
         compare(CompareConfig(real, fake, **QUICK))
 
 
+def test_too_few_images_and_absent_statistics_are_named_with_what_to_do(folders, tmp_path):
+    real, fake = folders
+    few = write_images(tmp_path / "few", random_images(20, 16, 2))
+    with pytest.raises(ConfigError, match="few: 20 images are too few .* or lower --min-images 50"):
+        compare(CompareConfig(few, fake, **QUICK))
+    with pytest.raises(DataError, match="there is no file .*none.safetensors"):
+        compare(CompareConfig(tmp_path / "none.safetensors", fake, **QUICK))
+
+
+def test_extrapolation_from_few_images_per_feature_is_called_reduced(folders, monkeypatch):
+    "Sixty images of 48 features leave a part of the bias in FD-infinity; a third of the features would not."
+    real, fake = folders
+    assert "FD-infinity, reduced" in compare(CompareConfig(real, fake, **QUICK))
+    monkeypatch.setattr("radgen.evaluation.compare.ENOUGH", 1)
+    assert "FD-infinity" in compare(CompareConfig(real, fake, **QUICK))
+
+
 def test_images_of_one_size_are_compared_as_they_are(folders):
     real, fake = folders
     r = compare(CompareConfig(real, fake, **QUICK))
