@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMPRESSED', 'ROW_BYTES', 'IMAGES', 'MAX_TEXT', 'TEXTS', 'MAX_FIELDS', 'is_tar', 'is_archive', 'image_columns',
-           'column_fault', 'image_bytes', 'read_webdataset']
+           'lists_of_images', 'column_fault', 'image_bytes', 'read_webdataset']
 
 # %% ../../nbs/149_archives.ipynb #149-archives-005
 import itertools
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core.errors import DataError
-from .files import MAX_BYTES, ImageError, as_text, clause, column_key
+from .files import MAX_BYTES, ImageError, as_text, clause, column_key, flattened
 from .volume_headers import stamp
 
 # %% ../../nbs/149_archives.ipynb #149-archives-006
@@ -64,6 +64,14 @@ def image_columns(
         why = f"is not a readable Parquet file ({clause(str(e))})"
         raise DataError(f"{Path(path).name} in {Path(path).parent} {why}: fetch it again.") from None
     return [field.name for field in schema if _holds_bytes(field.type)]
+
+# %% ../../nbs/149_archives.ipynb #149-archives-027
+def lists_of_images(
+    path: str | Path,  # a readable Parquet file
+) -> list[str]:  # columns
+    "The columns of a Parquet file whose cells are lists of images."
+    lists = [field for field in pq.read_schema(path) if hasattr(field.type, "value_type")]
+    return [field.name for field in lists if _holds_bytes(field.type.value_type)]
 
 
 def column_fault(
@@ -251,7 +259,8 @@ def _json_cells(text):
     "The fields of a JSON object as text; none where it is damaged."
     try:
         fields = json.loads(text)
-        cells = [(name, as_text(value)) for name, value in fields.items()] if isinstance(fields, dict) else []
+        row = flattened(fields) if isinstance(fields, dict) else {}
+        cells = [(name, as_text(value)) for name, value in row.items()]
     except (ValueError, RecursionError):
         return {}
     return {_valid(name): _valid(cell) for name, cell in cells}

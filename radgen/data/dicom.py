@@ -56,6 +56,7 @@ def _shown(ds, stored, index, rule, colour):
     if header_text(ds, "PhotometricInterpretation") == "PALETTE COLOR" and stored.ndim == 2:
         colours = _coloured(ds, stored)
         bits = min(int(ds.RedPaletteColorLookupTableDescriptor[2]), 8 * colours.itemsize)
+        bits = min(bits, max(int(colours.max()).bit_length(), 8))  # some files say 16 bits and use 8
         return _eight_bits(colours, bits, colour)
     if stored.ndim == 3:
         return _eight_bits(stored, header_integer(ds, "BitsStored", 8), colour)

@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
@@ -93,15 +94,22 @@ def text_pairs(
 ) -> list[tuple[Path, Path | None]]:  # image and text; None where it has none
     "The images of a folder with the text files of the same name, or of the name of their folder as in MIMIC-CXR."
     images, texts = [], {}
+    spellings: dict[str, list[Path]] = defaultdict(list)
     for path in folder_files(folder, inside=True):
         if _is_text(path):
             texts[stem_of(path)] = path
+            spellings[stem_of(path).lower()].append(path)
         elif path.name.lower().endswith(IMAGE_SUFFIXES):
             images.append(path)
     of_folders = _folder_texts({image.parent for image in images}, texts)
-    return [
-        (image, texts.get(stem_of(image)) or texts.get(str(image)) or of_folders.get(image.parent)) for image in images
-    ]
+    stems = {stem_of(image) for image in images}
+    pairs = []
+    for image in images:
+        text = texts.get(stem_of(image)) or texts.get(str(image))
+        others = [path for path in spellings[stem_of(image).lower()] if stem_of(path) not in stems]
+        text = text or (others[0] if len(others) == 1 else None)  # IMG_1.TXT for img_1.png
+        pairs.append((image, text or of_folders.get(image.parent)))
+    return pairs
 
 
 def _folder_texts(folders, texts):

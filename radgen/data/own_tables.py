@@ -23,9 +23,17 @@ from tqdm import tqdm
 
 from ..core.errors import DataError
 from ..core.files import fingerprint
-from .archives import image_columns
+from .archives import image_columns, lists_of_images
 from .cells import cells_of_paths, first_rows, read_columns, table_header
-from .columns import USUAL, Columns, caption_columns, guess_columns, image_column, joined_captions
+from radgen.data.columns import (
+    USUAL,
+    Columns,
+    caption_columns,
+    guess_columns,
+    image_column,
+    images_in_cell,
+    joined_captions,
+)
 from .dicom_headers import Whose, whose
 from .files import DICOM_SUFFIXES, column_key, member
 from .locations import locate_images, location_advice
@@ -97,6 +105,10 @@ def guess_table(
         first = first.drop(columns=[k for k in first if k in by_key])
         columns = guess_columns([best, *(k for k in keys if k != best and k not in by_key)], first, options, path.name)
         return replace(columns, image=best), by_key[best]
+    lists = [column_key(name) for name in lists_of_images(path)] if path.suffix.lower() == ".parquet" else []
+    image = image_column(keys, first, options)
+    if lists and (not image or image in lists):
+        raise DataError(f"the column {lists[0]} of {path.name} holds lists of images: write one image per row.")
     columns = guess_columns(keys, first, options, path.name)
     return columns, by_key.get(columns.image, "")
 
@@ -148,6 +160,31 @@ def _file_images(given, path, base, options):
     names = [os.path.relpath(image, start) if image else name for image, name in zip(located.image, given.str.strip())]
     return located.assign(name=names)
 
+# %% ../../nbs/166_own_tables.ipynb #166-own-tables-042
+def _file_rows(cells, paths, columns, path, options, base=None, said=""):
+    "The rows of a table whose cells name files, one or several each."
+    paths = paths.head(len(cells)).set_axis(cells.index).map(images_in_cell).explode()
+    origin = paths.index.to_series().reset_index(drop=True)
+    cells, paths = cells.loc[paths.index].reset_index(drop=True), paths.reset_index(drop=True).astype(str)
+    images = _file_images(paths, path, base or path.parent, options)
+    return _kept_together(assemble_rows(cells, columns, images, said), origin, path)
+
+
+def _kept_together(rows, origin, path):
+    "Distinct IDs for the images of one row of the table, and a group where it has none."
+    several = origin.duplicated(keep=False)
+    if not several.any():
+        return rows
+    print(
+        f"{origin[several].nunique():,} rows of {path.name} list several images, each of which is read.",
+        file=sys.stderr,
+    )
+    again = rows.groupby(origin).cumcount()
+    ids = rows.id.mask((again > 0) & (rows.id != ""), rows.id + "-" + (again + 1).astype(str))
+    group = rows.group if "group" in rows else pd.Series("", rows.index, dtype=str)
+    alike = f"{path.name} " + origin.astype(str)
+    return rows.assign(id=ids, group=group.mask(several & (group == ""), alike))
+
 # %% ../../nbs/166_own_tables.ipynb #166-own-tables-019
 def table_rows(
     path: Path,  # a table
@@ -160,12 +197,10 @@ def table_rows(
     wanted = [key for key in columns.wanted() if not (stored and key == columns.image)]
     cells = first_rows(path, n).reindex(columns=wanted, fill_value="") if n else read_columns(path, wanted)
     paths = cells_of_paths(path, stored) if stored else cells[columns.image]
-    folder = base or path.parent
-    if paths is None:
-        images = _stored_images(path, stored, folder, cells)
-    else:
-        images = _file_images(paths.head(len(cells)).set_axis(cells.index), path, folder, options)
     said = split_in_name(path.relative_to(base)) if base else ""
+    if paths is not None:
+        return _file_rows(cells, paths, columns, path, options, base, said), columns
+    images = _stored_images(path, stored, base or path.parent, cells)
     return assemble_rows(cells, columns, images, said), columns
 
 # %% ../../nbs/166_own_tables.ipynb #166-own-tables-032
@@ -258,8 +293,7 @@ def pair_rows(
     )
     if alone and not n:
         print(f"{alone:,} texts of {pair.texts.name} have no image and are left out.", file=sys.stderr)
-    images = _file_images(cells[columns.image], pair.images, pair.images.parent, options)
-    return assemble_rows(cells, columns, images, ""), columns
+    return _file_rows(cells, cells[columns.image], columns, pair.images, options), columns
 
 # %% ../../nbs/166_own_tables.ipynb #166-own-tables-021
 def deal_missing_splits(

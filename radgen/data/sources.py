@@ -44,7 +44,7 @@ from radgen.data.table_files import (
     table_fault,
     table_files,
 )
-from .tables import RawData, names_file, read_names, screen_rows
+from .tables import RawData, cui_parts, names_file, read_names, screen_rows
 from .volumes import is_volume, slice_names
 
 # %% ../../nbs/170_sources.ipynb #170-sources-007
@@ -82,7 +82,7 @@ def expand_images(
 def _screen(rows, columns, path, options):
     "The rows of one's own data as a table; rows need concepts where a column of concepts is used."
     wanted = options.concepts in ("auto", "data") and bool(columns and columns.cuis)
-    if wanted and options.concepts == "auto" and not (rows.cell.str.strip() != "").any():
+    if wanted and options.concepts == "auto" and not any(map(cui_parts, rows.cell)):
         wanted = False  # a column of concepts that is empty
     if options.concepts == "data" and not wanted:
         advice = "name it by --cuis-column, or choose --concepts captions, labels:COLUMN or none"

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
+from ..data.figure_files import FORMATS, HEAD
 from tqdm import tqdm
 
 from ..core.errors import DataError
@@ -35,7 +36,7 @@ from ..data.config import Grey
 from ..data.dicom import dicom_header, read_dataset
 from ..data.files import INVISIBLE, MIN_SIDE, ImageError, member, member_parts
 from ..data.folders import folder_files, is_prepared
-from ..data.images import FORMATS, HEAD, image_fault
+from ..data.images import image_fault
 from ..data.locations import locate_images, location_advice
 from ..data.rocov2 import is_outside
 from ..data.source_options import SourceOptions

@@ -14,8 +14,9 @@ from typing import Any
 from PIL import Image
 
 # %% ../../nbs/912_edit_tab.ipynb #912-edit-tab-019
+from ..data.figure_files import FORMATS
+
 from ..core.errors import DataError, RadgenError
-from ..data.images import FORMATS
 from ..diffusion.config import LONGEST, STRENGTHS
 from ..diffusion.pipeline import RadGenPipeline
 from .requests import MOST, PageRequest

@@ -293,7 +293,7 @@ def test_webdataset_has_a_row_for_each_sample(tmp_path):
     assert list(table.key) == ["d/0", "d/1", "2"]
     assert list(table.image) == [f"{first}#0", f"{first}#1", f"{second}#0"]
     assert list(table.text) == ["Ödem", "", ""]
-    cells = {"age": "40", "right": "True", "none": "", "labels": "a;b;3", "deep": "", "lists": "1", "size": "1.5"}
+    cells = {"age": "40", "right": "True", "none": "", "labels": "a;b;3", "a": "1", "lists": "1", "size": "1.5"}
     assert table.loc[0, list(cells)].to_dict() == cells
     assert list(table.columns) == ["key", "image", "text", *cells, "cls", "findings", "caption"]
     assert list(table.cls) == ["", "7", ""]

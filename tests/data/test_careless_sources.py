@@ -52,6 +52,9 @@ SPELLINGS = {
     "no folder, and another case": ["A.JPG", "B.PNG"],
     "neither folder nor extension": ["a", "b"],
     "paths of Windows": ["C:\\data\\scans\\a.jpg", "C:\\data\\scans\\b.PNG"],
+    "paths of Windows in one row only": ["scans\\a.jpg", "scans/b.PNG"],
+    "addresses of files": ["file:///home/x/scans/a.jpg", "file://localhost/home/x/scans/b.PNG"],
+    "addresses of Windows": ["file:///C:/x/scans/a.jpg", "file:///C:/x/scans/%62.PNG"],
     "paths of another computer": ["/home/x/scans/a.jpg", "/home/x/scans/b.PNG"],
 }
 
@@ -140,6 +143,15 @@ def test_a_quotation_mark_that_closes_in_another_cell(folder):
 JSON = {
     "a column of cells by number": {"image": {"0": "scans/a.jpg", "1": "scans/b.PNG"}, "text": {"0": "x", "1": "y"}},
     "a list for each column": {"image": ["scans/a.jpg", "scans/b.PNG"], "text": ["x", "y"]},
+    "a list for each split": {
+        "train": [{"image": "scans/a.jpg", "text": "x"}],
+        "val": [{"image": "scans/b.PNG", "text": "y"}],
+        "test": [],
+    },
+    "images with annotations, as in COCO": {
+        "images": [{"id": 1, "file_name": "scans/a.jpg"}, {"id": 2, "file_name": "scans/b.PNG"}],
+        "annotations": [{"id": 8, "image_id": 1, "caption": "x"}, {"id": 9, "image_id": 2, "caption": "y"}],
+    },
     "an object for each name": {
         "one": {"image": "scans/a.jpg", "text": "x"},
         "two": {"image": "scans/b.PNG", "text": "y"},
@@ -245,7 +257,9 @@ def test_a_number_of_a_frame_is_for_files_with_several(tmp_path):
 
 def test_a_tiff_of_another_kind_says_how_to_save_it(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.ones((32, 32)))
-    assert "of a kind that is not read, save it with 8, 16 or 32 bits" in image_fault(tmp_path / "a.tif")
+    assert "of a kind that is not read, save it with whole numbers of 8, 16 or 32 bits" in image_fault(
+        tmp_path / "a.tif"
+    )
     tifffile.imwrite(tmp_path / "b.tif", np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32))
     assert load_grey(tmp_path / "b.tif").std() > 50
 
@@ -258,3 +272,39 @@ def test_text_and_reports_called_dcm_have_their_own_reasons(tmp_path):
     report.save_as(tmp_path / "report.dcm", enforce_file_format=True)
     with pytest.raises(ImageError, match="a DICOM file without pixels"):
         load_grey(tmp_path / "report.dcm")
+
+
+@pytest.mark.parametrize(
+    "cell", [["scans/a.jpg", "scans/b.PNG"], "['scans/a.jpg' 'scans/b.PNG']", "scans/a.jpg; scans/b.PNG"]
+)
+def test_a_cell_with_several_images_gives_a_row_for_each(folder, cell, capsys):
+    rows = [{"id": "one", "image": cell, "text": "Chest X-ray"}, {"id": "two", "image": "scans/a.jpg", "text": "Hand"}]
+    (folder / "list.json").write_text(json.dumps(rows))
+    table = read(folder / "list.json").table.sort_values("id")
+    assert table.id.tolist() == ["one", "one-2", "two"] and table.caption.tolist() == ["Chest X-ray"] * 2 + ["Hand"]
+    assert table.split.iloc[0] == table.split.iloc[1] and table.group.iloc[0] == table.group.iloc[1] != ""
+    assert "1 rows of list.json list several images, each of which is read." in capsys.readouterr().err
+
+
+def test_lists_of_stored_images_are_one_sentence(folder):
+    content = (folder / "scans" / "a.jpg").read_bytes()
+    pd.DataFrame({"images": [[{"bytes": content, "path": "a.jpg"}]], "text": ["x"]}).to_parquet(folder / "list.parquet")
+    for options in ({}, {"image_column": "images"}):
+        with pytest.raises(DataError, match="column images of list.parquet holds lists of images: write one image per"):
+            read(folder / "list.parquet", **options)
+
+
+def test_accents_are_found_however_they_are_stored(folder):
+    scan(folder / "scans" / "e\u0301.png")
+    assert len(read(table(folder, ["scans/\u00e9.png", "scans/a.jpg"])).table) == 2
+
+
+def test_text_files_are_found_in_another_case(folder):
+    (folder / "scans" / "A.TXT").write_text("Chest X-ray")
+    assert read(folder).table.caption.tolist() == ["Chest X-ray"]
+
+
+def test_a_column_of_words_for_unknown_concepts_is_empty(folder):
+    rows = {"image": ["scans/a.jpg", "scans/b.PNG"], "text": ["x", "y"], "cuis": ["None", "nan"]}
+    pd.DataFrame(rows).to_csv(folder / "list.csv", index=False)
+    assert len(read(folder / "list.csv").table) == 2

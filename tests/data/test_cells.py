@@ -1,5 +1,7 @@
 "Columns of text tables: every cell as text, whatever the file, and one sentence for what is damaged."
 
+import json
+
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -119,3 +121,59 @@ def test_the_beginning_of_a_very_wide_table_is_read_at_once(tmp_path):
     header = ",".join(f"c{i}" for i in range(20_000))
     (tmp_path / "t.csv").write_text(header + "\n" + ",".join(["x"] * 20_000) + "\n")
     assert first_rows(tmp_path / "t.csv").shape == (1, 20_000)
+
+
+OPEN_QUOTES = {
+    "in two rows": 'a,b\n1,"x\n2,"y\n3,z\n',
+    "in two rows of the last column": 'a,b\n1,x\n2,"y\n3,z\n4,say "w"\n5,"v\n',
+}
+
+
+@pytest.mark.parametrize("text", OPEN_QUOTES.values(), ids=list(OPEN_QUOTES))
+def test_two_open_quotation_marks_swallow_no_row(text, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match=r"opens in row \d and closes in the middle of a later line\): close it, or"):
+        read_columns(tmp_path / "t.csv", ["a", "b"])
+
+
+def test_marks_inside_cells_and_cells_of_several_lines_are_read(tmp_path):
+    (tmp_path / "t.csv").write_text('a,b\n1,5" tube\n2,"x\ny, ""z"""\n3,3" mass\n')
+    assert read_columns(tmp_path / "t.csv", ["b"]).b.tolist() == ['5" tube', 'x\ny, "z"', '3" mass']
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
+def test_other_encodings_are_named_also_without_a_mark(encoding, tmp_path):
+    (tmp_path / "t.csv").write_bytes("image,text\na.png,x\n".encode(encoding))
+    with pytest.raises(DataError, match="UTF-(16|32).*: save it as UTF-8"):
+        table_header(tmp_path / "t.csv")
+
+
+def test_invisible_characters_at_the_ends_of_cells_are_none(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b\n\u200bx.png,\ufefftrain\ny.png\u200b,test\u2060\n", encoding="utf-8")
+    want = [["x.png", "train"], ["y.png", "test"]]
+    assert read_columns(tmp_path / "t.csv", ["a", "b"]).values.tolist() == want
+    assert first_rows(tmp_path / "t.csv").values.tolist() == want
+
+
+RECORD = {"image": "a.png", "report": {"findings": "Clear.", "id": 7}, "concepts": [{"cui": "C1"}, {"cui": "C2"}]}
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json", "t.parquet"])
+def test_records_within_a_row_are_columns(name, tmp_path):
+    path = tmp_path / name
+    if name == "t.parquet":
+        pq.write_table(pa.Table.from_pylist([RECORD, RECORD | {"report": None}]), path)
+    else:
+        path.write_text("\n".join(json.dumps(row) for row in (RECORD, RECORD | {"report": None})))
+    assert set(table_header(path)) - {"report"} == {"image", "findings", "report_id", "cui"}
+    want = [["a.png", "Clear.", "7", "C1;C2"], ["a.png", "", "", "C1;C2"]]
+    assert read_columns(path, ["image", "findings", "report_id", "cui"]).values.tolist() == want
+    assert first_rows(path).findings.tolist() == ["Clear.", ""]
+
+
+def test_json_in_the_lines_or_the_list_of_the_other_kind(tmp_path):
+    rows = [{"a": "1"}, {"a": "2"}]
+    (tmp_path / "t.json").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "t.jsonl").write_text(json.dumps(rows, indent=1))
+    for name in ("t.json", "t.jsonl"):
+        assert read_columns(tmp_path / name, ["a"]).a.tolist() == ["1", "2"]

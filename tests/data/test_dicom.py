@@ -742,3 +742,13 @@ def test_a_truncated_file_says_so(tmp_path):
         with pytest.raises(ImageError) as e:
             load_grey(name)
         assert "truncated" in e.value.why
+
+
+def test_a_palette_of_small_entries_is_not_black(tmp_path):
+    "Some files say 16 bits and use 8 of them."
+    stored = np.tile(np.arange(32, dtype=np.uint8) * 8, (32, 1))
+    tags = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for colour in ("Red", "Green", "Blue"):
+        tags[f"{colour}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
+        tags[f"{colour}PaletteColorLookupTableData"] = np.arange(256, dtype="<u2").tobytes()
+    assert np.array_equal(load_grey(dicom(tmp_path / "a.dcm", stored, **tags)), stored)

@@ -126,7 +126,7 @@ def test_hounsfield_units_in_another_scale_are_not_clipped():
 
 def test_percentiles_are_an_option():
     values = np.arange(1000.0)
-    values[-100:] = 1e6  # a marker of a tenth of the image
+    values[-100:] = np.linspace(9e5, 1e6, 100)  # a marker of many values, a tenth of the image
     assert to_grey(values)[800] == 0
     assert to_grey(values, grey=Grey(percentiles=(1, 89)))[800] > 200
 
@@ -205,3 +205,43 @@ def test_parts_that_do_not_exist_are_rejected(given):
 def test_parts_of_a_file():
     assert (Parts(frames=3).frames, Parts(frames="all").frames) == (3, "all")
     assert (Parts(slices=80).slices, Parts(slices="middle").slices) == ("80", "middle")
+
+
+GRADIENT = np.add.outer(np.arange(64), np.arange(64)) * 24 + 500
+
+
+def with_lone(place, value):
+    "The gradient with one value at a place."
+    pixels = GRADIENT.copy()
+    pixels[place] = value
+    return pixels
+
+
+LONE_VALUES = {
+    "a hot row": with_lone(10, 65_535),
+    "hot pixels side by side": with_lone((slice(10, 15), slice(10, 15)), 32_767),
+    "dead columns": with_lone((slice(None), slice(3, 6)), -30_000),
+    "padding without a tag": with_lone(slice(0, 8), -32_768),
+    "no data in a map of floats": with_lone(slice(0, 8), -30_000) - 3.4e38 * (np.arange(64) < 8)[:, None],
+}
+
+
+@pytest.mark.parametrize("pixels", LONE_VALUES.values(), ids=list(LONE_VALUES))
+def test_a_lone_value_does_not_rule_the_rest(pixels):
+    measured = np.isin(pixels, GRADIENT)
+    shown = to_grey(pixels)[measured].astype(int)
+    assert np.abs(shown - to_grey(GRADIENT)[measured]).max() < 25
+
+
+def test_a_lone_value_that_is_most_of_an_image_or_near_is_measured():
+    for pixels in (with_lone(slice(0, 40), -30_000), with_lone(slice(0, 4), -5_000)):
+        assert grey_range(pixels)[0] == pixels.min()
+    assert grey_range(with_lone(10, 65_535), (0.5, 100))[1] == 65_535  # as the option demands
+
+
+def test_a_window_that_leaves_no_contrast_is_ignored():
+    def wide(values):
+        return window(values, 32_767, 65_535)
+
+    assert np.array_equal(to_grey(GRADIENT, shows=[wide]), to_grey(GRADIENT))
+    assert np.ptp(to_grey(GRADIENT, shows=[wide], deep=False)) < 16  # 8 bits are shown as they are

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from dicom_files import CT, STORED, dicom
 from PIL import Image
 from pydicom.data import get_testdata_file
@@ -151,7 +152,8 @@ def test_a_number_takes_one_image_of_an_animation(name, tmp_path):
     frames = [Image.fromarray(np.full((20, 30), v, np.uint8)) for v in (10, 90, 200)]
     path = tmp_path / name
     frames[0].save(path, save_all=True, append_images=frames[1:])
-    assert difference(load_grey(path), np.full((20, 30), 10)) < 3
+    assert difference(load_grey(path), np.full((20, 30), 90)) < 3  # the middle one
+    assert difference(load_grey(f"{path}#0"), np.full((20, 30), 10)) < 3
     assert difference(load_grey(f"{path}#2"), np.full((20, 30), 200)) < 3
     with pytest.raises(ImageError):
         load_grey(f"{path}#3")
@@ -482,3 +484,54 @@ def test_square_is_white_where_nothing_can_be_read(tmp_path):
     assert square(tmp_path / "none.png", 32).min() == 255
     Image.fromarray(DETECTOR).save(tmp_path / "a.png")
     assert square(tmp_path / "a.png", 32).shape == (32, 32)
+
+
+DEEP = (np.add.outer(np.arange(40), np.arange(64)) * 30).astype(np.uint16)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_deep_colours_are_turned_as_their_header_says(orientation, tmp_path):
+    tag = [(274, "H", 1, orientation, True)]
+    for name, channels, planar in (("a.tif", (-1,), "contig"), ("b.tif", (0,), "separate")):
+        stored = np.stack([DEEP] * 3, axis=channels[0])
+        tifffile.imwrite(tmp_path / name, stored, photometric="rgb", planarconfig=planar, extratags=tag)
+    tifffile.imwrite(tmp_path / "grey.tif", DEEP, extratags=tag)
+    want = load_grey(tmp_path / "grey.tif")
+    assert want.shape == ((64, 40) if orientation > 4 else (40, 64))
+    for name in ("a.tif", "b.tif"):
+        assert difference(load_grey(tmp_path / name), want) <= 1
+
+
+def test_the_empty_first_page_is_not_the_image(tmp_path):
+    blank = np.zeros_like(DEEP)
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([blank, blank, DEEP, blank, blank]), photometric="minisblack")
+    assert load_grey(tmp_path / "a.tif").max() == 255
+    assert frame_names(tmp_path / "a.tif") == [f"{tmp_path}/a.tif#2"]
+
+
+def test_a_reduced_copy_in_a_tiff_is_not_an_image(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as f:
+        f.write(DEEP, photometric="minisblack")
+        f.write(DEEP[::2, ::2], photometric="minisblack", subfiletype=1)
+    assert frame_names(tmp_path / "a.tif") == [f"{tmp_path}/a.tif"]
+    assert load_grey(tmp_path / "a.tif").shape == DEEP.shape
+
+
+@pytest.mark.parametrize(
+    "content, why",
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS, fetch the file"),
+        (b"%PDF-1.7\n", "a PDF file, export its images"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0", "AVIF, HEIC or a video, save it as PNG"),
+        (b"PK\3\4", "a zip file, unpack it"),
+        (b"\x1f\x8b\x08", "a compressed file, unpack it"),
+    ],
+)
+def test_files_of_other_kinds_are_named(content, why, tmp_path):
+    (tmp_path / "a.png").write_bytes(content.ljust(400, b"\0"))
+    assert image_fault(tmp_path / "a.png").startswith(f"image unreadable: {why}")
+
+
+def test_a_jpeg_2000_file_called_dcm_is_an_image(tmp_path):
+    Image.fromarray(RAMP).save(tmp_path / "a.dcm", "JPEG2000")
+    assert difference(load_grey(tmp_path / "a.dcm"), RAMP) < 3
