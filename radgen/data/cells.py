@@ -197,7 +197,7 @@ def _field_cells(file, columns):
         rows.append({column_key(name): value for name, value in flat.items()})
     return {column: [as_text(row.get(column)) for row in rows] for column in columns}
 
-
+# %% ../../nbs/158_cells.ipynb #158-cells-007
 def _read_parquet(path, columns):
     "Columns of a Parquet file, by their keys."
     file = _parquet_file(path)

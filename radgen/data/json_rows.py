@@ -70,7 +70,7 @@ def _by_column(found):
         return []
     return [dict(zip(found, row)) for row in zip(*columns)] if isinstance(columns[0], list) else []
 
-
+# %% ../../nbs/157_json_rows.ipynb #157-json-rows-012
 def _by_name(found):
     "The rows of an object with an object for each name, which becomes the ID; none where it is not such a one."
     several = isinstance(found, dict) and len(found) > 1

@@ -285,7 +285,7 @@ def image_set(
     warnings += side_warnings(facts, real, size)
     return reference, images, rows, left_out, described_set(cfg, tables, rows, facts, left_out, warnings)
 
-
+# %% ../../nbs/773_any_images.ipynb #773-any-images-003
 def announce(
     about: ImageSet,
     left_out: pd.DataFrame,  # rows with `fault`
