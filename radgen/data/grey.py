@@ -148,7 +148,7 @@ def is_usable(
     seen = counts > 0
     return seen.sum() == 2 and len(set(shown[seen].tolist())) == 2
 
-
+# %% ../../nbs/146_grey.ipynb #146-grey-034
 def first_usable(
     x: np.ndarray,  # values
     counts: np.ndarray,  # how often each value occurs, 0 for padding
