@@ -52,6 +52,7 @@ def test_closed_pipe_ends_quietly():
         assert len(result.stdout.splitlines()) == 1
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_closed_streams_change_no_exit_status(closed):
     for args, status in ("leaderboard a b --dry-run", 0), ("leaderboard a a", 2):

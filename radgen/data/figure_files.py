@@ -172,11 +172,11 @@ def image_count(
 def go_to(
     image: str | Path,  # for messages
     im: Image.Image,  # opened
-    index: int | None,  # None for the middle one
+    index: int | None,  # None for the middle one, the first of two
 ) -> int:  # the number of the image
     "Turn to an image of a file, by default the middle one; raises `ImageError` where there is none of this number."
     count = image_count(im) if index is None else getattr(im, "n_frames", 1)
-    number = count // 2 if index is None else index
+    number = (count - 1) // 2 if index is None else index
     if number >= count and number:
         raise ImageError(image, f"unreadable: there is no image {number}, the file has {count}")
     if count > 1:
