@@ -98,13 +98,15 @@ def _csv_by_pandas(path, wanted, width, sep, lines):
     return cells[[str(i) for i in wanted]].fillna("")
 
 # %% ../../nbs/158_cells.ipynb #158-cells-022
-def _count_quotes(path):
-    "The number of quotation marks; where it is odd, one of them may never close, which Arrow takes for a long cell."
-    marks = 0
+def _count_marks(path):
+    "The numbers of quotation marks and of lines. An odd mark may never close, which Arrow takes for a long cell."
+    marks, lines, block = 0, 1, b""
     with open(path, "rb") as f:
-        while block := f.read(BLOCK):
+        while more := f.read(BLOCK):
+            block = more
             marks += block.count(b'"')
-    return marks
+            lines += block.count(b"\n")
+    return marks, lines - block.endswith(b"\n")
 
 # %% ../../nbs/158_cells.ipynb #158-cells-026
 def _check_quotes(path, sep, lines):
@@ -129,14 +131,14 @@ def _read_csv(path, columns):
     header, sep, lines = _csv_layout(path)
     keys = [column_key(name) for name in header]
     wanted = [keys.index(column) for column in columns]
-    try:
-        marks = _count_quotes(path)
-        if marks % 2:
-            raise pa.ArrowInvalid("an odd number of quotation marks")
-        if marks:
+    marks, all_lines = _count_marks(path)
+    cells = None
+    if marks % 2 == 0:
+        with suppress(pa.ArrowInvalid):
+            cells = _csv_by_arrow(path, wanted, len(keys), sep, lines)
+        if marks and (cells is None or lines + len(cells) < all_lines):  # a cell of several lines, or an empty line
             _check_quotes(path, sep, lines)
-        cells = _csv_by_arrow(path, wanted, len(keys), sep, lines)
-    except pa.ArrowInvalid:
+    if cells is None:
         cells = _csv_by_pandas(path, wanted, len(keys), sep, lines)
     return cells.set_axis(list(columns), axis=1)
 

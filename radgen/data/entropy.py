@@ -108,7 +108,7 @@ def perceptual_hash(
 
 # %% ../../nbs/200_entropy.ipynb #200-entropy-015
 MEASURES = ("entropy", "brightness", "contrast", "saturation", "border", "phash")
-MEASURES_VERSION = 2  # version of their definitions; images measured with another version are measured again
+MEASURES_VERSION = 3  # version of their definitions; images measured with another version are measured again
 
 
 def measure_batch(
