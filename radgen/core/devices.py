@@ -33,7 +33,7 @@ def index_generator(
     device: str | torch.device = "cpu",  # where its numbers are drawn; CPU and GPU streams differ
 ) -> torch.Generator:  # stream depends on (seed, index) alone
     "A separate generator for item `index`, so that batching cannot change its random numbers."
-    state = np.random.SeedSequence([seed % 2**32, index]).generate_state(2, np.uint32)
+    state = np.random.SeedSequence([seed % 2**64, index]).generate_state(2, np.uint32)
     return torch.Generator(device).manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
 
 # %% ../../nbs/030_devices.ipynb #030-devices-010

@@ -150,7 +150,7 @@ def _faults(rows, ranks, malformed, needs):
         yield rows.caption.str.strip() == "", "empty caption", None
     yield malformed != "", "malformed CUI: ", malformed
     if "concepts" in needs:
-        yield rows.cuis.str.len() == 0, "no CUIs", None
+        yield ~rows.cuis.astype(bool), "no CUIs", None
     if "fault" in rows:
         yield rows.fault != "", "", rows.fault
     if "images" in needs:

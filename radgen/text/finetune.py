@@ -97,7 +97,7 @@ def run_epoch(
     model.train()
     n = len(pairs.images)
     crop = v2.RandomResizedCrop(pairs.images.shape[1], scale=(0.9, 1.0), ratio=(1.0, 1.0))
-    order = np.random.default_rng([cfg.seed % 2**32, epoch]).permutation(n)
+    order = np.random.default_rng([cfg.seed % 2**64, epoch]).permutation(n)
     batches = np.array_split(order, -(-n // cfg.batch_size))
     total = 0.0
     for i in tqdm(batches, desc=f"epoch {epoch}", unit="step", leave=False, disable=None):

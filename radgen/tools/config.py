@@ -91,7 +91,7 @@ class DemoConfig:
     name: str = "demo"  # the run is written to RUNS/NAME
     runs: Path = Path("runs")  # folder of all runs
     work: Path = Path("work")  # the phantoms and the prepared folder go here
-    steps: Count = 1200  # optimiser steps
+    steps: Count = 900  # optimiser steps
     n: Count = 256  # images drawn for test captions
     n_train: Count = 1600  # phantoms of the training split; a quarter of it for test, a sixteenth for validation
     size: Literal["small", "tiny"] = "small"  # width of the network

@@ -43,7 +43,7 @@ def demo_stages(
     train = TrainConfig(
         prepare.out,
         image_size=64,
-        batch_size=24,
+        batch_size=32,
         size=cfg.size,
         encoder="minilm",
         steps=cfg.steps,

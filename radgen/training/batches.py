@@ -56,7 +56,7 @@ def batch_indices(
     epochs: np.ndarray = places // n
     indices: np.ndarray = np.empty(size, np.int64)
     for epoch in np.unique(epochs):
-        rng = np.random.default_rng([seed % 2**32, int(epoch)])
+        rng = np.random.default_rng([seed % 2**64, int(epoch)])
         order = rng.permutation(n) if shares is None else balanced_epoch(shares, rng)
         chosen = epochs == epoch
         indices[chosen] = order[places[chosen] % n]

@@ -86,3 +86,9 @@ def test_every_whole_number_is_a_seed(seed):
     set_seed(seed)
     assert torch.equal(torch.rand(3), drawn)
     assert index_generator(seed, 1).initial_seed() == index_generator(seed, 1).initial_seed()
+
+
+@pytest.mark.parametrize("other", [2**32, -1])
+def test_seeds_that_agree_in_32_bits_give_other_images(other):
+    drawn = [torch.rand(3, generator=index_generator(seed, 0)) for seed in (other % 2**32, other)]
+    assert not torch.equal(*drawn)

@@ -19,6 +19,11 @@ def test_every_image_is_seen_before_any_is_seen_again(n, size):
         assert sorted(seen[start : start + n]) == list(range(n))
 
 
+def test_seeds_that_agree_in_32_bits_give_other_batches():
+    orders = [batch_indices(37, 37, 0, seed).tolist() for seed in (3, 3 + 2**32)]
+    assert orders[0] != orders[1]
+
+
 def test_batches_of_a_step_are_those_of_one_larger_batch(cfg, small):
     parts = make_batches(resolve(replace(cfg, batch_size=2, grad_accum=3)), small).read(7)
     [(images, text)] = make_batches(resolve(replace(cfg, batch_size=6)), small).read(7)
