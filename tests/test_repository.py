@@ -57,7 +57,7 @@ def test_python_of_readme_draws(tmp_path, monkeypatch):
 
     code = re.search(r"<!-- test: python -->\n```py\n(.*?)```", readme(), re.S)[1]
     shorter = {
-        "steps=900": "steps=2",
+        "steps=850": "steps=2",
         'size="small"': 'size="tiny"',
         '"work/phantoms")': '"work/phantoms", 160, 20, 20)',
         '"work/prepared")': '"work/prepared", llm="rules")',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Whole', 'Natural', 'Count', 'Number', 'NonNegative', 'Positive', 'Share', 'Probability', 'LOWER', 'UPPER', 'KINDS',
-           'T', 'bounds_text', 'violation', 'options', 'Registry', 'one_of', 'listed']
+           'T', 'WITHOUT_DEFAULT', 'bounds_text', 'violation', 'options', 'Registry', 'one_of', 'listed']
 
 # %% ../../nbs/020_options.ipynb #020-options-003
 import dataclasses
@@ -138,6 +138,7 @@ def options(
     "Make a dataclass that checks its fields on construction; a violation raises `ConfigError`."
     if cls is None:
         return functools.partial(options, prefix=prefix)
+    _leave_out_none(cls)
     made: Any = pydantic.dataclasses.dataclass(config=ConfigDict(extra="forbid"))(cls)
     init = made.__init__
 
@@ -154,6 +155,16 @@ def options(
 
     made.__init__ = checked
     return made
+
+# %% ../../nbs/020_options.ipynb #020-options-041
+WITHOUT_DEFAULT = tyro.conf.arg(help_behavior_hint="")  # instead of '(default: None)' in `--help`
+
+
+def _leave_out_none(cls: type):
+    "Show no default in `--help` where it is None."
+    for name, annotation in cls.__annotations__.items():
+        if getattr(cls, name, ...) is None:
+            cls.__annotations__[name] = Annotated[annotation, WITHOUT_DEFAULT]
 
 # %% ../../nbs/020_options.ipynb #020-options-021
 def _annotation(cls: type, name: str) -> Any:

@@ -91,13 +91,14 @@ class DemoConfig:
     name: str = "demo"  # the run is written to RUNS/NAME
     runs: Path = Path("runs")  # folder of all runs
     work: Path = Path("work")  # the phantoms and the prepared folder go here
-    steps: Count = 900  # optimiser steps
+    steps: Count = 850  # optimiser steps
     n: Count = 256  # images drawn for test captions
     n_train: Count = 1600  # phantoms of the training split; a quarter of it for test, a sixteenth for validation
     size: Literal["small", "tiny"] = "small"  # width of the network
     guidance: NonNegative = 2.0  # classifier-free guidance scale
-    curves: Natural = 40  # images per point of the report's curves, 0 for none
-    classifiers: bool = True  # also train small classifiers on the generated images and test them on real ones (TSTR)
+    curves: Natural = 0  # images per point of the report's curves over guidance and steps, 0 for none
+    # also train small classifiers on the generated images and test them on real ones (TSTR)
+    classifiers: bool = False
     device: str = "auto"  # auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu
     seed: Whole = 0  # decides everything random
     overwrite: bool = False  # start again

@@ -58,7 +58,7 @@ def demo_stages(
     return DemoStages(
         prepare,
         train,
-        SampleConfig(run, n=cfg.n, guidance=cfg.guidance, seed=cfg.seed, device=cfg.device),
+        SampleConfig(run, n=cfg.n, steps=20, guidance=cfg.guidance, seed=cfg.seed, device=cfg.device),
         EvaluateConfig(run, curves=cfg.curves, classifiers=cfg.classifiers, seed=cfg.seed, device=cfg.device),
     )
 

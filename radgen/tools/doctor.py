@@ -158,7 +158,7 @@ def next_step(
         )
     if found["finished"]:
         return _after_training(found)
-    small = "" if gpu else " --image-size 64 --size small --batch-size 32 --steps 900"
+    small = "" if gpu else " --image-size 64 --size small --batch-size 32 --steps 850"
     encoder = "" if radbert else " --encoder minilm"
     if found["prepared"]:
         return f"radgen train --data-path {found['prepared'][0]}{small}{encoder} --name first"
