@@ -273,6 +273,8 @@ def check_source(
     given = [name for name in OF_PIPELINES if getattr(cfg, name) is not None]
     if cfg.run is not None and given:
         raise ConfigError(f"--{given[0].replace('_', '-')} belongs to --pipeline: leave it out with --run.")
+    if cfg.prompts and cfg.split != "test":
+        raise ConfigError(f"--prompts replaces the captions of --split {cfg.split}: leave one of the two out.")
     files = [prompt for prompt in cfg.prompts if os.path.isfile(prompt)]
     if files:
         raise ConfigError(
