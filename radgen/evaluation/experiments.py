@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from ..core.devices import pick_device
 from ..core.errors import ConfigError
@@ -153,7 +154,7 @@ def plan(
     for tr in cells(cfg):
         kinds.setdefault((tr.model, tr.encoder, tr.image_size), []).append(tr)
     rows = []
-    for (model, encoder, size), trainings in kinds.items():
+    for (model, encoder, size), trainings in tqdm(kinds.items(), "cost and memory", leave=False, unit="network"):
         rows.append(dict(model=model, encoder=encoder, pixels=size, cells=len(trainings), **cell_cost(trainings[0])))
     return pd.DataFrame(rows)
 
