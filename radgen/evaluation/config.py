@@ -183,7 +183,8 @@ class SynthesiseConfig:
     by: Literal["types", "concepts"] = "types"  # the labels: image types, or the concepts that were kept
     prompts: Path | None = None  # text file with a prompt per line, instead of captions of training images and a mix
     attempts: Count = 4  # images drawn per image wanted, at most
-    # the check of a label accepts this share of its real held-out images; generated images that fail it are rejected
+    # the check of a label accepts at least this share of its real held-out images, and all images with a probability
+    # above one half; generated images that fail it are rejected
     recall: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.95
     guidance: Scale = 2.0  # classifier-free guidance scale: 0 ignores the text, 1 is unguided
     steps: Steps = 25  # sampler steps
