@@ -332,12 +332,13 @@ def train_from(
             report_draws(run, prepared, cfg.balance, batches.shares)
     with stop_signals() as signals:
         stopped = run_loop(state, signals)
-    if acc.is_main_process and not stopped:
-        write_final(state)
-    acc.wait_for_everyone()
+        acc.wait_for_everyone()  # a signal that comes after the old handlers would end this process alone
     if stopped:
         error = KeyboardInterrupt if signal.SIGINT in signals else Preempted
         raise error("with a checkpoint; the same command goes on")
+    if acc.is_main_process:
+        write_final(state)
+    acc.wait_for_everyone()
 
 # %% ../../nbs/665_train.ipynb #665-train-047
 def train(

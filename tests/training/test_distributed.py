@@ -198,7 +198,7 @@ def test_signal_to_the_launcher_stops_both_and_one_process_goes_on(small, tmp_pa
     process.send_signal(signal.SIGTERM)  # to the launcher, which hands it on
     output = process.communicate(timeout=240)[0]
     assert process.returncode != 0, output[-3000:]
-    assert "stopped by a signal, with a checkpoint" in output
+    assert "stopped by a signal, with a checkpoint" in output, output[-3000:]
     assert (tmp_path / "cut" / "last").read_text().strip() == f"step-{pd.read_csv(metrics).step.max():08d}"
     assert main(options(small, tmp_path, "cut", 4, steps)) == 2  # half as many images per step is another run
     assert main(options(small, tmp_path, "cut", 8, steps)) == 0
