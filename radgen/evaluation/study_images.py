@@ -20,6 +20,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+from ..core.devices import seed_sequence
 from ..core.errors import DataError
 from ..core.files import read_json
 from ..data.columns import IMAGE_SUFFIXES
@@ -213,7 +214,7 @@ def shuffled(
     seed: int,
 ) -> pd.DataFrame:  # the rows of `side.table` in another order
     "The rows of a side in random order."
-    rng = np.random.default_rng([seed % 2**64, int(side.option == "--real")])
+    rng = np.random.default_rng(seed_sequence(seed, int(side.option == "--real")))
     return side.table.iloc[rng.permutation(len(side.table))].reset_index(drop=True)
 
 # %% ../../nbs/792_study_images.ipynb #792-study-images-025

@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 from transformers import CLIPModel, get_cosine_schedule_with_warmup
 
-from ..core.devices import pick_device, set_seed
+from ..core.devices import pick_device, seed_sequence, set_seed
 from ..core.errors import ConfigError, RadgenError, stop_signals
 from ..core.figures import save_figure
 from ..core.files import atomic_dir, check_out, write_json
@@ -97,7 +97,7 @@ def run_epoch(
     model.train()
     n = len(pairs.images)
     crop = v2.RandomResizedCrop(pairs.images.shape[1], scale=(0.9, 1.0), ratio=(1.0, 1.0))
-    order = np.random.default_rng([cfg.seed % 2**64, epoch]).permutation(n)
+    order = np.random.default_rng(seed_sequence(cfg.seed, epoch)).permutation(n)
     batches = np.array_split(order, -(-n // cfg.batch_size))
     total = 0.0
     for i in tqdm(batches, desc=f"epoch {epoch}", unit="step", leave=False, disable=None):

@@ -7,7 +7,7 @@ __all__ = ['Width', 'Times', 'EmaConfig', 'EditConfig', 'AppConfig', 'DemoConfig
 
 # %% ../../nbs/900_tool_options.ipynb #900-tool-options-006
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 from tyro.conf import Positional
@@ -88,6 +88,8 @@ class AppConfig:
 class DemoConfig:
     "Options of the demonstration."
 
+    image_size: ClassVar[int] = 64  # pixels per side
+    batch_size: ClassVar[int] = 32  # images per step of its training
     name: str = "demo"  # the run is written to RUNS/NAME
     runs: Path = Path("runs")  # folder of all runs
     work: Path = Path("work")  # the phantoms and the prepared folder go here

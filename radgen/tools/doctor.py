@@ -22,6 +22,7 @@ from ..data.folders import is_prepared
 from ..evaluation.features import inception_file
 from ..networks.pretrained import vgg_file
 from ..text.checkpoints import encoder_on_disk
+from .config import DemoConfig
 
 # %% ../../nbs/920_doctor.ipynb #920-doctor-006
 PACKAGES = (
@@ -158,7 +159,8 @@ def next_step(
         )
     if found["finished"]:
         return _after_training(found)
-    small = "" if gpu else " --image-size 64 --size small --batch-size 32 --steps 850"
+    demo = f" --image-size {DemoConfig.image_size} --size {DemoConfig.size} --batch-size {DemoConfig.batch_size}"
+    small = "" if gpu else f"{demo} --steps {DemoConfig.steps}"
     encoder = "" if radbert else " --encoder minilm"
     if found["prepared"]:
         return f"radgen train --data-path {found['prepared'][0]}{small}{encoder} --name first"

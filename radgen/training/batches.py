@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core.devices import index_generator, split_channels, to_unit
+from ..core.devices import index_generator, seed_sequence, split_channels, to_unit
 from ..core.files import fingerprint
 from ..core.pipelines import is_pipeline
 from ..data.folders import is_prepared
@@ -56,7 +56,7 @@ def batch_indices(
     epochs: np.ndarray = places // n
     indices: np.ndarray = np.empty(size, np.int64)
     for epoch in np.unique(epochs):
-        rng = np.random.default_rng([seed % 2**64, int(epoch)])
+        rng = np.random.default_rng(seed_sequence(seed, int(epoch)))
         order = rng.permutation(n) if shares is None else balanced_epoch(shares, rng)
         chosen = epochs == epoch
         indices[chosen] = order[places[chosen] % n]
