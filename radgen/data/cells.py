@@ -14,6 +14,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -57,14 +58,14 @@ def _before_header(f):
     return 0, ""
 
 # %% ../../nbs/158_cells.ipynb #158-cells-010a
-def _csv_by_arrow(path, wanted, width, sep, lines):
-    "Columns by number, read in blocks."
+def _csv_by_arrow(path, wanted, width, sep, lines, quoted):
+    "Columns by number, read in blocks; `quoted`: cells may have several lines."
     names = [str(i) for i in range(width)]
     include = [str(i) for i in wanted]
     blocks = pacsv.open_csv(
         path,
         read_options=pacsv.ReadOptions(column_names=names, skip_rows=lines, block_size=BLOCK),
-        parse_options=pacsv.ParseOptions(delimiter=sep, newlines_in_values=True),
+        parse_options=pacsv.ParseOptions(delimiter=sep, newlines_in_values=quoted),
         convert_options=pacsv.ConvertOptions(
             include_columns=include,
             column_types={name: pa.large_string() for name in include},
@@ -100,13 +101,14 @@ def _csv_by_pandas(path, wanted, width, sep, lines):
 # %% ../../nbs/158_cells.ipynb #158-cells-022
 def _count_marks(path):
     "The numbers of quotation marks and of lines. An odd mark may never close, which Arrow takes for a long cell."
-    marks, lines, block = 0, 1, b""
+    marks, lines, last = 0, 1, b""
     with open(path, "rb") as f:
-        while more := f.read(BLOCK):
-            block = more
-            marks += block.count(b'"')
-            lines += block.count(b"\n")
-    return marks, lines - block.endswith(b"\n")
+        while block := f.read(BLOCK):
+            characters = np.frombuffer(block, np.uint8)
+            marks += np.count_nonzero(characters == ord('"'))
+            lines += np.count_nonzero(characters == ord("\n"))
+            last = block[-1:]
+    return marks, lines - (last == b"\n")
 
 # %% ../../nbs/158_cells.ipynb #158-cells-026
 def _check_quotes(path, sep, lines):
@@ -135,7 +137,7 @@ def _read_csv(path, columns):
     cells = None
     if marks % 2 == 0:
         with suppress(pa.ArrowInvalid):
-            cells = _csv_by_arrow(path, wanted, len(keys), sep, lines)
+            cells = _csv_by_arrow(path, wanted, len(keys), sep, lines, marks > 0)
         if marks and (cells is None or lines + len(cells) < all_lines):  # a cell of several lines, or an empty line
             _check_quotes(path, sep, lines)
     if cells is None:
@@ -279,7 +281,9 @@ def read_columns(
             have = ", ".join(keys)[:200]
             raise DataError(f"no column {column} in {place_of(path)}: its columns are {have}.")
     cells = READERS.get(path.suffix.lower(), _read_csv)(path, columns)
-    return cells.apply(lambda column: column.str.strip(ZERO_WIDTH))
+    for column in columns:  # one after the other, so that memory holds only one of them twice
+        cells[column] = cells[column].str.strip(ZERO_WIDTH)
+    return cells
 
 # %% ../../nbs/158_cells.ipynb #158-cells-025
 def first_rows(
